@@ -1,0 +1,1 @@
+"""Environments: simulators and what makes a robot look like one."""

@@ -1,0 +1,1 @@
+"""Robots: kinematics, drivers and the safety between a policy and a motor."""

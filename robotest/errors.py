@@ -1,0 +1,40 @@
+"""The errors that users see.
+
+Every message says what was given, what is allowed and what to do. The command line prints a `RobotestError` as one
+line and exits with 2; inside an episode it becomes that episode's `error`, which is neither success nor failure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RobotestError(Exception):
+    """Base of every error that is the input's fault and not the program's."""
+
+
+class UnknownNameError(RobotestError):
+    """A name that no table, entry point or module resolves."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}; or give 'module:attribute'")
+
+
+class SpecMismatchError(RobotestError):
+    """Two parts that do not fit each other, found before the first episode."""
+
+
+class InvalidActionError(RobotestError):
+    """An action or a score that is not finite or has the wrong shape."""
+
+
+class ArtifactError(RobotestError):
+    """A file that is missing, damaged, of another kind, or made for another policy."""
+
+
+class RunDirectoryError(RobotestError):
+    """A run directory that cannot be written, or that belongs to other arguments."""

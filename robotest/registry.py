@@ -1,0 +1,60 @@
+"""Names to factories: one table, imported only when asked for, then entry points, then ``module:attribute``.
+
+Adding an environment, policy, verifier or robot is one file and one line here (or an entry point
+``robotest.envs``, ``robotest.policies``, ``robotest.verifiers``, ``robotest.robots`` in another package).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any, Literal
+
+from robotest.errors import RobotestError, UnknownNameError
+
+Kind = Literal["env", "policy", "verifier", "robot"]
+
+BUILTIN: dict[Kind, dict[str, str]] = {
+    "env": {"dual_arm": "robotest.envs.dual_arm:suite"},
+    "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
+    "verifier": {
+        "first": "robotest.verifiers.controls:first",
+        "random": "robotest.verifiers.controls:random",
+        "medoid": "robotest.verifiers.controls:medoid",
+        "lowest": "robotest.verifiers.controls:lowest",
+        "cfn": "robotest.verifiers.cfn:load",
+        "leverage": "robotest.verifiers.leverage:load",
+        "knn": "robotest.verifiers.knn:load",
+    },
+    "robot": {},
+}
+_GROUPS: dict[Kind, str] = {
+    "env": "robotest.envs",
+    "policy": "robotest.policies",
+    "verifier": "robotest.verifiers",
+    "robot": "robotest.robots",
+}
+
+
+def table(kind: Kind) -> dict[str, str]:
+    """Return name -> ``module:attribute`` of everything registered, without importing any of it."""
+    plugins = {e.name: e.value for e in importlib.metadata.entry_points(group=_GROUPS[kind])}
+    return {**plugins, **BUILTIN[kind]}
+
+
+def resolve(kind: Kind, name: str) -> Any:
+    """Import and return the factory registered under `name`.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the known ones and the nearest.
+        RobotestError: the name is known but its module cannot be imported.
+    """
+    known = table(kind)
+    target = known.get(name, name)
+    module, separator, attribute = target.partition(":")
+    if not separator or not module or not attribute:
+        raise UnknownNameError(kind, name, known)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error

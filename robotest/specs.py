@@ -1,0 +1,182 @@
+"""What an action, a state and a policy mean: names, sizes, units, conventions. A mismatch raises before an episode.
+
+Conventions are named values compared for equality, never guessed from sizes; their sources are in
+`docs/protocols.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from robotest.errors import SpecMismatchError
+
+Reference = Literal["absolute", "chunk_start"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A named run of numbers in an action or a state.
+
+    Attributes:
+        name: e.g. ``left_tip``.
+        size: how many numbers.
+        unit: ``m``, ``rad``, or ``fraction`` (0 closed .. 1 open for a gripper).
+        convention: what the numbers are, e.g. ``position_xyz_world`` or ``joint_position``.
+        low: smallest allowed value of each number, in `unit`.
+        high: largest allowed value of each number, in `unit`.
+        reference: ``absolute``, or ``chunk_start``: an offset from the value commanded when the chunk started.
+    """
+
+    name: str
+    size: int
+    unit: str
+    convention: str
+    low: float
+    high: float
+    reference: Reference = "absolute"
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSpec:
+    """An ordered list of components, with a mode name such as ``joint`` or ``tip``."""
+
+    mode: str
+    components: tuple[Component, ...]
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(c.size for c in self.components)
+
+    @property
+    def low(self) -> Float32[np.ndarray, " size"]:
+        """Lower bounds of every number."""
+        return np.concatenate([np.full(c.size, c.low, np.float32) for c in self.components])
+
+    @property
+    def high(self) -> Float32[np.ndarray, " size"]:
+        """Upper bounds of every number."""
+        return np.concatenate([np.full(c.size, c.high, np.float32) for c in self.components])
+
+    def slice(self, name: str) -> slice:
+        """Return where component `name` lies in the vector; `KeyError` if there is none."""
+        start = 0
+        for c in self.components:
+            if c.name == name:
+                return slice(start, start + c.size)
+            start += c.size
+        raise KeyError(f"no component {name!r} in {[c.name for c in self.components]}")
+
+    def require_equal(self, other: VectorSpec, what: str) -> None:
+        """Raise `SpecMismatchError` naming the first difference between what is needed (self) and given (other)."""
+        if self.mode != other.mode:
+            raise SpecMismatchError(f"{what}: mode {self.mode!r} is needed, {other.mode!r} given")
+        for mine, theirs in zip(self.components, other.components, strict=False):
+            if mine != theirs:
+                raise SpecMismatchError(f"{what}: {mine} is needed, {theirs} given")
+        if len(self.components) != len(other.components):
+            raise SpecMismatchError(f"{what}: {len(self.components)} components needed, {len(other.components)} given")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form, read back by `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> VectorSpec:
+        """Inverse of `to_json`."""
+        return cls(mode=data["mode"], components=tuple(Component(**c) for c in data["components"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What an environment takes and gives.
+
+    Attributes:
+        name: registered name, e.g. ``dual_arm``.
+        task: task name within it, e.g. ``stack_blocks_two``.
+        setting: e.g. ``clean`` or ``randomized``.
+        action: layout of `apply`'s argument.
+        state: layout of `Observation.state`.
+        cameras: camera name -> (height, width) [px] of the policy's images.
+        control_dt: seconds between two `apply` calls [s].
+        max_steps: step limit of an episode.
+    """
+
+    name: str
+    task: str
+    setting: str
+    action: VectorSpec
+    state: VectorSpec
+    cameras: Mapping[str, tuple[int, int]]
+    control_dt: float
+    max_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """What a policy takes and gives.
+
+    Attributes:
+        name: for tables and records.
+        fingerprint: hash of the weights; a verifier is only valid for the policy it was fitted to.
+        action: the action layout it produces.
+        state: the state layout it reads.
+        cameras: the images it reads, name -> (height, width) [px].
+        horizon: H, actions per chunk.
+        feature_shape: (T, F) of a candidate's token features, or None if it gives none.
+        action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
+    """
+
+    name: str
+    fingerprint: str
+    action: VectorSpec
+    state: VectorSpec
+    cameras: Mapping[str, tuple[int, int]]
+    horizon: int
+    feature_shape: tuple[int, int] | None
+    action_scale: Float32[np.ndarray, "H A"]
+
+    def require_fits(self, env: EnvSpec) -> None:
+        """Raise `SpecMismatchError` unless this policy can act in `env`."""
+        self.action.require_equal(env.action, f"actions of policy {self.name!r} for {env.name}:{env.task}")
+        self.state.require_equal(env.state, f"state of policy {self.name!r} for {env.name}:{env.task}")
+        for camera, size in self.cameras.items():
+            if camera not in env.cameras:
+                raise SpecMismatchError(
+                    f"policy {self.name!r} needs camera {camera!r}; {env.name} has {sorted(env.cameras)}"
+                )
+            if tuple(env.cameras[camera]) != tuple(size):
+                raise SpecMismatchError(
+                    f"policy {self.name!r} needs camera {camera!r} at {tuple(size)} px;"
+                    f" {env.name} renders {tuple(env.cameras[camera])}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifierSpec:
+    """What a verifier needs.
+
+    Attributes:
+        name: for tables and records.
+        needs_features: whether `Candidates.features` must be there.
+        policy_fingerprint: the policy it was fitted to; None for verifiers that fit any.
+    """
+
+    name: str
+    needs_features: bool
+    policy_fingerprint: str | None = None
+
+    def require_fits(self, policy: PolicySpec) -> None:
+        """Raise `SpecMismatchError` unless this verifier can score candidates of `policy`."""
+        if self.needs_features and policy.feature_shape is None:
+            raise SpecMismatchError(f"verifier {self.name!r} needs features; policy {policy.name!r} gives none")
+        if self.policy_fingerprint not in (None, policy.fingerprint):
+            raise SpecMismatchError(
+                f"verifier {self.name!r} was fitted to policy {self.policy_fingerprint}, not to {policy.name!r}"
+                f" ({policy.fingerprint}); fit it again with `robotest fit`"
+            )

@@ -1,0 +1,264 @@
+"""The data that flows between the parts, and the protocols of the parts. Read this file first.
+
+Dimensions: M candidates, H actions per chunk, A numbers per action, S numbers of state, T tokens with F features each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from robotest.specs import EnvSpec, PolicySpec, VerifierSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a policy sees. Arrays must not be written to.
+
+    Attributes:
+        images: camera -> RGB.
+        state: proprioception, laid out by `EnvSpec.state`.
+        instruction: the task in words.
+        time: seconds since the episode's start [s].
+    """
+
+    images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    state: Float32[np.ndarray, " S"]
+    instruction: str
+    time: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """M chunks sampled for one observation.
+
+    Attributes:
+        actions: in the environment's units, laid out by `EnvSpec.action`.
+        features: the policy's own representation of (observation, chunk), one vector for each token of the chunk in
+            its order; a verifier pools them as it was fitted to. None if the policy has none.
+        log_probs: log-probability of each chunk, if the policy knows it.
+    """
+
+    actions: Float32[np.ndarray, "M H A"]
+    features: Float32[np.ndarray, "M T F"] | None = None
+    log_probs: Float32[np.ndarray, " M"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Candidates, their scores, and the one to execute.
+
+    Attributes:
+        candidates: what was sampled.
+        scores: higher is better supported; the largest wins, the first of equals.
+        chosen: index of the winner.
+        sample_s: time the policy took [s].
+        verify_s: time the verifier took [s].
+    """
+
+    candidates: Candidates
+    scores: Float64[np.ndarray, " M"]
+    chosen: int
+    sample_s: float
+    verify_s: float
+
+    @property
+    def chunk(self) -> Float32[np.ndarray, "H A"]:
+        """The actions to execute."""
+        chunk: Float32[np.ndarray, "H A"] = self.candidates.actions[self.chosen]
+        return chunk
+
+
+@dataclasses.dataclass(frozen=True)
+class StepStatus:
+    """What a command did, without a picture.
+
+    Attributes:
+        success: the task's predicate holds now.
+        done: the episode is over (success, or a state from which nothing can follow; not the step limit).
+        sent: the action really sent, after clipping to the bounds.
+    """
+
+    success: bool
+    done: bool
+    sent: Float32[np.ndarray, " A"]
+
+
+Outcome = Literal["success", "failure", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """The result of one episode: one line of `episodes.jsonl`.
+
+    Attributes:
+        condition: name of the verifier (the thing compared).
+        task: task name.
+        index: episode number within the task; equal indices of different conditions are paired.
+        outcome: success, failure or error; an error never enters a rate.
+        steps: actions executed.
+        decisions: chunks requested.
+        instruction: the words given.
+        chosen: the candidate executed at each decision.
+        error: one line when `outcome` is error.
+        sample_s: summed policy time [s].
+        verify_s: summed verifier time [s].
+        wall_s: wall-clock time of the episode [s].
+    """
+
+    condition: str
+    task: str
+    index: int
+    outcome: Outcome
+    steps: int
+    decisions: int
+    instruction: str
+    chosen: tuple[int, ...]
+    error: str | None
+    sample_s: float
+    verify_s: float
+    wall_s: float
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A simulator or a robot. `apply` commands, `observe` queries; pictures are made only inside `observe`."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Constant over the environment's life."""
+        ...
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; the initial state and instruction are a pure function of `seed` and the task."""
+        ...
+
+    def observe(self) -> Observation:
+        """Render and return what a policy sees now. Changes nothing."""
+        ...
+
+    def begin_chunk(self) -> None:
+        """Mark here as the start of a chunk: components with reference ``chunk_start`` are offsets from here."""
+        ...
+
+    def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
+        """Execute one action for `control_dt`. `InvalidActionError` if it is not finite or of the wrong shape."""
+        ...
+
+    def stop(self) -> None:
+        """Leave the world safe. Called on every exit from an episode; may be called twice."""
+        ...
+
+    def close(self) -> None:
+        """Free resources; nothing may be called afterwards."""
+        ...
+
+
+@runtime_checkable
+class SimulatedEnv(Env, Protocol):
+    """An environment whose whole state is a vector, so that pictures can be made afterwards."""
+
+    def snapshot(self) -> Float64[np.ndarray, " N"]:
+        """The complete state of the episode; `restore` continues from it bit for bit."""
+        ...
+
+    def restore(self, state: Float64[np.ndarray, " N"]) -> None:
+        """Return to a state of the *same* episode (reset with the same seed first)."""
+        ...
+
+    def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture from any camera at any size."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvOptions:
+    """How to build an environment of a suite.
+
+    Attributes:
+        setting: one of `Suite.settings`.
+        action_mode: one of `Suite.action_modes`.
+        wording: instruction templates, ``seen`` in training or ``unseen``.
+        image_size: height and width of the policy's images [px].
+    """
+
+    setting: str = "clean"
+    action_mode: str = "tip"
+    wording: Literal["seen", "unseen"] = "seen"
+    image_size: int = 64
+
+
+class Suite(Protocol):
+    """A family of tasks that share an action and state layout. What the registry's ``env`` names resolve to."""
+
+    name: str
+    tasks: tuple[str, ...]
+    settings: tuple[str, ...]
+    action_modes: tuple[str, ...]
+
+    def make(self, task: str, options: EnvOptions) -> Env:
+        """Build one task's environment; `UnknownNameError` for a task, setting or mode that is not listed."""
+        ...
+
+
+class Policy(Protocol):
+    """Samples chunks. Stateless between calls."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Constant over the policy's life."""
+        ...
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        """Sample `n_candidates` chunks for each observation.
+
+        Each observation is encoded once. Candidate m of an observation is a function of the observation, its noise
+        seed and m alone: not of `n_candidates`, and not of what else is in the batch.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Scores candidates."""
+
+    @property
+    def spec(self) -> VerifierSpec:
+        """Constant over the verifier's life."""
+        ...
+
+    def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:
+        """Return how well each candidate is supported; higher is better.
+
+        `seed` is the decision's, for verifiers that draw at random. Non-finite scores are an error.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> float:
+        """Monotonic seconds [s]."""
+        ...
+
+    def sleep_until(self, deadline: float) -> None:
+        """Return at `deadline` (a value of `now`) or at once if it has passed."""
+        ...
+
+
+class Recorder(Protocol):
+    """Listens to one episode."""
+
+    def decision(self, step: int, decision: Decision) -> None:
+        """Called when a chunk was chosen, before its first action."""
+        ...
+
+    def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:
+        """Called after every action."""
+        ...

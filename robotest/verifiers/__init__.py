@@ -1,0 +1,1 @@
+"""Verifiers: what scores candidates."""
