@@ -1,0 +1,58 @@
+# make demo     install into .venv and run the main job, with videos      make test    install and run the tests
+# make check    linter, formatter, types                                  make weights the shipped weights from nothing
+PYTHON ?= python3
+# What pip is told to install torch from; where the index serves accelerator builds, e.g. TORCH='torch --index-url URL'.
+TORCH ?= torch
+DEMO ?= --tasks handover_block,stack_blocks_two,place_block_pad --episodes 20 --out runs/demo
+
+BIN := .venv/bin
+LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
+PACKAGES := libegl1 libgl1 libopengl0
+
+.PHONY: install demo test check weights clean system
+.DELETE_ON_ERROR:
+
+install: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/robotest eval $(DEMO)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# torch comes first and by pip, which honours a configured wheel folder; the rest by uv, seven times faster here.
+.venv/installed: pyproject.toml constraints.txt | system
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet uv
+	$(call requirements,--editable .)
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(call requirements,--editable '.[dev]')
+	@touch $@
+
+# Falls back to pip where uv cannot reach what pip can.
+requirements = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(1) \
+	|| $(BIN)/python -m pip install --quiet --constraint constraints.txt $(1)
+
+# MuJoCo draws through these; they come with most desktops and few containers.
+system:
+	@test "$$(uname)" = Linux || exit 0; \
+	$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "robotest needs Python 3.10 or newer with venv; '$(PYTHON)' is not. Try: make PYTHON=python3.11"; exit 1; }; \
+	missing=""; \
+	for l in $(LIBRARIES); do $(PYTHON) -c "import ctypes; ctypes.CDLL('$$l')" 2>/dev/null || missing="$$missing $$l"; done; \
+	if test -z "$$missing"; then exit 0; fi; \
+	echo "missing system libraries:$$missing"; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES); \
+	else echo "install them (Debian, Ubuntu: sudo apt-get install $(PACKAGES)), then run make again"; exit 1; fi
+
+clean:
+	rm -rf .venv build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache
