@@ -1,0 +1,230 @@
+"""Demonstration files: what the experts did, and the chunk labels that a policy learns from.
+
+Layout (HDF5): ``data/demo_K/{obs/images/<camera> uint8[T,h,w,3], obs/state f32[T,S], actions f32[T,A], anchors
+f32[T,A]}``, with the attributes of `DemonstrationInfo` on each demonstration and those of `DatasetSpec` on the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from robotest.errors import ArtifactError, SpecMismatchError
+from robotest.specs import VectorSpec
+
+FORMAT = "robotest-demonstrations-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What every demonstration of a file has in common.
+
+    Attributes:
+        env: registered name of the suite.
+        action: layout of `actions` and `anchors`.
+        state: layout of `state`.
+        cameras: camera -> (height, width) [px].
+        control_dt: seconds between two actions [s].
+        mixture: style -> share of the demonstrations that was asked for; shares sum to 1.
+    """
+
+    env: str
+    action: VectorSpec
+    state: VectorSpec
+    cameras: Mapping[str, tuple[int, int]]
+    control_dt: float
+    mixture: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form, read back by `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DatasetSpec:
+        """Inverse of `to_json`."""
+        layouts = {name: VectorSpec.from_json(data[name]) for name in ("action", "state")}
+        cameras = {name: (int(size[0]), int(size[1])) for name, size in data["cameras"].items()}
+        return cls(**{**data, **layouts, "cameras": cameras})
+
+
+@dataclasses.dataclass(frozen=True)
+class DemonstrationInfo:
+    """What is known of a demonstration without reading its arrays.
+
+    Attributes:
+        task: task name.
+        setting: setting of the environment.
+        style: style of the expert, e.g. ``clean``.
+        seed: seed that `Env.reset` was given.
+        instruction: the words given.
+        success: whether the task's predicate held at the end.
+    """
+
+    task: str
+    setting: str
+    style: str
+    seed: int
+    instruction: str
+    success: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """One demonstration of T steps. Row t is what was seen at step t and the action given there.
+
+    Attributes:
+        info: task, style, instruction.
+        images: camera -> RGB.
+        state: laid out by `DatasetSpec.state`.
+        actions: absolute set-points, laid out by `DatasetSpec.action`.
+        anchors: the value that a ``chunk_start`` component is measured from when a chunk starts at step t; 0 for
+            absolute components.
+    """
+
+    info: DemonstrationInfo
+    images: Mapping[str, UInt8[np.ndarray, "T height width 3"]]
+    state: Float32[np.ndarray, "T S"]
+    actions: Float32[np.ndarray, "T A"]
+    anchors: Float32[np.ndarray, "T A"]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def chunk_labels(
+    actions: Float32[np.ndarray, "T A"], anchors: Float32[np.ndarray, "T A"], horizon: int
+) -> Float32[np.ndarray, "T H A"]:
+    """Return the chunk that starts at each t: ``actions[t:t+H] - anchors[t]``; past the end the last action repeats."""
+    steps = np.arange(len(actions))
+    rows = np.minimum(steps[:, None] + np.arange(horizon), len(actions) - 1)
+    labels: Float32[np.ndarray, "T H A"] = (actions[rows] - anchors[:, None]).astype(np.float32)
+    return labels
+
+
+class DemonstrationWriter:
+    """Appends demonstrations to a file that appears, complete, when the ``with`` block ends without an error."""
+
+    def __init__(self, path: Path, spec: DatasetSpec) -> None:
+        self.path = path
+        self.spec = spec
+        self._partial = path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self._partial, "w")
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error}; choose another path") from error
+        self._file.attrs["format"] = FORMAT
+        self._file.attrs["spec"] = json.dumps(spec.to_json())
+        self._data = self._file.create_group("data")
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __enter__(self) -> DemonstrationWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink()
+
+    def append(self, demonstration: Demonstration) -> None:
+        """Write one demonstration.
+
+        Raises:
+            SpecMismatchError: its arrays do not have the shapes of the file's spec.
+        """
+        _require_shapes(self.spec, demonstration)
+        group = self._data.create_group(f"demo_{len(self._data)}")
+        group.attrs.update(dataclasses.asdict(demonstration.info))
+        for camera, images in demonstration.images.items():
+            # One chunk a second of pictures: lzf halves to tenths simulated pictures and reads at memory speed.
+            chunks = (min(len(images), 16), *images.shape[1:])
+            group.create_dataset(f"obs/images/{camera}", data=images, compression="lzf", chunks=chunks)
+        group["obs/state"] = demonstration.state
+        group["actions"] = demonstration.actions
+        group["anchors"] = demonstration.anchors
+
+
+class DemonstrationFile:
+    """A finished demonstration file. Arrays are read when asked for; iterate, or index by number."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            reason = "is not a readable HDF5 file" if path.is_file() else "does not exist"
+            raise ArtifactError(f"demonstrations {path}: {reason}; make one with `robotest collect`") from error
+        if self._file.attrs.get("format") != FORMAT:
+            self._file.close()
+            raise ArtifactError(f"{path} is not a {FORMAT} file; make one with `robotest collect`")
+        self.spec = DatasetSpec.from_json(json.loads(self._file.attrs["spec"]))
+
+    def __enter__(self) -> DemonstrationFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._file["data"])
+
+    def __getitem__(self, index: int) -> Demonstration:
+        """Read demonstration `index`; `IndexError` past the last one."""
+        group = self._group(index)
+        return Demonstration(
+            info=self.info(index),
+            images={camera: group[f"obs/images/{camera}"][:] for camera in self.spec.cameras},
+            state=group["obs/state"][:],
+            actions=group["actions"][:],
+            anchors=group["anchors"][:],
+        )
+
+    def __iter__(self) -> Iterator[Demonstration]:
+        for index in range(len(self)):
+            yield self[index]
+
+    def info(self, index: int) -> DemonstrationInfo:
+        """Return what is known of demonstration `index` without reading its arrays."""
+        attributes = self._group(index).attrs
+        types = {"seed": int, "success": bool}
+        names = [field.name for field in dataclasses.fields(DemonstrationInfo)]
+        return DemonstrationInfo(**{name: types.get(name, str)(attributes[name]) for name in names})
+
+    def steps(self, index: int) -> int:
+        """Return the number of steps of demonstration `index` without reading its arrays."""
+        return int(self._group(index)["actions"].shape[0])
+
+    def _group(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"demonstration {index} of {len(self)}")
+        return self._file[f"data/demo_{index}"]
+
+
+def _require_shapes(spec: DatasetSpec, demonstration: Demonstration) -> None:
+    n_steps = len(demonstration)
+    wanted: dict[str, tuple[int, ...]] = {
+        "actions": (n_steps, spec.action.size),
+        "anchors": (n_steps, spec.action.size),
+        "state": (n_steps, spec.state.size),
+        **{f"images of {camera}": (n_steps, *size, 3) for camera, size in spec.cameras.items()},
+    }
+    given: dict[str, tuple[int, ...]] = {
+        "actions": demonstration.actions.shape,
+        "anchors": demonstration.anchors.shape,
+        "state": demonstration.state.shape,
+        **{f"images of {camera}": images.shape for camera, images in demonstration.images.items()},
+    }
+    if n_steps == 0 or given != wanted:
+        raise SpecMismatchError(f"demonstration has {given}; the file holds {wanted}, at least one step")

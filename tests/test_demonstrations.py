@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robotest.demonstrations import (
+    DatasetSpec,
+    Demonstration,
+    DemonstrationFile,
+    DemonstrationInfo,
+    DemonstrationWriter,
+    chunk_labels,
+)
+from robotest.errors import ArtifactError, SpecMismatchError
+from robotest.specs import Component, VectorSpec
+
+SPEC = DatasetSpec(
+    env="dual_arm",
+    action=VectorSpec("tip", (Component("left_tip", 3, "m", "position_xyz_world", -1, 1, "chunk_start"),)),
+    state=VectorSpec("tip", (Component("left_joint", 2, "rad", "joint_position", -3, 3),)),
+    cameras={"head": (4, 6)},
+    control_dt=0.1,
+    mixture={"clean": 1.0},
+)
+
+
+def demonstration(seed: int, n_steps: int = 5) -> Demonstration:
+    rng = np.random.default_rng(seed)
+    return Demonstration(
+        info=DemonstrationInfo("press", "clean", "detour", seed, "press red, then green", True),
+        images={"head": rng.integers(0, 256, (n_steps, 4, 6, 3), np.uint8)},
+        state=rng.standard_normal((n_steps, 2), np.float32),
+        actions=rng.standard_normal((n_steps, 3), np.float32),
+        anchors=rng.standard_normal((n_steps, 3), np.float32),
+    )
+
+
+def write(path: Path, *demonstrations: Demonstration) -> None:
+    with DemonstrationWriter(path, SPEC) as writer:
+        for each in demonstrations:
+            writer.append(each)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "demos.h5"
+    written = [demonstration(0), demonstration(2**64 - 1, n_steps=40)]
+    write(path, *written)
+    with DemonstrationFile(path) as file:
+        assert file.spec == SPEC
+        assert [file.steps(i) for i in range(len(file))] == [5, 40]
+        for mine, theirs in zip(written, file, strict=True):
+            assert mine.info == theirs.info
+            for name in ("state", "actions", "anchors"):
+                np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+            np.testing.assert_array_equal(mine.images["head"], theirs.images["head"])
+        with pytest.raises(IndexError):
+            file[2]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "demos.h5"
+    write(path, demonstration(0))
+    bad = dataclasses.replace(demonstration(2), images={})
+    with pytest.raises(SpecMismatchError):
+        write(path, demonstration(1), bad)
+    with DemonstrationFile(path) as file:
+        assert len(file) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
+    good = demonstration(0)
+    bad = [
+        dataclasses.replace(good, state=good.state[:, :1]),
+        dataclasses.replace(good, anchors=good.anchors[:-1]),
+        dataclasses.replace(good, images={}),
+        dataclasses.replace(good, images={"head": good.images["head"][:, :2]}),
+        demonstration(0, n_steps=0),
+    ]
+    with DemonstrationWriter(tmp_path / "demos.h5", SPEC) as writer:
+        for each in bad:
+            with pytest.raises(SpecMismatchError):
+                writer.append(each)
+
+
+def test_missing_foreign_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        DemonstrationFile(tmp_path / "none.h5")
+    text = tmp_path / "text.h5"
+    text.write_text("no HDF5")
+    with pytest.raises(ArtifactError, match="not a readable"):
+        DemonstrationFile(text)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["data"] = 1
+    with pytest.raises(ArtifactError, match="robotest collect"):
+        DemonstrationFile(foreign)
+    with pytest.raises(ArtifactError, match="cannot write"):
+        DemonstrationWriter(text / "demos.h5", SPEC)
+
+
+@given(n_steps=st.integers(1, 12), horizon=st.integers(1, 8), seed=st.integers(0, 99))
+def test_chunk_labels(n_steps: int, horizon: int, seed: int) -> None:
+    each = demonstration(seed, n_steps)
+    labels = chunk_labels(each.actions, each.anchors, horizon)
+    assert labels.shape == (n_steps, horizon, 3)
+    assert labels.dtype == np.float32
+    for t in range(n_steps):
+        for k in range(horizon):
+            np.testing.assert_array_equal(labels[t, k], each.actions[min(t + k, n_steps - 1)] - each.anchors[t])
