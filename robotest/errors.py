@@ -38,3 +38,11 @@ class ArtifactError(RobotestError):
 
 class RunDirectoryError(RobotestError):
     """A run directory that cannot be written, or that belongs to other arguments."""
+
+
+class InterruptedRunError(RobotestError):
+    """The user stopped a run; everything finished is kept, and the message says how to go on."""
+
+
+class ConformanceError(RobotestError):
+    """A part breaks its contract; found by `robotest.testing`."""

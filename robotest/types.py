@@ -255,8 +255,12 @@ class Clock(Protocol):
 class Recorder(Protocol):
     """Listens to one episode."""
 
-    def decision(self, step: int, decision: Decision) -> None:
-        """Called when a chunk was chosen, before its first action."""
+    def begin(self, env: Env) -> None:
+        """Called once, right after the reset."""
+        ...
+
+    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
+        """Called when a chunk was chosen from `observation`, before its first action (number `step`)."""
         ...
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:

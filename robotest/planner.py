@@ -1,0 +1,100 @@
+"""Policy and verifiers together: observations in, decisions out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from robotest.errors import InvalidActionError, RobotestError
+from robotest.randomness import EpisodeSeeds
+from robotest.specs import EnvSpec
+from robotest.types import Candidates, Clock, Decision, Observation, Policy, Verifier
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRequest:
+    """One episode waiting for a chunk.
+
+    Attributes:
+        condition: whose verifier chooses.
+        seeds: of the episode. They know nothing of conditions: all of them choose among the same noises.
+        number: of the decision within the episode.
+        observation: what the policy sees.
+    """
+
+    condition: str
+    seeds: EpisodeSeeds
+    number: int
+    observation: Observation
+
+
+class Planner:
+    """Samples for all requests in one batch, then lets each condition's verifier choose.
+
+    Args:
+        policy: samples the candidates.
+        verifiers: condition -> its verifier.
+        n_candidates: M.
+        clock: measures `Decision.sample_s` and `verify_s`.
+
+    Raises:
+        RobotestError: `n_candidates` is below 1.
+        SpecMismatchError: a verifier does not fit the policy.
+    """
+
+    def __init__(self, policy: Policy, verifiers: Mapping[str, Verifier], n_candidates: int, clock: Clock) -> None:
+        if n_candidates < 1:
+            raise RobotestError(f"{n_candidates} candidates given; at least 1 is needed")
+        for verifier in verifiers.values():
+            verifier.spec.require_fits(policy.spec)
+        self._policy = policy
+        self._verifiers = dict(verifiers)
+        self._n_candidates = n_candidates
+        self._clock = clock
+
+    def require_fits(self, env: EnvSpec) -> None:
+        """Raise `SpecMismatchError` unless the policy can act in `env`."""
+        self._policy.spec.require_fits(env)
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
+        """Return one decision for each request, in their order.
+
+        The policy's time is shared out equally over the requests.
+
+        Raises:
+            InvalidActionError: candidates or scores of any request are not finite or have the wrong shape.
+        """
+        start = self._clock.now()
+        batch = self._policy.sample(
+            [r.observation for r in requests], [r.seeds.noise(r.number) for r in requests], self._n_candidates
+        )
+        sample_s = (self._clock.now() - start) / max(1, len(requests))
+        return [self._choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
+
+    def _choose(self, request: DecisionRequest, candidates: Candidates, sample_s: float) -> Decision:
+        self._require_valid(candidates)
+        verifier = self._verifiers[request.condition]
+        start = self._clock.now()
+        scores = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
+        verify_s = self._clock.now() - start
+        _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
+        return Decision(candidates, scores, int(np.argmax(scores)), sample_s, verify_s)
+
+    def _require_valid(self, candidates: Candidates) -> None:
+        spec, actions = self._policy.spec, candidates.actions
+        shape = (self._n_candidates, spec.horizon, spec.action.size)
+        if actions.shape != shape:
+            raise InvalidActionError(f"policy {spec.name!r} gave chunks of shape {actions.shape}; {shape} is needed")
+        if not np.isfinite(actions).all():
+            bad = int(np.argmin(np.isfinite(actions).all(axis=(1, 2))))
+            raise InvalidActionError(f"policy {spec.name!r} gave a non-finite action in candidate {bad}")
+
+
+def _require_valid_scores(name: str, scores: Float64[np.ndarray, " M"], n_candidates: int) -> None:
+    if scores.shape != (n_candidates,):
+        raise InvalidActionError(f"verifier {name!r} gave scores of shape {scores.shape}; ({n_candidates},) is needed")
+    if not np.isfinite(scores).all():
+        raise InvalidActionError(f"verifier {name!r} gave non-finite scores {scores.tolist()}")

@@ -1,0 +1,134 @@
+"""Episode files: states, actions, candidates, scores. Pictures are made from the states afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from robotest.errors import ArtifactError
+from robotest.rollout import Trace
+from robotest.types import EnvOptions, Episode
+
+FORMAT = "robotest-episode-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What must be built again before a recorded state can be restored: ``suite.make(task, options)``, then a reset.
+
+    Attributes:
+        env: name the suite was asked for by.
+        task: task name.
+        options: how the environment was built.
+        reset_seed: what `Env.reset` was given.
+        control_dt: seconds between two actions [s].
+    """
+
+    env: str
+    task: str
+    options: EnvOptions
+    reset_seed: int
+    control_dt: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One recorded episode of T actions and D decisions.
+
+    Attributes:
+        episode: its result.
+        scene: how to show it.
+        snapshots: the complete state after the reset and after each action; None if not a simulator.
+        actions: the actions really sent.
+        success: the task's predicate after each action.
+        decision_steps: number of the first action of each decision.
+        candidates: what was sampled.
+        scores: of the candidates, higher is better.
+        chosen: the candidate executed.
+    """
+
+    episode: Episode
+    scene: Scene
+    snapshots: Float64[np.ndarray, "T+1 N"] | None
+    actions: Float32[np.ndarray, "T A"]
+    success: Bool[np.ndarray, " T"]
+    decision_steps: Int64[np.ndarray, " D"]
+    candidates: Float32[np.ndarray, "D M H A"]
+    scores: Float64[np.ndarray, "D M"]
+    chosen: Int64[np.ndarray, " D"]
+
+
+def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
+    """Stack a `Trace` into arrays; what an episode never reached has length 0."""
+    decisions = [d for _, d in trace.decisions]
+    return Recording(
+        episode=episode,
+        scene=scene,
+        snapshots=np.stack(trace.snapshots) if trace.snapshots else None,
+        actions=np.stack(trace.actions) if trace.actions else np.zeros((0, 0), np.float32),
+        success=np.array(trace.success, bool),
+        decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
+        candidates=np.stack([d.candidates.actions for d in decisions])
+        if decisions
+        else np.zeros((0, 0, 0, 0), np.float32),
+        scores=np.stack([d.scores for d in decisions]) if decisions else np.zeros((0, 0)),
+        chosen=np.array([d.chosen for d in decisions], np.int64),
+    )
+
+
+def write(path: Path, recording: Recording) -> None:
+    """Write an episode file; a reader sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    with h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["episode"] = json.dumps(dataclasses.asdict(recording.episode))
+        file.attrs["scene"] = json.dumps(dataclasses.asdict(recording.scene))
+        for name, array in _arrays(recording):
+            file.create_dataset(name, data=array, **({"compression": "lzf", "shuffle": True} if array.size else {}))
+    temporary.replace(path)
+
+
+def read(path: Path) -> Recording:
+    """Read an episode file.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or something else.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no episode file {path}; `robotest eval` writes them under RUN/episodes")
+    with _damage(path), h5py.File(path) as file:
+        if file.attrs.get("format") != FORMAT:
+            raise ArtifactError(f"{path} is not an episode file of this version ({FORMAT})")
+        episode: dict[str, Any] = json.loads(file.attrs["episode"])
+        scene: dict[str, Any] = json.loads(file.attrs["scene"])
+        arrays = {name: file[name][()] for name in file}
+    return Recording(
+        episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
+        scene=Scene(**{**scene, "options": EnvOptions(**scene["options"])}),
+        **{"snapshots": None, **arrays},
+    )
+
+
+def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]]]]:
+    for field in dataclasses.fields(recording):
+        value = getattr(recording, field.name)
+        if isinstance(value, np.ndarray):
+            yield field.name, value
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what h5py and the decoders say about a damaged file into one clear error."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"episode file {path} is damaged ({error}); delete it and run the episode again") from error

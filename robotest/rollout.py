@@ -1,0 +1,164 @@
+"""The loop: observe, decide, act. Simulators and robots differ only in their `Env` and `Clock`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from robotest.randomness import EpisodeSeeds
+from robotest.types import Clock, Decision, Env, Episode, Observation, Outcome, Recorder, SimulatedEnv, StepStatus
+
+Decide = Callable[[Observation, int], Decision]
+"""What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
+
+
+def rollout(
+    env: Env, decide: Decide, seeds: EpisodeSeeds, recorder: Recorder, clock: Clock, execute: int | None = None
+) -> bool:
+    """Run one episode and return whether it succeeded.
+
+    Between two decisions nothing is observed, and so nothing is rendered.
+
+    Args:
+        env: where to act; `stop` is called on every exit, also by an exception.
+        decide: chooses a chunk for an observation.
+        seeds: of this episode.
+        recorder: told of every decision and every action.
+        clock: paces the actions, `control_dt` apart.
+        execute: how many actions of a chunk to execute before the next decision; None is all of them.
+    """
+    spec = env.spec
+    try:
+        env.reset(seeds.reset)
+        recorder.begin(env)
+        start, step, number = clock.now(), 0, 0
+        while True:
+            observation = env.observe()
+            decision = decide(observation, number)
+            recorder.decision(step, observation, decision)
+            env.begin_chunk()
+            for action in decision.chunk[:execute]:
+                status = env.apply(action)
+                step += 1
+                recorder.step(env, action, status)
+                clock.sleep_until(start + step * spec.control_dt)
+                if status.done or step == spec.max_steps:
+                    return status.success
+            number += 1
+    finally:
+        env.stop()
+
+
+def run_episode(
+    env: Env,
+    decide: Decide,
+    condition: str,
+    seeds: EpisodeSeeds,
+    trace: Trace,
+    clock: Clock,
+    timer: Clock,
+    execute: int | None = None,
+) -> Episode:
+    """Run one episode to its `Episode`; an exception makes it an error with a one-line reason.
+
+    Args:
+        env: as for `rollout`.
+        decide: as for `rollout`.
+        condition: name that the result is filed under.
+        seeds: of this episode.
+        trace: an empty one; holds the episode afterwards, as far as it went.
+        clock: paces the actions.
+        timer: measures `wall_s`.
+        execute: as for `rollout`.
+    """
+    start, error = timer.now(), None
+    outcome: Outcome
+    try:
+        outcome = "success" if rollout(env, decide, seeds, trace, clock, execute) else "failure"
+    except Exception as exception:  # noqa: BLE001 - whatever breaks an episode is that episode's result, not the run's end
+        outcome, error = "error", " ".join(f"{type(exception).__name__}: {exception}".split())
+    return Episode(
+        condition=condition,
+        task=seeds.task,
+        index=seeds.episode,
+        outcome=outcome,
+        steps=len(trace.actions),
+        decisions=len(trace.decisions),
+        instruction=trace.instruction,
+        chosen=tuple(d.chosen for _, d in trace.decisions),
+        error=error,
+        sample_s=sum(d.sample_s for _, d in trace.decisions),
+        verify_s=sum(d.verify_s for _, d in trace.decisions),
+        wall_s=timer.now() - start,
+    )
+
+
+@dataclasses.dataclass
+class Trace:
+    """A `Recorder` that keeps one episode in memory.
+
+    Attributes:
+        instruction: the words given; empty before the first decision.
+        snapshots: the state after the reset and after every action; empty if the environment is not simulated.
+        actions: the actions really sent.
+        success: the task's predicate after every action.
+        decisions: (number of the action that followed, decision).
+    """
+
+    instruction: str = ""
+    snapshots: list[Float64[np.ndarray, " N"]] = dataclasses.field(default_factory=list)
+    actions: list[Float32[np.ndarray, " A"]] = dataclasses.field(default_factory=list)
+    success: list[bool] = dataclasses.field(default_factory=list)
+    decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
+    _simulator: SimulatedEnv | None = dataclasses.field(default=None, repr=False)
+
+    def begin(self, env: Env) -> None:
+        """Keep the initial state."""
+        self._simulator = env if isinstance(env, SimulatedEnv) else None  # asked once: slower than a step
+        self._snapshot()
+
+    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
+        """Keep a decision."""
+        self.instruction = observation.instruction
+        self.decisions.append((step, decision))
+
+    def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:  # noqa: ARG002
+        """Keep what an action did."""
+        self.actions.append(status.sent.copy())
+        self.success.append(status.success)
+        self._snapshot()
+
+    def _snapshot(self) -> None:
+        if self._simulator is not None:
+            self.snapshots.append(self._simulator.snapshot())
+
+
+class SimClock:
+    """Simulated time: sleeping moves it, nothing waits."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Simulated seconds since the clock was made [s]."""
+        return self._now
+
+    def sleep_until(self, deadline: float) -> None:
+        """Move time to `deadline`, never backwards."""
+        self._now = max(self._now, deadline)
+
+
+class WallClock:
+    """Real time."""
+
+    def now(self) -> float:
+        """Monotonic seconds [s]; only differences mean anything."""
+        return time.perf_counter()
+
+    def sleep_until(self, deadline: float) -> None:
+        """Wait until `deadline`."""
+        time.sleep(max(0.0, deadline - self.now()))

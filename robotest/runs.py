@@ -1,0 +1,369 @@
+"""The run directory: what was asked for, what came out, and how to go on after an interruption.
+
+``RUN/run.json`` says what an episode of this run is; ``RUN/episodes.jsonl`` is the truth about what is done, one line
+an episode, on disk before the next one starts; everything else can be computed from the two again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from robotest import stats
+from robotest.errors import RunDirectoryError
+from robotest.types import Episode
+
+FORMAT = 1
+Key = tuple[str, str, int]
+"""(condition, task, index): what identifies an episode within a run."""
+_TIMES = ("sample_s", "verify_s", "wall_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a run was asked for.
+
+    Attributes:
+        identity: everything that changes what an episode *is*; must be equal for a run to continue.
+        verifiers: condition -> fingerprint of its verifier's file, None if it has no file; must be equal for the
+            conditions that are already in the run. New conditions may come.
+        tasks: may change.
+        episodes: per task and condition; may change.
+    """
+
+    identity: Mapping[str, Any]
+    verifiers: Mapping[str, str | None]
+    tasks: tuple[str, ...]
+    episodes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionSummary:
+    """One condition, over all tasks and by task."""
+
+    overall: stats.Rate
+    tasks: Mapping[str, stats.Rate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Performance:
+    """What the run cost, summed over its episodes.
+
+    Attributes:
+        episodes: how many.
+        steps: actions executed.
+        decisions: chunks requested.
+        wall_s: time in episodes [s].
+        decision_s: condition -> (policy, verifier) time of a decision [s]; None without decisions.
+    """
+
+    episodes: int
+    steps: int
+    decisions: int
+    wall_s: float
+    decision_s: Mapping[str, tuple[float, float] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A run in numbers: `summary.json`."""
+
+    conditions: Mapping[str, ConditionSummary]
+    comparisons: tuple[stats.Comparison, ...]
+    performance: Performance
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout of `summary.json`."""
+        return {
+            "conditions": {
+                name: {**_rate_json(c.overall), "tasks": {task: _rate_json(r) for task, r in c.tasks.items()}}
+                for name, c in self.conditions.items()
+            },
+            "comparisons": [
+                {**dataclasses.asdict(c), "pairs": c.pairs, "interval": list(c.interval) if c.interval else None}
+                for c in self.comparisons
+            ],
+            "performance": dataclasses.asdict(self.performance),
+        }
+
+
+class RunDirectory:
+    """A run directory that this process, and no other, may write to. Use it in a ``with`` statement.
+
+    Args:
+        path: made if it is not there.
+        arguments: what is asked for now.
+        about: what else `run.json` should tell of this session, e.g. the command line. A session that differs from
+            those before, also in versions or machine, is added to the list in `run.json`.
+
+    Raises:
+        RunDirectoryError: it cannot be written, belongs to other arguments, is damaged, or another process has it.
+    """
+
+    def __init__(self, path: Path, arguments: Arguments, about: Mapping[str, Any]) -> None:
+        self.path = path
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        try:
+            self._episodes = self._open(arguments, about)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._lock.close()
+
+    @property
+    def episodes(self) -> Mapping[Key, Episode]:
+        """Everything finished so far, in the order it was written."""
+        return self._episodes
+
+    def append(self, episode: Episode) -> None:
+        """Put a finished episode on disk; when this returns it survives a crash of the machine."""
+        with writing(self.path):
+            self._lines.write(json.dumps(_to_line(episode)) + "\n")
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+        self._episodes[key_of(episode)] = episode
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write `summary.json`."""
+        with writing(self.path):
+            write_json(self.path / "summary.json", summary.to_json())
+
+    def _open(self, arguments: Arguments, about: Mapping[str, Any]) -> dict[Key, Episode]:
+        """Check `run.json` against the arguments and read what is there; order matters: nothing is written before."""
+        file = self.path / "run.json"
+        before = read_arguments(self.path) if file.exists() else None
+        if before is not None:
+            _require_same(self.path, before, arguments)
+        verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
+        episodes = read_episodes(self.path)
+        session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
+        sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
+        if session not in sessions:
+            sessions.append(session)
+        asked = dataclasses.asdict(dataclasses.replace(arguments, verifiers=verifiers))
+        with writing(self.path):
+            write_json(file, {"format": FORMAT, **asked, "sessions": sessions})
+            _drop_torn_line(self.path / "episodes.jsonl")
+            self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
+        return episodes
+
+
+def key_of(episode: Episode) -> Key:
+    """Return what identifies an episode within a run."""
+    return (episode.condition, episode.task, episode.index)
+
+
+def episode_path(run: Path, key: Key) -> Path:
+    """Return where the file of an episode is; videos lie beside it with another suffix."""
+    condition, task, index = key
+    return run / "episodes" / condition / task / f"{index:05d}.h5"
+
+
+def read_arguments(run: Path) -> Arguments:
+    """Read what a run was asked for.
+
+    Raises:
+        RunDirectoryError: there is no run, or its `run.json` is damaged or of another version.
+    """
+    file = run / "run.json"
+    if not file.is_file():
+        raise RunDirectoryError(f"{run} holds no run (no run.json); give a directory that `robotest eval` wrote")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise RunDirectoryError(f"{file} has format {data['format']}; this version reads {FORMAT}")
+        return Arguments(data["identity"], data["verifiers"], tuple(data["tasks"]), data["episodes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
+
+
+def read_episodes(run: Path) -> dict[Key, Episode]:
+    """Read what is finished, leaving out a last line that was torn by an interruption.
+
+    Raises:
+        RunDirectoryError: any other damage, with the number of the line.
+    """
+    file = run / "episodes.jsonl"
+    if not file.exists():
+        return {}
+    episodes: dict[Key, Episode] = {}
+    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+    for number, line in enumerate(lines, 1):
+        try:
+            episode = _from_line(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(
+                f"{file} line {number} is damaged ({error}); restore the file, or delete the line to run it again"
+            ) from error
+        if key_of(episode) in episodes:
+            raise RunDirectoryError(f"{file} line {number} repeats episode {key_of(episode)}; delete one of the two")
+        episodes[key_of(episode)] = episode
+    return episodes
+
+
+def summarise(
+    episodes: Sequence[Episode], conditions: Sequence[str], tasks: Sequence[str], level: float = 0.95
+) -> Summary:
+    """Compute the summary of some conditions and tasks, every pair of conditions compared, in the order given."""
+    within = [e for e in episodes if e.task in tasks and e.condition in conditions]
+    by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
+    return Summary(
+        conditions={
+            c: ConditionSummary(
+                overall=stats.rate(mine, level),
+                tasks={t: stats.rate([e for e in mine if e.task == t], level) for t in tasks},
+            )
+            for c, mine in by_condition.items()
+        },
+        comparisons=tuple(
+            stats.compare(a, b, within, level) for i, b in enumerate(conditions) for a in conditions[i + 1 :]
+        ),
+        performance=Performance(
+            episodes=len(within),
+            steps=sum(e.steps for e in within),
+            decisions=sum(e.decisions for e in within),
+            wall_s=sum(e.wall_s for e in within),
+            decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
+        ),
+    )
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("robotest", "numpy", "scipy", "mujoco", "torch", "h5py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what computer this is."""
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "host": platform.node()}
+
+
+def renderer() -> str:
+    """Return what MuJoCo draws with; empty if it is its default."""
+    return os.environ.get("MUJOCO_GL", "")
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return this package's git commit, with ``+`` if files were changed since; None if it is not a checkout."""
+    root, git = Path(__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - constants
+
+    head = ask("rev-parse", "HEAD")
+    return head + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "") if head else None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _lock(path: Path) -> IO[str]:
+    file = (path / ".lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RunDirectoryError(f"another process is writing to {path}; wait for it or give another --out") from error
+    return file
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` inside (disk full, no permission) into a `RunDirectoryError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to run directory {path}: {error.strerror or error}") from error
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut off what follows the last newline: an episode whose line was not finished runs again."""
+    if not file.exists():
+        return
+    with file.open("r+b") as opened:
+        opened.truncate(opened.read().rfind(b"\n") + 1)
+
+
+def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
+    differences = [
+        f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
+        for name in {**before.identity, **now.identity}
+        if before.identity.get(name) != now.identity.get(name)
+    ]
+    differences += [
+        f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
+        for name, fingerprint in now.verifiers.items()
+        if name in before.verifiers and before.verifiers[name] != fingerprint
+    ]
+    if differences:
+        raise RunDirectoryError(
+            f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out"
+        )
+
+
+def _to_line(episode: Episode) -> dict[str, Any]:
+    """Times apart from the rest: without them two runs of one command give the same bytes."""
+    data = dataclasses.asdict(episode)
+    return {**data, "time": {name: round(data.pop(name), 6) for name in _TIMES}}
+
+
+def _from_line(data: dict[str, Any]) -> Episode:
+    times = data.pop("time")
+    if data["outcome"] not in ("success", "failure", "error"):
+        raise ValueError(f"outcome {data['outcome']!r} is none of success, failure, error")
+    return Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
+
+
+def _rate_json(rate: stats.Rate) -> dict[str, Any]:
+    return {
+        "episodes": rate.episodes,
+        **dataclasses.asdict(rate),
+        "interval": list(rate.interval) if rate.interval else None,
+    }
+
+
+def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:
+    n = sum(e.decisions for e in episodes)
+    return (sum(e.sample_s for e in episodes) / n, sum(e.verify_s for e in episodes) / n) if n else None

@@ -1,0 +1,174 @@
+"""Intervals and paired tests: pure functions of counts. What cannot be said from the data is None, never nan."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
+
+from robotest.errors import RobotestError
+from robotest.types import Episode
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A success rate with what it rests on.
+
+    Attributes:
+        successes: episodes that succeeded.
+        failures: episodes that failed.
+        errors: episodes that broke; they do not enter the rate.
+        rate: successes / (successes + failures); None if there are none.
+        interval: Wilson's interval of it; None if there are none.
+    """
+
+    successes: int
+    failures: int
+    errors: int
+    rate: float | None
+    interval: Interval | None
+
+    @property
+    def episodes(self) -> int:
+        """All episodes, errors included."""
+        return self.successes + self.failures + self.errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two conditions on the episodes that both finished without an error.
+
+    Attributes:
+        a: one condition.
+        b: the other.
+        both: pairs in which both succeeded.
+        only_a: pairs in which only `a` did.
+        only_b: pairs in which only `b` did.
+        neither: pairs in which both failed.
+        excluded: pairs left out because one side is an error.
+        difference: rate of `a` minus rate of `b` over the pairs; None if there are none.
+        interval: Tango's interval of it; None if there are none.
+        p_value: exact two-sided McNemar; None if there are no pairs.
+    """
+
+    a: str
+    b: str
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    excluded: int
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+
+    @property
+    def pairs(self) -> int:
+        """Pairs compared."""
+        return self.both + self.only_a + self.only_b + self.neither
+
+
+def rate(episodes: Iterable[Episode], level: float = 0.95) -> Rate:
+    """Count outcomes and put Wilson's interval around the rate."""
+    outcomes = [e.outcome for e in episodes]
+    successes, failures = outcomes.count("success"), outcomes.count("failure")
+    valid = successes + failures
+    return Rate(
+        successes=successes,
+        failures=failures,
+        errors=outcomes.count("error"),
+        rate=successes / valid if valid else None,
+        interval=wilson(successes, valid, level),
+    )
+
+
+def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) -> Comparison:
+    """Pair the episodes of conditions `a` and `b` by (task, index) and compare them."""
+    sides: dict[str, dict[tuple[str, int], Episode]] = {a: {}, b: {}}
+    for episode in episodes:
+        if episode.condition in sides:
+            sides[episode.condition][episode.task, episode.index] = episode
+    common = [(sides[a][key].outcome, sides[b][key].outcome) for key in sides[a] if key in sides[b]]
+    pairs = [(x == "success", y == "success") for x, y in common if "error" not in (x, y)]
+    n, only_a, only_b = len(pairs), pairs.count((True, False)), pairs.count((False, True))
+    return Comparison(
+        a=a,
+        b=b,
+        both=pairs.count((True, True)),
+        only_a=only_a,
+        only_b=only_b,
+        neither=pairs.count((False, False)),
+        excluded=len(common) - n,
+        difference=(only_a - only_b) / n if n else None,
+        interval=tango(only_a, only_b, n, level),
+        p_value=mcnemar(only_a, only_b) if n else None,
+    )
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
+    """Return the score interval of a proportion; None for n = 0.
+
+    Wilson, E. B. (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212;
+    without continuity correction.
+    """
+    if n == 0:
+        return None
+    z, p = _z(level), successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At the ends the bounds are 0 and 1 exactly; the formula misses them by rounding.
+    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p-value that `a` and `b` succeed equally often; 1 without discordant pairs.
+
+    McNemar, Q. (1947), Note on the sampling error of the difference between correlated proportions, Psychometrika 12,
+    153-157: under the null the discordant pairs fall either way like fair coins.
+    """
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> Interval | None:
+    """Return the score interval of the difference of two paired proportions, (only_a - only_b) / n; None for n = 0.
+
+    Tango, T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design, Statistics in Medicine 17, 891-908: all differences that the score test does not reject.
+    """
+    if n == 0:
+        return None
+    z, estimate = _z(level), (only_a - only_b) / n
+
+    def bound(end: float, sign: float) -> float:
+        if estimate == end:
+            return end
+        return float(brentq(lambda delta: _tango_score(only_a, only_b, n, delta) - sign * z, estimate, end))
+
+    return (bound(-1.0, 1.0), bound(1.0, -1.0))
+
+
+def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
+    """Tango's statistic (his equation 8): standardised distance of the estimate from `delta`, decreasing in it."""
+    numerator = only_a - only_b - n * delta
+    if numerator == 0.0:
+        return 0.0
+    # The probability of an only_b pair that is most likely when the difference is delta: root of A q^2 + B q + C.
+    A = 2 * n
+    B = (2 * n - only_a + only_b) * delta - only_a - only_b
+    C = -only_b * delta * (1 - delta)
+    q = (math.sqrt(max(0.0, B * B - 4 * A * C)) - B) / (2 * A)
+    variance = n * (2 * q + delta * (1 - delta))
+    # Certain, but finite: the root finder interpolates between values.
+    return numerator / math.sqrt(variance) if variance > 0 else math.copysign(1e9, numerator)
+
+
+def _z(level: float) -> float:
+    if not 0.0 < level < 1.0:
+        raise RobotestError(f"confidence level {level} given; it lies between 0 and 1, e.g. 0.95")
+    return float(norm.ppf(0.5 + level / 2))

@@ -1,0 +1,246 @@
+"""Conformance: the contracts of `robotest.types` as checks that any package can import and run on its own parts.
+
+Each check returns None, or raises `ConformanceError` saying what breaks which promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from robotest.errors import ConformanceError, InvalidActionError
+from robotest.types import Candidates, Env, EnvOptions, Observation, Policy, SimulatedEnv, Suite, Verifier
+
+_SEED, _OTHER_SEED = 11, 12
+_N_STEPS = 5
+TOLERANCE = 1e-4
+"""How far a candidate may move, in units of `PolicySpec.action_scale`, when the batch around it changes: floating
+point sums in another order. Alone in its batch it must not move at all."""
+
+
+def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> None:
+    """Check one task of a suite: layout, determinism, purity of `observe`, snapshots, refusal of bad actions."""
+    options = options or EnvOptions(setting=suite.settings[0], action_mode=suite.action_modes[0])
+    with closing(suite.make(task, options)) as env:
+        _check_env_spec(env, suite, task)
+        env.reset(_SEED)
+        _check_observation(env, env.observe())
+        _check_reset(env)
+        _check_apply(env)
+        _check_bad_actions(env)
+        if isinstance(env, SimulatedEnv):
+            _check_snapshot(env)
+        env.stop()
+        env.stop()
+
+
+def check_policy(policy: Policy, env: Env) -> None:
+    """Check a policy in an environment it fits: layout, and that a candidate depends on nothing but its own noise."""
+    policy.spec.require_fits(env.spec)
+    scale = policy.spec.action_scale
+    _require(scale.shape == (policy.spec.horizon, policy.spec.action.size), f"action_scale has shape {scale.shape}")
+    _require(bool(np.isfinite(scale).all() and (scale > 0).all()), "action_scale is not finite and positive")
+    here, there = _two_observations(env)
+    alone = policy.sample([here], [_SEED], 3)
+    _require(len(alone) == 1, f"{len(alone)} candidates lists for one observation")
+    _check_candidates(policy, alone[0], 3)
+    again = policy.sample([here], [_SEED], 3)[0]
+    _require_close(policy, alone[0], again, 0.0, "the same call twice gives different candidates")
+    other = policy.sample([here], [_OTHER_SEED], 3)[0]
+    _require(not np.array_equal(alone[0].actions, other.actions), "the noise seed changes nothing")
+    fewer = policy.sample([here], [_SEED], 1)[0]
+    _require_close(policy, fewer, alone[0], TOLERANCE, "candidate 0 depends on n_candidates")
+    batch = policy.sample([there, here], [_OTHER_SEED, _SEED], 3)
+    _require(len(batch) == 2, f"{len(batch)} candidates lists for two observations")
+    _require_close(policy, alone[0], batch[1], TOLERANCE, "candidates depend on the rest of the batch")
+
+
+def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
+    """Check a verifier on a policy's candidates: one finite score each, and the same again."""
+    verifier.spec.require_fits(policy.spec)
+    observation, _ = _two_observations(env)
+    name = verifier.spec.name
+    for n in (1, 4):
+        candidates = policy.sample([observation], [_SEED], n)[0]
+        before = candidates.actions.copy()
+        scores = verifier.score(observation, candidates, _SEED)
+        _require(scores.shape == (n,), f"verifier {name!r} gave scores of shape {scores.shape} for {n} candidates")
+        _require(scores.dtype == np.float64, f"verifier {name!r} gave scores of dtype {scores.dtype}, not float64")
+        _require(bool(np.isfinite(scores).all()), f"verifier {name!r} gave non-finite scores {scores.tolist()}")
+        again = verifier.score(observation, candidates, _SEED)
+        _require(np.array_equal(scores, again), f"verifier {name!r} gave other scores for the same call")
+        _require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
+
+
+def _check_env_spec(env: Env, suite: Suite, task: str) -> None:
+    spec = env.spec
+    _require((spec.name, spec.task) == (suite.name, task), f"spec says {spec.name}:{spec.task}")
+    _require(spec.control_dt > 0, f"control_dt is {spec.control_dt}")
+    _require(spec.max_steps >= 1, f"max_steps is {spec.max_steps}")
+    _require(bool((spec.action.low < spec.action.high).all()), "action bounds are empty")
+
+
+def _check_observation(env: Env, observation: Observation) -> None:
+    spec = env.spec
+    _require(set(observation.images) == set(spec.cameras), f"images of {sorted(observation.images)} are given")
+    for camera, (height, width) in spec.cameras.items():
+        image = observation.images[camera]
+        _require(
+            image.shape == (height, width, 3) and image.dtype == np.uint8,
+            f"image {camera!r} is {image.dtype}{list(image.shape)}, not uint8[{height}, {width}, 3]",
+        )
+    state = observation.state
+    _require(
+        state.shape == (spec.state.size,) and state.dtype == np.float32,
+        f"state is {state.dtype}{list(state.shape)}, not float32[{spec.state.size}]",
+    )
+    _require(bool(np.isfinite(state).all()), "state is not finite")
+    _require(bool(observation.instruction.strip()), "instruction is empty")
+
+
+def _check_reset(env: Env) -> None:
+    """The same seed gives the same start whatever happened before; another seed another one."""
+    env.reset(_SEED)
+    first, again = env.observe(), env.observe()
+    _require_same(first, again, "observe() twice gives different observations; it must change nothing")
+    env.reset(_OTHER_SEED)
+    other = env.observe()
+    _act(env, _actions(env))
+    env.reset(_SEED)
+    _require_same(first, env.observe(), f"reset({_SEED}) after another episode gives a different start")
+    env.reset(_OTHER_SEED)
+    _require_same(other, env.observe(), f"reset({_OTHER_SEED}) twice gives different starts")
+    _require(not _same(first, other), "two seeds give the same start; it must be randomised")
+
+
+def _check_apply(env: Env) -> None:
+    """Actions are clipped to the bounds, time passes, and the same actions have the same effect."""
+    spec = env.spec
+    ends = []
+    for look in (False, True):
+        env.reset(_SEED)
+        for sent in _act(env, _actions(env), look=look):
+            inside = (sent >= spec.action.low - 1e-6).all() and (sent <= spec.action.high + 1e-6).all()
+            _require(sent.shape == (spec.action.size,) and bool(inside), f"sent action {sent} is not within the bounds")
+        ends.append(env.observe())
+    _require_same(ends[0], ends[1], "the same actions from the same start, observed or not on the way, end differently")
+    passed = ends[0].time
+    _require(abs(passed - _N_STEPS * spec.control_dt) < 1e-6, f"{_N_STEPS} steps took {passed} s, not control_dt each")
+
+
+def _check_bad_actions(env: Env) -> None:
+    size = env.spec.action.size
+    bad = {
+        "a NaN": np.full(size, np.nan, np.float32),
+        "an infinity": np.full(size, np.inf, np.float32),
+        "a missing number": np.zeros(size - 1, np.float32),
+        "a batch": np.zeros((1, size), np.float32),
+    }
+    for what, action in bad.items():
+        env.reset(_SEED)
+        env.begin_chunk()
+        with _expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
+            env.apply(action)
+
+
+def _check_snapshot(env: SimulatedEnv) -> None:
+    """A restored state continues bit for bit, also in the middle of a chunk."""
+    actions = _actions(env)
+    env.reset(_SEED)
+    _act(env, actions[:2])
+    middle = env.snapshot()
+    _require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
+    seen = env.observe()
+    _require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
+    end = _continue(env, actions[2:])
+    _require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
+    env.reset(_SEED)
+    env.restore(middle)
+    _require(np.array_equal(middle, env.snapshot()), "snapshot() after restore() is another state")
+    _require_same(seen, env.observe(), "observe() after restore() gives a different observation")
+    _require(np.array_equal(end, _continue(env, actions[2:])), "a restored episode continues differently")
+    camera = next(iter(env.spec.cameras), None)
+    if camera is not None:
+        picture = env.render(camera, 48, 64)
+        _require(picture.shape == (48, 64, 3) and picture.dtype == np.uint8, f"render() gave {picture.shape}")
+
+
+def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
+    spec, actions, features = policy.spec, candidates.actions, candidates.features
+    shape = (n, spec.horizon, spec.action.size)
+    _require(
+        actions.shape == shape and actions.dtype == np.float32,
+        f"actions are {actions.dtype}{list(actions.shape)}, not float32{list(shape)}",
+    )
+    _require(bool(np.isfinite(actions).all()), "actions are not finite")
+    _require((features is None) == (spec.feature_shape is None), "spec.feature_shape and the features given disagree")
+    if features is not None and spec.feature_shape is not None:
+        _require(features.shape == (n, *spec.feature_shape), f"features have shape {features.shape}")
+        _require(bool(np.isfinite(features).all()), "features are not finite")
+
+
+def _two_observations(env: Env) -> tuple[Observation, Observation]:
+    observations = []
+    for seed in (_SEED, _OTHER_SEED):
+        env.reset(seed)
+        observations.append(env.observe())
+    return observations[0], observations[1]
+
+
+def _actions(env: Env) -> Float32[np.ndarray, "5 A"]:
+    """A slow sweep within the bounds, infinite ones taken as 1."""
+    low, high = np.maximum(env.spec.action.low, -1.0), np.minimum(env.spec.action.high, 1.0)
+    middle, half = (low + high) / 2, (high - low) / 2
+    sweep: Float32[np.ndarray, "5 A"] = (middle + 0.1 * np.linspace(-1, 1, _N_STEPS)[:, None] * half).astype(np.float32)
+    return sweep
+
+
+def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -> Iterator[Float32[np.ndarray, " A"]]:
+    """Apply actions as one chunk and return what was sent."""
+    env.begin_chunk()
+    sent = []
+    for action in actions:
+        sent.append(env.apply(action).sent)
+        if look:
+            env.observe()
+    return iter(sent)
+
+
+def _continue(env: SimulatedEnv, actions: Float32[np.ndarray, "T A"]) -> Float64[np.ndarray, " N"]:
+    """Go on within the chunk that was begun."""
+    for action in actions:
+        env.apply(action)
+    return env.snapshot()
+
+
+def _same(a: Observation, b: Observation) -> bool:
+    """Whether two observations agree bit for bit, time aside."""
+    pictures = all(np.array_equal(a.images[c], b.images[c]) for c in a.images)
+    return pictures and np.array_equal(a.state, b.state) and a.instruction == b.instruction
+
+
+def _require_same(a: Observation, b: Observation, message: str) -> None:
+    _require(_same(a, b) and a.time == b.time, message)
+
+
+def _require_close(policy: Policy, a: Candidates, b: Candidates, tolerance: float, message: str) -> None:
+    n = min(len(a.actions), len(b.actions))
+    distance = float((np.abs(a.actions[:n] - b.actions[:n]) / policy.spec.action_scale).max())
+    _require(distance <= tolerance, f"{message} (by {distance:.2g} action scales; {tolerance:.2g} is allowed)")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConformanceError(message)
+
+
+@contextmanager
+def _expect(error: type[Exception], message: str) -> Iterator[None]:
+    try:
+        yield
+    except error:
+        return
+    raise ConformanceError(message)
