@@ -1,0 +1,87 @@
+"""The command line: parse, run, and turn what went wrong into one line and an exit code.
+
+Exit codes: 0 done; 1 done, but episodes ended in errors (or `doctor` found a problem); 2 bad usage or input, one line
+on standard error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import tyro
+
+from robotest.commands.evaluation import Compare, Eval, Video
+from robotest.commands.inspection import Check, Doctor, List
+from robotest.errors import InterruptedRunError, RobotestError
+
+COMMANDS: dict[str, type[Command]] = {
+    "list": List,
+    "check": Check,
+    "eval": Eval,
+    "compare": Compare,
+    "video": Video,
+    "doctor": Doctor,
+}
+
+
+class Command(Protocol):
+    """A parsed subcommand."""
+
+    def run(self) -> int:
+        """Do it and return the exit code."""
+        ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: what follows the program's name; None is this process's own.
+    """
+    try:
+        return parse(arguments).run()
+    except InterruptedRunError as error:
+        _say(error)
+        return 130
+    except RobotestError as error:
+        _say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """Parse a command line. ``--help`` prints and exits with 0.
+
+    Raises:
+        RobotestError: it is not understood; one line.
+    """
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            command: Command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="robotest", args=arguments)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise RobotestError(_one_line(captured.getvalue())) from None
+    return command
+
+
+def _one_line(boxed: str) -> str:
+    """Take the frame off tyro's message and put its parts, separated by rules, on one line."""
+    parts = re.split(r"\s*─{3,}\s*", re.sub(r"[│╭╮╰╯]|\x1b\[[0-9;]*m", " ", boxed))
+    return "; ".join(" ".join(part.split()) for part in parts[1:] if part.strip())
+
+
+def _say(message: object) -> None:
+    sys.stderr.write(f"robotest: {' '.join(str(message).split())}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

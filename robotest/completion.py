@@ -1,0 +1,68 @@
+"""Knowing that a run has nothing left to do without loading the policy, its verifiers or a simulator.
+
+When a run completes, ``RUN/complete.json`` keeps what was asked for, the hashes of the files it was asked of, and the
+conditions. The same question about the same files has the same answer, which is in the run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import robotest.policies
+from robotest import runs
+from robotest.evaluate import EvalConfig
+
+FILE = "complete.json"
+
+
+def read(config: EvalConfig) -> runs.Summary | None:
+    """Return the summary of a run that was completed with exactly these arguments and files, or None.
+
+    Raises:
+        RunDirectoryError: the run's episodes are damaged.
+    """
+    try:
+        record = json.loads((config.out / FILE).read_text(encoding="utf-8"))
+        conditions, tasks = list(record["conditions"]), list(record["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never completed, or damaged: the slow way finds out
+    if record.get("asked") != _asked(config):
+        return None
+    finished = runs.read_episodes(config.out)
+    keys = [(c, t, i) for t in tasks for i in range(config.episodes) for c in conditions]
+    if not all(key in finished for key in keys):
+        return None
+    return runs.summarise([finished[key] for key in keys], conditions, tasks)
+
+
+def write(config: EvalConfig, summary: runs.Summary) -> None:
+    """Note that `config` is done."""
+    tasks = next(iter(summary.conditions.values())).tasks
+    record = {"asked": _asked(config), "conditions": list(summary.conditions), "tasks": list(tasks)}
+    with runs.writing(config.out):
+        runs.write_json(config.out / FILE, record)
+
+
+def _asked(config: EvalConfig) -> dict[str, Any]:
+    """The arguments in the form that JSON gives back, and what the files they name hold."""
+    asked = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(_files(config))}
+    result: dict[str, Any] = json.loads(json.dumps({**asked, "files": files}))
+    return result
+
+
+def _files(config: EvalConfig) -> Iterator[Path]:
+    """Every file that the results depend on: the policy's folder, and the verifiers given by path."""
+    shipped = Path(robotest.policies.__path__[0]) / "weights" / config.policy
+    for folder in (Path(config.policy), shipped):
+        if folder.is_dir():
+            yield from folder.glob("*.safetensors")
+    for text in config.verifiers:
+        _, _, file = text.partition("=")
+        if file and Path(file).is_file():
+            yield Path(file)

@@ -1,0 +1,108 @@
+"""What an installation has and lacks, each finding with what to do about it."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from robotest.errors import RobotestError
+from robotest.gl import use_headless_gl
+
+LIBRARIES = ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")
+"""System libraries that MuJoCo draws through on Linux."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        what: e.g. ``torch``.
+        ok: whether it serves.
+        detail: its version or state; if it does not serve, what to do.
+    """
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look at the interpreter, packages, libraries, drawing, video encoding and shipped weights; nothing raises."""
+    use_headless_gl()
+    looks: dict[str, Callable[[], str]] = {
+        "python": lambda: sys.version.split()[0],
+        "processor": lambda: f"{os.cpu_count()} cores",
+        "drawing": _drawing,
+        "video": _video,
+        "weights": _weights,
+    }
+    return [*_packages(), *_libraries(), *(_finding(what, look) for what, look in looks.items())]
+
+
+def _finding(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, ok=True, detail=look())
+    except Exception as error:  # noqa: BLE001 - whatever is wrong here is the finding
+        return Finding(what, ok=False, detail=" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _packages() -> Iterator[Finding]:
+    """What `robotest` requires, without its extras."""
+    for requirement in importlib.metadata.requires("robotest") or ():
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if "extra ==" in requirement:
+            continue
+        try:
+            yield Finding(name, ok=True, detail=importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, ok=False, detail=f"not installed: pip install '{requirement}'")
+
+
+def _libraries() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        return
+    for name in LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+            yield Finding(name, ok=True, detail="found")
+        except OSError:
+            yield Finding(name, ok=False, detail="missing: apt-get install libegl1 libgl1 libopengl0 (Debian, Ubuntu)")
+
+
+def _drawing() -> str:
+    """Draw one white ball and look whether it is there."""
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1' rgba='1 1 1 1'/></worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = mujoco.Renderer(model, 32, 32)
+    try:
+        renderer.update_scene(data)
+        if not renderer.render().any():
+            raise RobotestError("pictures are black; try another MUJOCO_GL (egl, osmesa, glfw)")
+    finally:
+        renderer.close()
+    return f"works (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'default')})"
+
+
+def _video() -> str:
+    import imageio_ffmpeg
+
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def _weights() -> str:
+    import robotest.policies
+
+    files = sorted((Path(robotest.policies.__path__[0]) / "weights").glob("*/*.safetensors"))
+    if not files:
+        raise RobotestError("no shipped weights; reinstall, or make them with `make weights`")
+    return ", ".join(f"{f.parent.name}/{f.name} {f.stat().st_size / 1e6:.1f} MB" for f in files)

@@ -1,0 +1,62 @@
+"""What a person sees while something runs: bars on standard error, so that standard output stays for results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from robotest import evaluate
+
+NON_TERMINAL_WIDTH = 130
+"""Columns when the output is a file or a pipe, so that tables keep their rows on one line."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console of the terminal's width, or a wide one where there is no terminal."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=NON_TERMINAL_WIDTH)
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar over `total` things; call what is yielded after each."""
+    with _columns() as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextlib.contextmanager
+def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
+    """Show the bar of a run with the task it is at and the running rate of each condition."""
+    running: dict[str, list[bool]] = {}
+    with _columns() as progress:
+        task = progress.add_task("loading", total=None)
+
+        def update(state: evaluate.Progress) -> None:
+            if state.episode is None:
+                if state.found:
+                    progress.console.print(f"continuing: {state.found} of {state.total} episodes are there already")
+                progress.update(task, total=state.total, completed=state.done, description="episodes")
+                return
+            if state.episode.outcome != "error":
+                running.setdefault(state.episode.condition, []).append(state.episode.outcome == "success")
+            rates = "  ".join(f"{name} {sum(won)}/{len(won)}" for name, won in running.items())
+            progress.update(task, completed=state.done, description=f"{state.episode.task}  {rates}")
+
+        yield update
+
+
+def _columns() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+    )

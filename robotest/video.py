@@ -1,0 +1,236 @@
+"""Videos of recorded episodes, rendered from their states after the run: what was not wanted costs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import imageio.v2 as imageio
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from robotest import recording, registry, runs
+from robotest.errors import RobotestError
+from robotest.recording import Recording
+from robotest.types import Episode, Outcome, SimulatedEnv
+
+Selection = Literal["none", "default", "succeeded", "failed", "errors", "all"]
+"""Which episodes to show; ``default`` is up to two failures and one success of each condition and task."""
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+_MAIN = (288, 384)  # height, width [px]; with the others it adds up to multiples of 16, which the encoder wants
+_SMALL = (96, 128)
+_CAPTION = 48
+_SIZE = (_MAIN[0] + _CAPTION, _MAIN[1] + _SMALL[1])
+_COLOURS: Mapping[Outcome, str] = {"success": "#2ca25f", "failure": "#d7301f", "error": "#f0a030"}
+_INK, _PAPER, _DIM, _CHOSEN = "#f2f2f2", "#16191d", "#6b7580", "#4aa3ff"
+_WANTED: Mapping[Selection, Mapping[Outcome, int]] = {
+    "none": {},
+    "default": {"failure": 2, "success": 1},
+    "succeeded": {"success": 10**9},
+    "failed": {"failure": 10**9},
+    "errors": {"error": 10**9},
+    "all": {"success": 10**9, "failure": 10**9, "error": 10**9},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoStyle:
+    """How a video is played.
+
+    Attributes:
+        stride: every how many control steps a picture is made.
+        speed: how many times faster than the episode it plays.
+        hold_s: how long the last picture stays [s].
+    """
+
+    stride: int = 2
+    speed: float = 2.0
+    hold_s: float = 1.0
+
+
+def select(episodes: Iterable[Episode], selection: Selection) -> list[runs.Key]:
+    """Return the first episodes, in order of their index, that a selection takes of each condition and task."""
+    if selection not in get_args(Selection):
+        raise RobotestError(
+            f"unknown selection of episodes {selection!r}; give one of {', '.join(get_args(Selection))}"
+        )
+    taken: dict[tuple[str, str, Outcome], int] = {}
+    keys = []
+    for episode in sorted(episodes, key=lambda e: e.index):
+        group = (episode.condition, episode.task, episode.outcome)
+        taken[group] = taken.get(group, 0) + 1
+        if taken[group] <= _WANTED[selection].get(episode.outcome, 0):
+            keys.append(runs.key_of(episode))
+    return sorted(keys)
+
+
+def render_run(
+    run: Path, keys: Sequence[runs.Key], style: VideoStyle = VideoStyle(), done: Callable[[Path], None] = lambda _: None
+) -> list[Path]:
+    """Render episodes of a run to mp4 files beside their episode files; one that exists is kept.
+
+    Args:
+        run: the run directory.
+        keys: which episodes.
+        style: how they are played.
+        done: called after each video.
+
+    Raises:
+        ArtifactError: an episode file is missing or damaged.
+        RobotestError: the environment is not a simulator, or cannot be built again.
+    """
+    paths = []
+    with _environments() as environment_of:
+        for key in keys:
+            source = runs.episode_path(run, key)
+            path = source.with_suffix(".mp4")
+            if not path.exists():
+                recorded = recording.read(source)
+                render(recorded, environment_of(recorded.scene), path, style)
+            paths.append(path)
+            done(path)
+    return paths
+
+
+def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle = VideoStyle()) -> None:
+    """Render one episode to an mp4 file; `path` appears when it is complete.
+
+    Args:
+        recorded: the episode.
+        env: the environment it ran in.
+        path: where to.
+        style: how it is played.
+
+    Raises:
+        RobotestError: the recording holds no states.
+    """
+    if recorded.snapshots is None or not len(recorded.snapshots):
+        raise RobotestError(f"{path.with_suffix('.h5')} holds no states to make a video of (not a simulator)")
+    env.reset(recorded.scene.reset_seed)
+    last = len(recorded.snapshots) - 1
+    steps = sorted({*range(0, last, style.stride), last})
+    fps = style.speed / (style.stride * recorded.scene.control_dt)
+    partial = path.with_name(f".{path.name}")
+    with _writer(partial, fps) as write:
+        for step in steps:
+            env.restore(recorded.snapshots[step])
+            frame = compose(recorded, step, _pictures(env), style.speed)
+            write(frame)
+        for _ in range(round(style.hold_s * fps)):
+            write(frame)
+    partial.replace(path)
+
+
+def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: float) -> Picture:
+    """Lay out one frame: the main picture, up to two small ones, the scores of the decision in force, a caption.
+
+    Args:
+        recorded: the episode.
+        step: how many actions have been executed.
+        pictures: the main one, then the small ones.
+        speed: printed in the caption.
+    """
+    canvas = Image.new("RGB", _SIZE[::-1], _PAPER)
+    corners = [(0, 0), (_MAIN[1], 0), (_MAIN[1], _SMALL[0])]
+    for corner, picture in zip(corners, pictures, strict=False):
+        canvas.paste(Image.fromarray(picture), corner)
+    draw = ImageDraw.Draw(canvas)
+    _draw_caption(draw, recorded, step, speed)
+    decision = int(np.searchsorted(recorded.decision_steps, step, side="right")) - 1
+    if 0 <= decision:
+        where = (_MAIN[1], 2 * _SMALL[0], _SIZE[1], _MAIN[0])
+        _draw_scores(draw, where, recorded.scores[decision], int(recorded.chosen[decision]), decision)
+    return np.asarray(canvas)
+
+
+def _pictures(env: SimulatedEnv) -> list[Picture]:
+    """Render the first camera large and the next two small."""
+    sizes = [_MAIN, _SMALL, _SMALL]
+    return [env.render(camera, *size) for camera, size in zip(env.spec.cameras, sizes, strict=False)]
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, recorded: Recording, step: int, speed: float) -> None:
+    episode, top = recorded.episode, _MAIN[0]
+    right = _SIZE[1] - 8
+    draw.text((8, top + 5), _shortened(episode.instruction, 62), _INK, _font(14))
+    draw.text((8, top + 27), f"{episode.condition}  ·  {episode.task} #{episode.index}", _DIM, _font(13))
+    draw.text((right, top + 5), episode.outcome, _COLOURS[episode.outcome], _font(14), anchor="ra")
+    draw.text((right, top + 27), f"step {step}/{episode.steps}  x{speed:g}", _DIM, _font(13), anchor="ra")
+
+
+def _draw_scores(
+    draw: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    scores: Float64[np.ndarray, " M"],
+    chosen: int,
+    decision: int,
+) -> None:
+    """Bars from the lowest to the highest score of this decision: only their order and spacing mean anything."""
+    left, top, right, bottom = box
+    draw.text((left + 6, top + 4), f"scores, decision {decision + 1}", _DIM, _font(11))
+    low, high = float(scores.min()), float(scores.max())
+    heights = (scores - low) / (high - low) if high > low else np.ones_like(scores)
+    floor, room, width = bottom - 4, bottom - top - 26, (right - left - 12) / len(scores)
+    for m, height in enumerate(heights):
+        x = left + 6 + m * width
+        bar = (x, floor - 3 - room * height, x + max(width - 2, 1), floor)
+        draw.rectangle(bar, _CHOSEN if m == chosen else _DIM)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@contextlib.contextmanager
+def _writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
+    """An mp4 that every player shows (H.264, yuv420p); the file is removed if anything goes wrong."""
+    try:
+        with imageio.get_writer(
+            path,
+            format="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            pixelformat="yuv420p",
+            macro_block_size=16,
+            quality=None,
+            output_params=["-preset", "veryfast", "-crf", "27", "-threads", "1", "-movflags", "+faststart"],
+        ) as writer:
+            yield writer.append_data
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _environments() -> Iterator[Callable[[recording.Scene], SimulatedEnv]]:
+    """Build each environment once, and close them all at the end."""
+    built: dict[Any, SimulatedEnv] = {}
+
+    def environment_of(scene: recording.Scene) -> SimulatedEnv:
+        key = (scene.env, scene.task, scene.options)
+        if key not in built:
+            env = registry.resolve("env", scene.env).make(scene.task, scene.options)
+            if not isinstance(env, SimulatedEnv):
+                raise RobotestError(
+                    f"{scene.env}:{scene.task} cannot restore states, so no video can be made afterwards"
+                )
+            built[key] = env
+        return built[key]
+
+    try:
+        yield environment_of
+    finally:
+        for env in built.values():
+            env.close()
