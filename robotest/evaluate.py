@@ -245,12 +245,12 @@ def load_policy(text: str) -> tuple[Policy, Path | None]:
         UnknownNameError: it is none of the three.
         ArtifactError: its weights are missing or damaged.
     """
-    folder = Path(text)
-    if folder.is_dir():
+    known, folder = table("policy"), Path(text)
+    if text not in known and folder.is_dir():
         policy: Policy = resolve("policy", "mini_vla")(folder)
         return policy, folder
-    if text not in table("policy") and ("/" in text or ":" not in text):
-        raise UnknownNameError("policy", text, [*table("policy"), "a folder that `robotest train` wrote"])
+    if text not in known and ("/" in text or ":" not in text):
+        raise UnknownNameError("policy", text, [*known, "a folder that `robotest train` wrote"])
     policy = resolve("policy", text)(None)
     shipped = Path(robotest.policies.__path__[0]) / "weights" / text
     return policy, shipped if shipped.is_dir() else None

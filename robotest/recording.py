@@ -46,9 +46,9 @@ class Recording:
     Attributes:
         episode: its result.
         scene: how to show it.
-        snapshots: the complete state after the reset and after each action; None if not a simulator.
         actions: the actions really sent.
         success: the task's predicate after each action.
+        snapshots: the complete state after the reset and after each action; None if not a simulator.
         decision_steps: number of the first action of each decision.
         candidates: what was sampled.
         scores: of the candidates, higher is better.
@@ -57,9 +57,9 @@ class Recording:
 
     episode: Episode
     scene: Scene
-    snapshots: Float64[np.ndarray, "T+1 N"] | None
     actions: Float32[np.ndarray, "T A"]
     success: Bool[np.ndarray, " T"]
+    snapshots: Float64[np.ndarray, "T+1 N"] | None
     decision_steps: Int64[np.ndarray, " D"]
     candidates: Float32[np.ndarray, "D M H A"]
     scores: Float64[np.ndarray, "D M"]
@@ -110,12 +110,11 @@ def read(path: Path) -> Recording:
             raise ArtifactError(f"{path} is not an episode file of this version ({FORMAT})")
         episode: dict[str, Any] = json.loads(file.attrs["episode"])
         scene: dict[str, Any] = json.loads(file.attrs["scene"])
-        arrays = {name: file[name][()] for name in file}
-    return Recording(
-        episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
-        scene=Scene(**{**scene, "options": EnvOptions(**scene["options"])}),
-        **{"snapshots": None, **arrays},
-    )
+        return Recording(
+            episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
+            scene=Scene(**{**scene, "options": EnvOptions(**scene["options"])}),
+            **{"snapshots": None, **{name: file[name][()] for name in file}},
+        )
 
 
 def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]]]]:

@@ -29,6 +29,7 @@ FORMAT = 1
 Key = tuple[str, str, int]
 """(condition, task, index): what identifies an episode within a run."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
+_KINDS = {"condition": str, "task": str, "index": int, "steps": int, "decisions": int, "wall_s": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,14 +347,19 @@ def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
 def _to_line(episode: Episode) -> dict[str, Any]:
     """Times apart from the rest: without them two runs of one command give the same bytes."""
     data = dataclasses.asdict(episode)
-    return {**data, "time": {name: round(data.pop(name), 6) for name in _TIMES}}
+    times = {name: round(data.pop(name), 6) for name in _TIMES}
+    return {**data, "time": times}
 
 
 def _from_line(data: dict[str, Any]) -> Episode:
     times = data.pop("time")
-    if data["outcome"] not in ("success", "failure", "error"):
-        raise ValueError(f"outcome {data['outcome']!r} is none of success, failure, error")
-    return Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
+    episode = Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
+    if episode.outcome not in ("success", "failure", "error"):
+        raise ValueError(f"outcome {episode.outcome!r} is none of success, failure, error")
+    for name, kind in _KINDS.items():
+        if type(getattr(episode, name)) is not kind:
+            raise ValueError(f"{name} {getattr(episode, name)!r} is not of type {kind.__name__}")
+    return episode
 
 
 def _rate_json(rate: stats.Rate) -> dict[str, Any]:

@@ -32,7 +32,9 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
         _check_apply(env)
         _check_bad_actions(env)
         if isinstance(env, SimulatedEnv):
-            _check_snapshot(env)
+            with closing(suite.make(task, options)) as twin:
+                _require(isinstance(twin, SimulatedEnv), "make() gives objects of different kinds")
+                _check_snapshot(env, twin)
         env.stop()
         env.stop()
 
@@ -146,8 +148,8 @@ def _check_bad_actions(env: Env) -> None:
             env.apply(action)
 
 
-def _check_snapshot(env: SimulatedEnv) -> None:
-    """A restored state continues bit for bit, also in the middle of a chunk."""
+def _check_snapshot(env: SimulatedEnv, twin: Env) -> None:
+    """A restored state continues bit for bit, in the middle of a chunk and in another environment object."""
     actions = _actions(env)
     env.reset(_SEED)
     _act(env, actions[:2])
@@ -157,11 +159,12 @@ def _check_snapshot(env: SimulatedEnv) -> None:
     _require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
     end = _continue(env, actions[2:])
     _require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
-    env.reset(_SEED)
-    env.restore(middle)
-    _require(np.array_equal(middle, env.snapshot()), "snapshot() after restore() is another state")
-    _require_same(seen, env.observe(), "observe() after restore() gives a different observation")
-    _require(np.array_equal(end, _continue(env, actions[2:])), "a restored episode continues differently")
+    for other, where in ((env, ""), (twin, " in another environment")):
+        other.reset(_SEED)
+        other.restore(middle)
+        _require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
+        _require_same(seen, other.observe(), f"observe() after restore(){where} gives a different observation")
+        _require(np.array_equal(end, _continue(other, actions[2:])), f"a restored episode continues differently{where}")
     camera = next(iter(env.spec.cameras), None)
     if camera is not None:
         picture = env.render(camera, 48, 64)

@@ -192,6 +192,7 @@ class EnvOptions:
     image_size: int = 64
 
 
+@runtime_checkable
 class Suite(Protocol):
     """A family of tasks that share an action and state layout. What the registry's ``env`` names resolve to."""
 
@@ -205,6 +206,7 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Samples chunks. Stateless between calls."""
 
@@ -224,6 +226,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """Scores candidates."""
 
@@ -240,6 +243,7 @@ class Verifier(Protocol):
         ...
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Where time comes from."""
 
@@ -252,6 +256,7 @@ class Clock(Protocol):
         ...
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Listens to one episode."""
 

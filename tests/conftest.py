@@ -1,0 +1,11 @@
+"""Makes every annotation of the numpy parts, shapes too, a check while the tests run; outside they cost nothing."""
+
+from __future__ import annotations
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
+
+PARTS = "evaluate planner randomness recording rollout runs specs stats testing types verifiers.controls"
+jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom, binomtest, multinomial, norm
+
+from robotest import stats
+from robotest.errors import RobotestError
+from robotest.types import Episode, Outcome
+
+LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
+SHORT: dict[str, Outcome] = {"+": "success", "-": "failure", "!": "error"}
+
+
+def episodes(condition: str, outcomes: str, task: str = "near") -> list[Episode]:
+    return [
+        Episode(condition, task, i, SHORT[o], 1, 1, "go", (0,), "broke" if o == "!" else None, 0, 0, 0)
+        for i, o in enumerate(outcomes)
+        if o != " "
+    ]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    """(only_a, only_b, pairs)."""
+    only_a, only_b, same = (draw(st.integers(0, 60)) for _ in range(3))
+    return only_a, only_b, max(1, only_a + only_b + same)
+
+
+def test_errors_stand_beside_the_rate() -> None:
+    rate = stats.rate(episodes("a", "++-!!"))
+    assert (rate.successes, rate.failures, rate.errors, rate.episodes) == (2, 1, 2, 5)
+    assert rate.rate == pytest.approx(2 / 3)
+    assert rate.interval == stats.wilson(2, 3)
+
+
+@pytest.mark.parametrize("outcomes", ["", "!!"])
+def test_no_valid_episode_is_no_rate(outcomes: str) -> None:
+    rate = stats.rate(episodes("a", outcomes))
+    assert rate.rate is None
+    assert rate.interval is None
+
+
+@given(st.integers(1, 400), st.data(), LEVELS)
+def test_wilson_agrees_with_scipy(n: int, data: st.DataObject, level: float) -> None:
+    successes = data.draw(st.integers(0, n))
+    theirs = binomtest(successes, n).proportion_ci(level, method="wilson")
+    assert stats.wilson(successes, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilsons_example() -> None:
+    assert stats.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0, -1.0, math.nan])
+def test_a_level_is_a_fraction(level: float) -> None:
+    with pytest.raises(RobotestError, match="confidence level"):
+        stats.wilson(1, 2, level)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_sums_the_coin_flips_as_unlikely_as_these(only_a: int, only_b: int) -> None:
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
+    assert stats.mcnemar(only_a, only_b) == pytest.approx(min(1.0, 2 * tail))
+    assert stats.mcnemar(only_a, only_b) == stats.mcnemar(only_b, only_a)
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "p"), [(0, 0, 1.0), (1, 0, 1.0), (62, 31, 0.0017), (42, 73, 0.005)])
+def test_mcnemar_of_known_tables(only_a: int, only_b: int, p: float) -> None:
+    assert stats.mcnemar(only_a, only_b) == pytest.approx(p, abs=6e-4)
+
+
+def profile_score(only_a: int, only_b: int, n: int, delta: float) -> float:
+    """Tango's statistic by an independent route: the nuisance probability is maximised numerically."""
+    same = n - only_a - only_b
+
+    def negative_log_likelihood(q: float) -> float:
+        cells = ((only_a, q + delta), (only_b, q), (same, 1 - 2 * q - delta))
+        return -sum(count * math.log(p) for count, p in cells if count and p > 0) + sum(
+            1e9 for count, p in cells if count and p <= 0
+        )
+
+    low, high = max(0.0, -delta), (1 - delta) / 2
+    q = minimize_scalar(negative_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    return float((only_a - only_b - n * delta) / math.sqrt(n * (2 * q + delta - delta**2)))
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(12, 5, 40), (62, 31, 300), (3, 9, 20), (10, 10, 60), (25, 1, 30)])
+def test_tango_ends_where_the_score_test_begins_to_reject(only_a: int, only_b: int, n: int, level: float) -> None:
+    interval = stats.tango(only_a, only_b, n, level)
+    assert interval is not None
+    z = norm.ppf(0.5 + level / 2)
+    assert profile_score(only_a, only_b, n, interval[0]) == pytest.approx(z, abs=1e-4)
+    assert profile_score(only_a, only_b, n, interval[1]) == pytest.approx(-z, abs=1e-4)
+
+
+def test_tango_without_discordant_pairs_has_a_closed_form() -> None:
+    z = norm.ppf(0.975)
+    expected = z**2 / (50 + z**2)
+    assert stats.tango(0, 0, 50) == pytest.approx((-expected, expected))
+
+
+@given(tables(), LEVELS)
+def test_tango_holds_the_estimate_and_turns_with_the_sides(table: tuple[int, int, int], level: float) -> None:
+    only_a, only_b, n = table
+    interval, turned = stats.tango(only_a, only_b, n, level), stats.tango(only_b, only_a, n, level)
+    assert interval is not None
+    assert turned is not None
+    assert -1 <= interval[0] <= (only_a - only_b) / n <= interval[1] <= 1
+    assert interval[0] < interval[1]
+    assert interval == pytest.approx((-turned[1], -turned[0]), abs=1e-9)
+
+
+@given(tables())
+def test_tango_grows_with_the_level_and_shrinks_with_the_sample(table: tuple[int, int, int]) -> None:
+    only_a, only_b, n = table
+    narrow, wide = stats.tango(only_a, only_b, n, 0.9), stats.tango(only_a, only_b, n, 0.99)
+    larger = stats.tango(4 * only_a, 4 * only_b, 4 * n, 0.9)
+    assert narrow is not None
+    assert wide is not None
+    assert larger is not None
+    assert wide[0] <= narrow[0] < narrow[1] <= wide[1]
+    assert larger[1] - larger[0] < narrow[1] - narrow[0]
+
+
+@functools.cache
+def cached_tango(only_a: int, only_b: int, n: int) -> stats.Interval:
+    interval = stats.tango(only_a, only_b, n)
+    assert interval is not None
+    return interval
+
+
+@pytest.mark.parametrize("cells", [(0.15, 0.15), (0.2, 0.1), (0.05, 0.05), (0.3, 0.15)])
+def test_coverage_of_tango_by_enumeration(cells: tuple[float, float]) -> None:
+    n, (p, q) = 40, cells
+    covered = 0.0
+    for only_a, only_b in itertools.product(range(n + 1), repeat=2):
+        if only_a + only_b <= n:
+            interval = cached_tango(only_a, only_b, n)
+            if interval[0] <= p - q <= interval[1]:
+                covered += multinomial.pmf([only_a, only_b, n - only_a - only_b], n, [p, q, 1 - p - q])
+    assert 0.935 <= covered <= 0.965
+
+
+def test_coverage_of_wilson_by_enumeration() -> None:
+    n = 100
+    coverage = []
+    for p in [k / 20 for k in range(2, 19)]:
+        intervals = [stats.wilson(k, n) or (0, 0) for k in range(n + 1)]
+        coverage.append(sum(binom.pmf(k, n, p) for k, (low, high) in enumerate(intervals) if low <= p <= high))
+    assert min(coverage) > 0.92
+    assert 0.94 <= sum(coverage) / len(coverage) <= 0.96
+
+
+def test_a_comparison_counts_the_pairs_of_common_episodes() -> None:
+    a = episodes("a", "++--+!+") + episodes("a", "+", "far")
+    b = episodes("b", "+-+-+++ +") + episodes("c", "+++++++")
+    comparison = stats.compare("a", "b", [*b, *a])
+    assert (comparison.both, comparison.only_a, comparison.only_b, comparison.neither) == (3, 1, 1, 1)
+    assert (comparison.pairs, comparison.excluded, comparison.difference) == (6, 1, 0.0)
+    assert comparison.interval == stats.tango(1, 1, 6)
+    assert comparison.p_value == 1.0
+
+
+def test_the_difference_is_a_minus_b() -> None:
+    both = episodes("a", "++++") + episodes("b", "+---")
+    comparison = stats.compare("a", "b", both)
+    assert comparison.difference == 0.75
+    assert stats.compare("b", "a", both).difference == -0.75
+
+
+@pytest.mark.parametrize(("a", "b"), [("", ""), ("!!", "++"), ("++  ", "  ++"), ("++", "")])
+def test_no_common_pair_is_not_enough_data(a: str, b: str) -> None:
+    comparison = stats.compare("a", "b", episodes("a", a) + episodes("b", b))
+    assert (comparison.pairs, comparison.difference, comparison.interval, comparison.p_value) == (0, None, None, None)
