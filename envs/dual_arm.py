@@ -1,0 +1,237 @@
+"""The built-in dual-arm suite: RoboTwin-style tasks for two RealMan RM75 arms, in MuJoCo.
+
+Actions have two modes. ``joint``: absolute joint positions of both arms and gripper openings, RoboTwin's layout
+[left 7, left gripper, right 7, right gripper]. ``tip``: per arm the offset of the tip from the one commanded when the
+chunk started, its turn about the vertical, and the gripper's opening; differential kinematics makes joints of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from robotest.envs.dual_arm_randomize import randomize
+from robotest.envs.dual_arm_tasks import TASKS, Scene, Task
+from robotest.envs.dual_arm_world import CAMERAS, CONTROL_DT, World
+from robotest.errors import InvalidActionError, UnknownNameError
+from robotest.hardware import layout, rm75
+from robotest.hardware.kinematics import DualArmKinematics
+from robotest.randomness import derive, generator
+from robotest.specs import Component, EnvSpec, VectorSpec
+from robotest.types import EnvOptions, Observation, StepStatus
+
+HOME_TIP: Final = np.array([[-0.30, -0.06, 0.20, 0.0], [0.30, -0.06, 0.20, 0.0]])
+"""Tips at the start of every episode: x, y, z [m], yaw [rad]."""
+WORKSPACE_LOW_M: Final = np.array([-0.45, -0.20, -0.02])
+WORKSPACE_HIGH_M: Final = np.array([0.45, 0.28, 0.40])
+_SETTLE_STEPS = 50
+
+_ARM_STATE = (
+    ("joints", 7, "rad", "joint_position", 6.2832),
+    ("tip", 3, "m", "commanded_position_xyz_world", 1.0),
+    ("yaw", 1, "rad", "commanded_turn_about_z_world", 3.1416),
+)
+STATE: Final = VectorSpec(
+    "dual_rm75",
+    tuple(
+        c
+        for side in layout.SIDES
+        for c in (
+            *(Component(f"{side}_{n}", k, unit, what, -b, b) for n, k, unit, what, b in _ARM_STATE),
+            Component(f"{side}_gripper", 1, "fraction", "measured_opening_0_closed_1_open", 0.0, 1.1),
+        )
+    ),
+)
+ACTIONS: Final = {
+    "tip": VectorSpec(
+        "tip",
+        tuple(
+            c
+            for side in layout.SIDES
+            for c in (
+                Component(f"{side}_tip", 3, "m", "position_xyz_world", -0.6, 0.6, "chunk_start"),
+                Component(f"{side}_yaw", 1, "rad", "turn_about_z_world", -3.1416, 3.1416, "chunk_start"),
+                Component(f"{side}_gripper", 1, "fraction", "opening_0_closed_1_open", 0.0, 1.0),
+            )
+        ),
+    ),
+    "joint": VectorSpec(
+        "joint",
+        tuple(
+            c
+            for side in layout.SIDES
+            for c in (
+                Component(f"{side}_joints", 7, "rad", "joint_position", -6.2832, 6.2832),
+                Component(f"{side}_gripper", 1, "fraction", "opening_0_closed_1_open", 0.0, 1.0),
+            )
+        ),
+    ),
+}
+
+
+class DualArmEnv:
+    """One task of the suite. Deterministic: an episode is a function of the reset seed and the actions."""
+
+    def __init__(self, task: Task, options: EnvOptions) -> None:
+        self._task = task
+        self._options = options
+        self._world = World(task.objects)
+        self._kinematics = DualArmKinematics()
+        self._max_step = rm75.JOINT_SPEED_RAD_S * CONTROL_DT
+        self._home = _home_joints(self._kinematics)
+        size = (options.image_size, options.image_size)
+        self.spec: Final = EnvSpec(
+            name="dual_arm",
+            task=task.name,
+            setting=options.setting,
+            action=ACTIONS[options.action_mode],
+            state=STATE,
+            cameras=dict.fromkeys(CAMERAS, size),
+            control_dt=CONTROL_DT,
+            max_steps=task.max_steps,
+        )
+        self._low, self._high = self.spec.action.low, self.spec.action.high
+        self.scene: Scene
+        self.instruction = ""
+        self._steps = 0
+        self._progress = 0
+        self._commanded = HOME_TIP.copy()
+        self._anchor = HOME_TIP.copy()
+
+    @property
+    def world(self) -> World:
+        """The simulated world, for scripted experts."""
+        return self._world
+
+    @property
+    def commanded(self) -> Float64[np.ndarray, "2 4"]:
+        """Tips commanded last: x, y, z [m], yaw [rad]."""
+        return self._commanded.copy()
+
+    @property
+    def progress(self) -> int:
+        """Sub-goals reached so far, -1 if a wrong one was."""
+        return self._progress
+
+    def reset(self, seed: int) -> None:
+        """Start an episode drawn from `seed`."""
+        rng = generator(derive(seed, self.spec.task))
+        self._world.reset(self._home)
+        if self._options.setting == "randomized":
+            randomize(self._world, generator(derive(seed, "randomize")))
+        self.scene = self._task.start(self._world, rng)
+        templates = self._task.seen if self._options.wording == "seen" else self._task.unseen
+        self.instruction = templates[rng.integers(len(templates))].format(**self.scene.words)
+        self._world.settle(_SETTLE_STEPS)
+        self._world.data.time = 0.0
+        self._steps = self._progress = 0
+        self._commanded = HOME_TIP.copy()
+        self.begin_chunk()
+
+    def observe(self) -> Observation:
+        """Render the three cameras and read the arms."""
+        size = self._options.image_size
+        images = {camera: self._world.render(camera, size, size) for camera in CAMERAS}
+        joints, openings = self._world.joints(), self._world.openings()
+        state = np.concatenate(
+            [np.concatenate([joints[a], self._commanded[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32
+        )
+        return Observation(images, state, self.instruction, self._steps * CONTROL_DT)
+
+    def begin_chunk(self) -> None:
+        """Measure tip offsets from the tips commanded now."""
+        self._anchor = self._commanded.copy()
+
+    def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
+        """Execute one action for 0.1 s; numbers outside the spec's bounds are clipped to them."""
+        if np.shape(action) != self._low.shape:
+            raise InvalidActionError(
+                f"action has shape {np.shape(action)}; {self.spec.action.mode} takes {self._low.shape}"
+            )
+        if not np.all(np.isfinite(action)):
+            raise InvalidActionError(f"action is not finite: {np.asarray(action).tolist()}")
+        sent = np.clip(np.asarray(action, np.float32), self._low, self._high)
+        joints, openings = self._tip_command(sent) if self._options.action_mode == "tip" else self._joint_command(sent)
+        self._world.move(joints, openings)
+        self._steps += 1
+        self._progress = self._task.progress(self._world, self.scene, self._progress)
+        success = self._task.success(self._world, self.scene, self._progress)
+        return StepStatus(success=success, done=success or self._progress < 0, sent=sent)
+
+    def _tip_command(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[Float64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"]]:
+        per_arm = action.astype(np.float64).reshape(2, 5)
+        target = self._anchor + per_arm[:, :4]
+        np.clip(target[:, :3], WORKSPACE_LOW_M, WORKSPACE_HIGH_M, out=target[:, :3])
+        self._commanded = target
+        return self._kinematics.solve(self._world.commanded_joints(), target, self._max_step), per_arm[:, 4]
+
+    def _joint_command(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[Float64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"]]:
+        per_arm = action.astype(np.float64).reshape(2, 8)
+        before = self._world.commanded_joints()
+        joints = np.clip(per_arm[:, :7], before - self._max_step, before + self._max_step)
+        np.clip(joints, -rm75.JOINT_LIMIT_RAD, rm75.JOINT_LIMIT_RAD, out=joints)
+        self._commanded = self._kinematics.tips(joints)
+        return joints, per_arm[:, 7]
+
+    def snapshot(self) -> Float64[np.ndarray, " N"]:
+        """Steps, progress, commanded tips, chunk anchor, and MuJoCo's integration state."""
+        own = [float(self._steps), float(self._progress), *self._commanded.ravel(), *self._anchor.ravel()]
+        return np.concatenate([own, self._world.snapshot()])
+
+    def restore(self, state: Float64[np.ndarray, " N"]) -> None:
+        """Return to a snapshot of the same episode."""
+        self._steps, self._progress = int(state[0]), int(state[1])
+        self._commanded = state[2:10].reshape(2, 4).copy()
+        self._anchor = state[10:18].reshape(2, 4).copy()
+        self._world.restore(state[18:])
+        self._task.progress(self._world, self.scene, self._progress)  # relights what was lit
+
+    def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture from ``head``, ``left_wrist``, ``right_wrist`` or ``front``."""
+        return self._world.render(camera, height, width)
+
+    def stop(self) -> None:
+        """Nothing moves on in a simulator that is not stepped."""
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self._world.close()
+
+
+def _home_joints(kinematics: DualArmKinematics) -> Float64[np.ndarray, "2 7"]:
+    """Joint positions that put the tips at home, found from the rest posture."""
+    joints = layout.DOWN_REST_RAD.copy()
+    for _ in range(30):
+        joints = kinematics.solve(joints, HOME_TIP, np.full(7, 0.2))
+    return joints
+
+
+@dataclasses.dataclass(frozen=True)
+class DualArmSuite:
+    """The six tasks, in two settings and two action modes."""
+
+    name: str = "dual_arm"
+    tasks: tuple[str, ...] = tuple(TASKS)
+    settings: tuple[str, ...] = ("clean", "randomized")
+    action_modes: tuple[str, ...] = tuple(ACTIONS)
+
+    def make(self, task: str, options: EnvOptions) -> DualArmEnv:
+        """Build one task's environment."""
+        for kind, given, known in (
+            ("task of dual_arm", task, self.tasks),
+            ("setting of dual_arm", options.setting, self.settings),
+            ("action mode of dual_arm", options.action_mode, self.action_modes),
+        ):
+            if given not in known:
+                raise UnknownNameError(kind, given, known)
+        return DualArmEnv(TASKS[task], options)
+
+
+suite: Final = DualArmSuite()
