@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import tyro
@@ -19,7 +19,7 @@ from robotest.commands.evaluation import Compare, Eval, Video
 from robotest.commands.inspection import Check, Doctor, List
 from robotest.errors import InterruptedRunError, RobotestError
 
-COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, Callable[..., Command]] = {
     "list": List,
     "check": Check,
     "eval": Eval,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import re
@@ -37,18 +38,21 @@ def examine() -> list[Finding]:
     """Look at the interpreter, packages, libraries, drawing, video encoding and shipped weights; nothing raises."""
     use_headless_gl()
     looks: dict[str, Callable[[], str]] = {
+        **{name: functools.partial(_library, name) for name in (LIBRARIES if sys.platform == "linux" else ())},
         "python": lambda: sys.version.split()[0],
         "processor": lambda: f"{os.cpu_count()} cores",
         "drawing": _drawing,
         "video": _video,
         "weights": _weights,
     }
-    return [*_packages(), *_libraries(), *(_finding(what, look) for what, look in looks.items())]
+    return [*_packages(), *(_finding(what, look) for what, look in looks.items())]
 
 
 def _finding(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, ok=True, detail=look())
+    except RobotestError as error:
+        return Finding(what, ok=False, detail=str(error))
     except Exception as error:  # noqa: BLE001 - whatever is wrong here is the finding
         return Finding(what, ok=False, detail=" ".join(f"{type(error).__name__}: {error}".split()))
 
@@ -65,15 +69,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, ok=False, detail=f"not installed: pip install '{requirement}'")
 
 
-def _libraries() -> Iterator[Finding]:
-    if sys.platform != "linux":
-        return
-    for name in LIBRARIES:
-        try:
-            ctypes.CDLL(name)
-            yield Finding(name, ok=True, detail="found")
-        except OSError:
-            yield Finding(name, ok=False, detail="missing: apt-get install libegl1 libgl1 libopengl0 (Debian, Ubuntu)")
+def _library(name: str) -> str:
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise RobotestError("missing: apt-get install libegl1 libgl1 libopengl0 (Debian, Ubuntu)") from error
+    return "found"
 
 
 def _drawing() -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import imageio.v2 as imageio
 import numpy as np
@@ -57,10 +57,6 @@ class VideoStyle:
 
 def select(episodes: Iterable[Episode], selection: Selection) -> list[runs.Key]:
     """Return the first episodes, in order of their index, that a selection takes of each condition and task."""
-    if selection not in get_args(Selection):
-        raise RobotestError(
-            f"unknown selection of episodes {selection!r}; give one of {', '.join(get_args(Selection))}"
-        )
     taken: dict[tuple[str, str, Outcome], int] = {}
     keys = []
     for episode in sorted(episodes, key=lambda e: e.index):
@@ -144,7 +140,7 @@ def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: 
     draw = ImageDraw.Draw(canvas)
     _draw_caption(draw, recorded, step, speed)
     decision = int(np.searchsorted(recorded.decision_steps, step, side="right")) - 1
-    if 0 <= decision:
+    if decision >= 0:
         where = (_MAIN[1], 2 * _SMALL[0], _SIZE[1], _MAIN[0])
         _draw_scores(draw, where, recorded.scores[decision], int(recorded.chosen[decision]), decision)
     return np.asarray(canvas)
@@ -206,7 +202,8 @@ def _writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
             macro_block_size=16,
             quality=None,
             output_params=["-preset", "veryfast", "-crf", "27", "-threads", "1", "-movflags", "+faststart"],
-        ) as writer:
+        ) as opened:
+            writer: Any = opened  # imageio's types say nothing of writing
             yield writer.append_data
     except BaseException:
         path.unlink(missing_ok=True)
@@ -223,9 +220,7 @@ def _environments() -> Iterator[Callable[[recording.Scene], SimulatedEnv]]:
         if key not in built:
             env = registry.resolve("env", scene.env).make(scene.task, scene.options)
             if not isinstance(env, SimulatedEnv):
-                raise RobotestError(
-                    f"{scene.env}:{scene.task} cannot restore states, so no video can be made afterwards"
-                )
+                raise RobotestError(f"{scene.env}:{scene.task} cannot restore states, so it cannot be filmed")
             built[key] = env
         return built[key]
 
