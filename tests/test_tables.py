@@ -1,0 +1,81 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from robotest import runs, tables
+from robotest.types import Episode, Outcome
+
+
+def _episode(condition: str, task: str, index: int, outcome: Outcome) -> Episode:
+    return Episode(condition, task, index, outcome, 10, 2, "go", (0, 0), None, 0.01, 0.001, 0.5)
+
+
+def _summary(**outcomes: str) -> runs.Summary:
+    """One letter an episode, e.g. ``a="sfe"``; two tasks in turn."""
+    words: dict[str, Outcome] = {"s": "success", "f": "failure", "e": "error"}
+    episodes = [
+        _episode(name, ("near", "far")[i % 2], i // 2, words[letter])
+        for name, letters in outcomes.items()
+        for i, letter in enumerate(letters)
+    ]
+    return runs.summarise(episodes, tuple(outcomes), ("near", "far"))
+
+
+def _text(summary: runs.Summary, width: int = 140) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(tables.report(summary))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def _row(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.lstrip("│ ").startswith(start))
+    return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
+def test_rates_by_task_and_overall() -> None:
+    text = _text(_summary(random="sfsf", leverage="ssss"))
+    assert _row(text, "near")[1].startswith("100.0 [34.2, 100.0] 2/2")
+    assert _row(text, "far")[1].startswith("0.0 [0.0, 65.8] 0/2")
+    assert _row(text, "all tasks")[1:] == ["50.0 [15.0, 85.0] 2/4", "100.0 [51.0, 100.0] 4/4"]
+
+
+def test_errors_stand_beside_the_rate() -> None:
+    text = _text(_summary(random="sesf", leverage="eeee"))
+    assert _row(text, "all tasks")[1:] == ["66.7 [20.8, 93.9] 2/3 +1 error", "- +4 errors"]
+
+
+def test_comparison_row() -> None:
+    cells = _row(_text(_summary(random="sfsffe", leverage="sssssf")), "leverage")
+    assert cells[:7] == ["leverage", "random", "5 (-1)", "2", "3", "0", "0"]
+    assert cells[7].startswith("+60.0 [")
+    assert cells[8] == "0.250"
+
+
+def test_small_p_values_are_not_rounded_to_zero() -> None:
+    cells = _row(_text(_summary(random="f" * 40, leverage="s" * 40)), "leverage")
+    assert cells[8] == "1.8e-12"
+
+
+def test_one_condition_has_no_comparisons() -> None:
+    assert "Paired" not in _text(_summary(random="sf"))
+
+
+def test_speed() -> None:
+    text = _text(_summary(random="sf"))
+    assert "2 episodes, 20 control steps in 1.0 s of episodes: 20 steps/s, 4 decisions" in text
+    assert "random 5.0 + 0.50" in text
+
+
+def test_nothing_done_yet() -> None:
+    text = _text(_summary(random="", leverage=""))
+    assert _row(text, "all tasks")[1:] == ["-", "-"]
+    assert "steps/s" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_fits_the_terminal(width: int) -> None:
+    text = _text(_summary(random="sf", medoid="sf", cfn="ss", leverage="ss"), width)
+    assert max(map(len, text.splitlines())) <= width

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from robotest import recording, runs, video
+from robotest.errors import ArtifactError, RobotestError
+from robotest.evaluate import EvalConfig, evaluate
+from robotest.recording import Recording
+from robotest.types import EnvOptions, Episode, Outcome
+from tests.fakes import PointEnv
+
+
+def _episode(index: int, outcome: Outcome = "success", condition: str = "a", task: str = "near") -> Episode:
+    return Episode(condition, task, index, outcome, 12, 3, "reach the target", (1, 0, 1), None, 0.0, 0.0, 0.0)
+
+
+def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
+    """A point that moves right."""
+    states = np.zeros((n_steps + 1, 7))
+    states[:, 0] = np.linspace(-0.9, 0.9, n_steps + 1)
+    return Recording(
+        episode=_episode(0),
+        scene=recording.Scene("tests.fakes:suite", "near", EnvOptions(), 1, 0.1),
+        snapshots=states if snapshots else None,
+        actions=np.zeros((n_steps, 3), np.float32),
+        success=np.zeros(n_steps, bool),
+        decision_steps=np.array([0, 6]),
+        candidates=np.zeros((2, 4, 6, 3), np.float32),
+        scores=np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 5.0, 5.0, 5.0]]),
+        chosen=np.array([1, 0]),
+    )
+
+
+def _frames(path: Path) -> tuple[float, list[np.ndarray]]:
+    with imageio.get_reader(path) as reader:
+        return reader.get_meta_data()["fps"], list(reader.iter_data())
+
+
+def test_select_default_takes_two_failures_and_one_success() -> None:
+    episodes = [_episode(i, "failure") for i in (5, 1, 3)] + [_episode(i) for i in (4, 2)] + [_episode(0, "error")]
+    assert video.select(episodes, "default") == [("a", "near", 1), ("a", "near", 2), ("a", "near", 3)]
+
+
+def test_select_counts_each_condition_and_task_apart() -> None:
+    episodes = [_episode(0, condition=c, task=t) for c in "ab" for t in ("near", "far")]
+    assert len(video.select(episodes, "default")) == 4
+
+
+@pytest.mark.parametrize(
+    ("selection", "indices"), [("none", []), ("failed", [1]), ("succeeded", [0]), ("errors", [2]), ("all", [0, 1, 2])]
+)
+def test_select_by_outcome(selection: video.Selection, indices: list[int]) -> None:
+    episodes = [_episode(0), _episode(1, "failure"), _episode(2, "error")]
+    assert [index for _, _, index in video.select(episodes, selection)] == indices
+
+
+def test_a_video_has_the_first_the_last_and_every_second_state(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    video.render(_recording(13), PointEnv("near", EnvOptions()), path, video.VideoStyle(stride=2, speed=2, hold_s=0.2))
+    fps, frames = _frames(path)
+    assert fps == 10.0  # 1 / (0.1 s * stride 2) * speed 2
+    assert len(frames) == 8 + 2  # states 0, 2 .. 12 and 13, then the last one held
+    assert frames[0].shape == (336, 512, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_frames_show_the_states_in_order(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Spy(PointEnv):
+        def restore(self, state: np.ndarray) -> None:
+            super().restore(state)
+            seen.append(float(state[0]))
+
+    env = Spy("near", EnvOptions())
+    seen.clear()
+    recorded = _recording(4)
+    video.render(recorded, env, tmp_path / "a.mp4")
+    assert recorded.snapshots is not None
+    assert seen[1:] == recorded.snapshots[[0, 2, 4], 0].tolist()  # the first one is the reset
+
+
+def test_the_chosen_candidate_is_highlighted() -> None:
+    picture = np.zeros((288, 384, 3), np.uint8)
+    frame = video.compose(_recording(), 3, [picture], 1.0).astype(int)
+    bars = frame[192:288, 384:]
+    blue = (abs(bars - [0x4A, 0xA3, 0xFF]).sum(-1) < 20).any(0).nonzero()[0]
+    first, last = 6 + 29 * 1, 6 + 29 * 2  # the second of four bars
+    assert first <= blue.min()
+    assert blue.max() <= last
+
+
+def test_the_decision_in_force_is_shown() -> None:
+    picture = np.zeros((288, 384, 3), np.uint8)
+    before, at, after = (video.compose(_recording(), step, [picture], 1.0)[192:288, 384:] for step in (5, 6, 11))
+    assert not np.array_equal(before, at)
+    assert np.array_equal(at, after)
+
+
+def test_an_episode_without_states_cannot_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(RobotestError, match="no states"):
+        video.render(_recording(snapshots=False), PointEnv("near", EnvOptions()), tmp_path / "a.mp4")
+
+
+def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
+    class Dark(PointEnv):
+        def render(self, camera: str, height: int, width: int) -> np.ndarray:
+            raise RuntimeError("no light")
+
+    with pytest.raises(RuntimeError, match="no light"):
+        video.render(_recording(), Dark("near", EnvOptions()), tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_render_run_writes_beside_the_episodes_and_keeps_what_is_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    evaluate(EvalConfig(run, "tests.fakes:suite", "tests.fakes:policy", ("first",), ("near",), episodes=2, execute=None))
+    keys = list(runs.read_episodes(run))
+    told: list[Path] = []
+    paths = video.render_run(run, keys[:1], done=told.append)
+    assert paths == told == [runs.episode_path(run, keys[0]).with_suffix(".mp4")]
+    written = paths[0].stat().st_mtime_ns
+    assert len(video.render_run(run, keys)) == 2
+    assert paths[0].stat().st_mtime_ns == written
+
+
+def test_render_run_names_a_missing_episode(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="00007"):
+        video.render_run(tmp_path, [("a", "near", 7)])
