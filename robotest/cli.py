@@ -17,11 +17,13 @@ import tyro
 
 from robotest.commands.evaluation import Compare, Eval, Video
 from robotest.commands.inspection import Check, Doctor, List
+from robotest.commands.learning import Collect
 from robotest.errors import InterruptedRunError, RobotestError
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "list": List,
     "check": Check,
+    "collect": Collect,
     "eval": Eval,
     "compare": Compare,
     "video": Video,

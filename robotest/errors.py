@@ -21,7 +21,8 @@ class UnknownNameError(RobotestError):
         names = sorted(known)
         close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}; or give 'module:attribute'")
+        other = "; or give 'module:attribute'" if kind in ("env", "policy", "verifier", "robot") else ""
+        super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}{other}")
 
 
 class SpecMismatchError(RobotestError):

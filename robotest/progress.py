@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from robotest import evaluate
@@ -47,6 +55,22 @@ def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
                 running.setdefault(state.episode.condition, []).append(state.episode.outcome == "success")
             rates = "  ".join(f"{name} {sum(won)}/{len(won)}" for name, won in running.items())
             progress.update(task, completed=state.done, description=f"{state.episode.task}  {rates}")
+
+        yield update
+
+
+@contextlib.contextmanager
+def collection(episodes: int) -> Iterator[Callable[[str, int, bool], None]]:
+    """Show a bar for each task: demonstrations kept of `episodes`, and how many attempts failed."""
+    bars: dict[str, TaskID] = {}
+    failed: dict[str, int] = {}
+    with _columns() as progress:
+
+        def update(task: str, kept: int, success: bool) -> None:
+            if task not in bars:
+                bars[task] = progress.add_task(task, total=episodes)
+            failed[task] = failed.get(task, 0) + (not success)
+            progress.update(bars[task], completed=kept, description=f"{task}  {failed[task]} failed")
 
         yield update
 

@@ -45,11 +45,13 @@ class VideoStyle:
     """How a video is played.
 
     Attributes:
+        camera: of the large picture; None is the environment's first.
         stride: every how many control steps a picture is made.
         speed: how many times faster than the episode it plays.
         hold_s: how long the last picture stays [s].
     """
 
+    camera: str | None = None
     stride: int = 2
     speed: float = 2.0
     hold_s: float = 1.0
@@ -117,7 +119,7 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
     with _writer(partial, fps) as write:
         for step in steps:
             env.restore(recorded.snapshots[step])
-            frame = compose(recorded, step, _pictures(env), style.speed)
+            frame = compose(recorded, step, _pictures(env, style.camera), style.speed)
             write(frame)
         for _ in range(round(style.hold_s * fps)):
             write(frame)
@@ -146,10 +148,11 @@ def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: 
     return np.asarray(canvas)
 
 
-def _pictures(env: SimulatedEnv) -> list[Picture]:
-    """Render the first camera large and the next two small."""
-    sizes = [_MAIN, _SMALL, _SMALL]
-    return [env.render(camera, *size) for camera, size in zip(env.spec.cameras, sizes, strict=False)]
+def _pictures(env: SimulatedEnv, main: str | None) -> list[Picture]:
+    """Render one camera large and the second and third of the environment small."""
+    first, *others = env.spec.cameras
+    sizes = zip((main or first, *others), (_MAIN, _SMALL, _SMALL), strict=False)
+    return [env.render(camera, *size) for camera, size in sizes]
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, recorded: Recording, step: int, speed: float) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -34,7 +35,8 @@ def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
 
 
 def _frames(path: Path) -> tuple[float, list[np.ndarray]]:
-    with imageio.get_reader(path) as reader:
+    with imageio.get_reader(path) as opened:
+        reader: Any = opened
         return reader.get_meta_data()["fps"], list(reader.iter_data())
 
 
@@ -116,7 +118,9 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
 
 def test_render_run_writes_beside_the_episodes_and_keeps_what_is_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    evaluate(EvalConfig(run, "tests.fakes:suite", "tests.fakes:policy", ("first",), ("near",), episodes=2, execute=None))
+    evaluate(
+        EvalConfig(run, "tests.fakes:suite", "tests.fakes:policy", ("first",), ("near",), episodes=2, execute=None)
+    )
     keys = list(runs.read_episodes(run))
     told: list[Path] = []
     paths = video.render_run(run, keys[:1], done=told.append)

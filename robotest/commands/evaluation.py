@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from robotest.errors import InterruptedRunError, UnknownNameError
+from robotest.commands.text import among, split
+from robotest.errors import InterruptedRunError
 
 if TYPE_CHECKING:
     from robotest.evaluate import EvalConfig
@@ -82,8 +83,8 @@ class Eval:
             out=self.out or Path("runs") / name,
             env=self.env,
             policy=self.policy,
-            verifiers=_split(self.verifiers),
-            tasks=() if self.tasks == "all" else _split(self.tasks),
+            verifiers=split(self.verifiers),
+            tasks=() if self.tasks == "all" else split(self.tasks),
             episodes=self.episodes,
             candidates=self.candidates,
             execute=None if self.execute == "all" else self.execute,
@@ -113,8 +114,8 @@ class Compare:
         from robotest import runs
 
         asked = runs.read_arguments(self.run_directory)
-        conditions = _among("condition", self.conditions, tuple(asked.verifiers))
-        tasks = _among("task", self.tasks, asked.tasks)
+        conditions = among("condition", self.conditions, tuple(asked.verifiers))
+        tasks = among("task", self.tasks, asked.tasks)
         summary = runs.summarise(list(runs.read_episodes(self.run_directory).values()), conditions, tasks)
         _print(summary, as_json=self.json)
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
@@ -132,16 +133,18 @@ class Video:
     """Conditions, separated by commas."""
     tasks: str = "all"
     """Tasks, separated by commas."""
+    camera: str | None = None
+    """Camera of the large picture; None: the policy's first."""
 
     def run(self) -> int:
         """Render what is not there yet and print the paths."""
         from robotest import runs
 
         asked = runs.read_arguments(self.run_directory)
-        conditions = _among("condition", self.conditions, tuple(asked.verifiers))
-        tasks = _among("task", self.tasks, asked.tasks)
+        conditions = among("condition", self.conditions, tuple(asked.verifiers))
+        tasks = among("task", self.tasks, asked.tasks)
         keys = _selected(self.run_directory, self.episodes, conditions, tasks)
-        _render(self.run_directory, keys)
+        _render(self.run_directory, keys, self.camera)
         for key in keys:
             sys.stdout.write(f"{runs.episode_path(self.run_directory, key).with_suffix('.mp4')}\n")
         return 0
@@ -168,7 +171,7 @@ def _selected(
     return video.select(within, selection)
 
 
-def _render(run: Path, keys: Sequence[Key]) -> None:
+def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
     """Render the videos that are missing, with a bar."""
     from robotest import progress, runs, video
 
@@ -177,7 +180,7 @@ def _render(run: Path, keys: Sequence[Key]) -> None:
         return
     try:
         with progress.bar("videos", len(missing)) as advance:
-            video.render_run(run, missing, done=lambda _: advance())
+            video.render_run(run, missing, video.VideoStyle(camera=camera), done=lambda _: advance())
     except KeyboardInterrupt as interrupt:
         raise InterruptedRunError(
             f"interrupted; the results are complete, `robotest video {run}` renders the remaining videos"
@@ -191,16 +194,3 @@ def _print(summary: Summary, *, as_json: bool) -> None:
         sys.stdout.write(json_format.dumps(summary.to_json(), indent=2) + "\n")
     else:
         progress.console().print(tables.report(summary))
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _among(kind: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of a comma-separated list, all of which must be known."""
-    names = known if text == "all" else _split(text)
-    for name in names:
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
-    return names

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tyro.conf import Positional
 
 from robotest import registry
-from robotest.errors import ConformanceError, UnknownNameError
+from robotest.commands.text import among
+from robotest.errors import ConformanceError
 
 if TYPE_CHECKING:
     from robotest.types import EnvOptions, Policy, Suite
@@ -75,10 +76,7 @@ class Check:
         from robotest.types import EnvOptions
 
         suite: Suite = registry.resolve("env", self.name)
-        tasks = suite.tasks if self.tasks == "all" else tuple(self.tasks.split(","))
-        for task in tasks:
-            if task not in suite.tasks:
-                raise UnknownNameError(f"task of {self.name}", task, suite.tasks)
+        tasks = among(f"task of {self.name}", self.tasks, suite.tasks)
 
         def check(task: str, options: EnvOptions) -> Callable[[], None]:
             return lambda: testing.check_env(suite, task, options)
