@@ -19,17 +19,17 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 from robotest import stats
 from robotest.errors import RunDirectoryError
-from robotest.types import Episode
+from robotest.types import Episode, Outcome
 
 FORMAT = 1
 Key = tuple[str, str, int]
 """(condition, task, index): what identifies an episode within a run."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
-_KINDS = {"condition": str, "task": str, "index": int, "steps": int, "decisions": int, "wall_s": float}
+_KINDS = {"condition": str, "task": str, "index": int, "steps": int, "decisions": int, "chosen": list}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,19 +347,18 @@ def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
 def _to_line(episode: Episode) -> dict[str, Any]:
     """Times apart from the rest: without them two runs of one command give the same bytes."""
     data = dataclasses.asdict(episode)
-    times = {name: round(data.pop(name), 6) for name in _TIMES}
+    times = {name: data.pop(name) for name in _TIMES}
     return {**data, "time": times}
 
 
 def _from_line(data: dict[str, Any]) -> Episode:
     times = data.pop("time")
-    episode = Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
-    if episode.outcome not in ("success", "failure", "error"):
-        raise ValueError(f"outcome {episode.outcome!r} is none of success, failure, error")
+    if data["outcome"] not in get_args(Outcome):
+        raise ValueError(f"outcome {data['outcome']!r} is none of {', '.join(get_args(Outcome))}")
     for name, kind in _KINDS.items():
-        if type(getattr(episode, name)) is not kind:
-            raise ValueError(f"{name} {getattr(episode, name)!r} is not of type {kind.__name__}")
-    return episode
+        if type(data[name]) is not kind:
+            raise ValueError(f"{name} {data[name]!r} is not of type {kind.__name__}")
+    return Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
 
 
 def _rate_json(rate: stats.Rate) -> dict[str, Any]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
+from robotest.gl import use_headless_gl
+
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 PARTS = "evaluate planner randomness recording rollout runs specs stats testing types verifiers.controls"
 jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
+
+# MuJoCo chooses its renderer when it is first imported, and some tests import it before any of this package.
+use_headless_gl()

@@ -36,7 +36,8 @@ class PointEnv:
         self.stops = 0
         self.pictures = 0
         self.closed = False
-        self.restore(np.zeros(7))
+        self._tip = self._target = self._anchor = np.zeros(2)
+        self._steps = 0
 
     @property
     def spec(self) -> EnvSpec:

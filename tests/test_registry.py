@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from robotest import registry
+from robotest.errors import RobotestError, UnknownNameError
+from robotest.verifiers import controls
+from tests import fakes
+
+
+def test_a_name_resolves_to_what_the_table_says() -> None:
+    assert registry.resolve("verifier", "medoid") is controls.medoid
+
+
+def test_a_module_and_attribute_resolve() -> None:
+    assert registry.resolve("env", "tests.fakes:suite") is fakes.suite
+
+
+@pytest.mark.parametrize("kind", ["env", "policy", "verifier", "robot"])
+@pytest.mark.parametrize("name", ["", ":", "x:", ":y", "nothing like it"])
+def test_an_unknown_name_says_what_is_known(kind: registry.Kind, name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown {kind} '{name}'") as caught:
+        registry.resolve(kind, name)
+    assert all(known in str(caught.value) for known in registry.table(kind))
+
+
+def test_a_typo_is_met_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'leverage'\?"):
+        registry.resolve("verifier", "levrage")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no_such_module:x", "No module named"), ("tests.fakes:nothing", "has no attribute")]
+)
+def test_what_cannot_be_imported_says_why(name: str, reason: str) -> None:
+    with pytest.raises(RobotestError, match=f"env '{name}' .* cannot be imported: .*{reason}"):
+        registry.resolve("env", name)
+
+
+def test_an_entry_point_is_in_the_table_but_does_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        EntryPoint("dual_arm", "theirs:suite", "robotest.envs"),
+        EntryPoint("point", "tests.fakes:suite", "robotest.envs"),
+    ]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    assert registry.table("env") == {**registry.BUILTIN["env"], "point": "tests.fakes:suite"}
+    assert registry.resolve("env", "point") is fakes.suite
+
+
+def test_looking_at_the_tables_imports_neither_torch_nor_mujoco() -> None:
+    code = (
+        "import sys, robotest.registry as r\n"
+        "[r.table(k) for k in r.BUILTIN]\n"
+        "sys.exit(bool({'torch', 'mujoco', 'h5py'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+
+
+@pytest.mark.parametrize("kind", sorted(registry.BUILTIN))
+def test_everything_in_our_tables_can_be_imported(kind: registry.Kind) -> None:
+    for name in registry.BUILTIN[kind]:
+        registry.resolve(kind, name)

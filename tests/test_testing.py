@@ -1,0 +1,261 @@
+"""The checks pass on what keeps the contracts and name what is broken in what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robotest.errors import ConformanceError
+from robotest.randomness import generator
+from robotest.specs import VerifierSpec
+from robotest.testing import check_env, check_policy, check_verifier
+from robotest.types import Candidates, EnvOptions, Observation, StepStatus
+from robotest.verifiers import controls
+from tests import fakes
+from tests.fakes import PointEnv, PointPolicy, PointSuite
+
+OPTIONS = EnvOptions(image_size=16)
+
+
+def make_env() -> PointEnv:
+    return PointEnv("near", OPTIONS)
+
+
+@pytest.mark.parametrize("task", fakes.suite.tasks)
+def test_the_fake_environment_conforms(task: str) -> None:
+    check_env(fakes.suite, task)
+
+
+def test_the_fake_policy_and_all_controls_conform() -> None:
+    policy, env = fakes.policy(), make_env()
+    check_policy(policy, env)
+    made = [make(policy.spec) for make in (controls.first, controls.random, controls.medoid)]
+    for verifier in (*made, fakes.towards(policy.spec, None), controls.Lowest(fakes.towards(policy.spec, None))):
+        check_verifier(verifier, policy, env)
+
+
+class Unseeded(PointEnv):
+    """Starts somewhere else each time."""
+
+    resets = 0
+
+    def reset(self, seed: int) -> None:
+        self.resets += 1
+        super().reset(seed + 1000 * self.resets)
+
+
+class Fixed(PointEnv):
+    def reset(self, seed: int) -> None:
+        super().reset(0)
+
+
+class Leaking(PointEnv):
+    """Keeps something of the episode before."""
+
+    def reset(self, seed: int) -> None:
+        steps = self._steps
+        super().reset(seed)
+        self._target = self._target + steps
+
+
+class Watching(PointEnv):
+    """Looking moves the target."""
+
+    def observe(self) -> Observation:
+        observation = super().observe()
+        self._target = self._target * 0.99
+        return observation
+
+
+class Unclipped(PointEnv):
+    def apply(self, action: np.ndarray) -> StepStatus:
+        return dataclasses.replace(super().apply(action), sent=action + 9)
+
+
+class Tolerant(PointEnv):
+    def apply(self, action: np.ndarray) -> StepStatus:
+        return super().apply(np.nan_to_num(action) if action.shape == (3,) else action)
+
+
+class Broadcasting(PointEnv):
+    def apply(self, action: np.ndarray) -> StepStatus:
+        return super().apply(np.resize(action, 3) if np.isfinite(action).all() else action)
+
+
+class Forgetful(PointEnv):
+    """Loses the chunk's anchor in `restore`."""
+
+    def restore(self, state: np.ndarray) -> None:
+        super().restore(state)
+        self._anchor = self._tip.copy()
+
+
+class Frozen(PointEnv):
+    def snapshot(self) -> np.ndarray:
+        return np.zeros(7)
+
+
+class Late(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), time=self._steps * 0.05)
+
+
+class Mute(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), instruction=" ")
+
+
+class Blind(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), images={})
+
+
+class Wide(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), images={"top": np.zeros((16, 17, 3), np.uint8)})
+
+
+class Short(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), state=np.zeros(3, np.float32))
+
+
+class Unknowing(PointEnv):
+    def observe(self) -> Observation:
+        return dataclasses.replace(super().observe(), state=np.full(4, np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Unseeded, "after another episode gives a different start"),
+        (Fixed, "two seeds give the same start"),
+        (Leaking, "after another episode gives a different start"),
+        (Watching, "it must change nothing"),
+        (Unclipped, "is not within the bounds"),
+        (Tolerant, "accepts an action with a NaN"),
+        (Broadcasting, "accepts an action with a missing number"),
+        (Forgetful, "snapshot\\(\\) after restore\\(\\) is another state"),
+        (Frozen, "actions change nothing in the snapshot"),
+        (Late, "5 steps took 0.25 s"),
+        (Mute, "instruction is empty"),
+        (Blind, "images of \\[\\]"),
+        (Wide, "image 'top' is uint8\\[16, 17, 3\\], not uint8\\[16, 16, 3\\]"),
+        (Short, "state is float32\\[3\\], not float32\\[4\\]"),
+        (Unknowing, "state is not finite"),
+    ],
+)
+def test_a_broken_environment_is_named(kind: type[PointEnv], message: str) -> None:
+    class Suite(PointSuite):
+        def make(self, task: str, options: EnvOptions) -> PointEnv:
+            return kind(task, options)
+
+    with pytest.raises(ConformanceError, match=message):
+        check_env(Suite(), "near", OPTIONS)
+
+
+class Restless(PointPolicy):
+    """Ignores its seed."""
+
+    calls = 0
+
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        self.calls += 1
+        return super()._one(observation, self.calls, n)
+
+
+class Deaf(PointPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return super()._one(observation, 0, n)
+
+
+class Shuffling(PointPolicy):
+    """Draws all candidates in one go, so that the first depends on how many there are."""
+
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        actions = super()._one(observation, seed, n).actions
+        noise = generator(seed).standard_normal(n)[::-1, None, None]
+        return Candidates((actions + noise).astype(np.float32), np.zeros((n, 6, 4), np.float32))
+
+
+class Sociable(PointPolicy):
+    """Candidates depend on the batch."""
+
+    def sample(self, observations: Sequence[Observation], noise_seeds: Sequence[int], n: int) -> list[Candidates]:
+        return [self._one(o, s + len(observations), n) for o, s in zip(observations, noise_seeds, strict=True)]
+
+
+class Stingy(PointPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return Candidates(super()._one(observation, seed, n).actions)
+
+
+class Brief(PointPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return Candidates(super()._one(observation, seed, n).actions[:, :5])
+
+
+class Nan(PointPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return Candidates(super()._one(observation, seed, n).actions * np.float32(np.nan))
+
+
+class Scaleless(PointPolicy):
+    def __init__(self) -> None:
+        super().__init__()
+        self._spec.action_scale[0, 0] = 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Restless(), "the same call twice gives different candidates"),
+        (Deaf(), "the noise seed changes nothing"),
+        (Shuffling(), "candidate 0 depends on n_candidates"),
+        (Sociable(), "candidates depend on the rest of the batch"),
+        (Stingy(), "feature_shape and the features given disagree"),
+        (Brief(), r"actions are float32\[3, 5, 3\], not float32\[3, 6, 3\]"),
+        (Nan(), "actions are not finite"),
+        (Scaleless(), "action_scale is not finite and positive"),
+    ],
+)
+def test_a_broken_policy_is_named(policy: PointPolicy, message: str) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_policy(policy, make_env())
+
+
+class Scores:
+    """A verifier that gives what a test's function makes of (candidates, number of the call)."""
+
+    def __init__(self, function: Any) -> None:
+        self.spec = VerifierSpec("bad", needs_features=False)
+        self._function = function
+        self._calls = 0
+
+    def score(self, observation: Observation, candidates: Candidates, seed: int) -> Any:
+        self._calls += 1
+        return self._function(candidates, self._calls)
+
+
+def overwrite(candidates: Candidates, calls: int) -> np.ndarray:
+    candidates.actions[:] = 0
+    return np.zeros(len(candidates.actions))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda c, k: np.zeros(2), r"shape \(2,\) for 1 candidates"),
+        (lambda c, k: np.zeros(len(c.actions), np.float32), "dtype float32, not float64"),
+        (lambda c, k: np.full(len(c.actions), np.nan), "non-finite"),
+        (lambda c, k: np.full(len(c.actions), float(k)), "other scores for the same call"),
+        (overwrite, "wrote to the candidates"),
+    ],
+)
+def test_a_broken_verifier_is_named(function: Any, message: str) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_verifier(Scores(function), PointPolicy(), make_env())
