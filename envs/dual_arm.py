@@ -109,7 +109,8 @@ class DualArmEnv:
     @property
     def commanded(self) -> Float64[np.ndarray, "2 4"]:
         """Tips commanded last: x, y, z [m], yaw [rad]."""
-        return self._commanded.copy()
+        commanded: Float64[np.ndarray, "2 4"] = self._commanded.copy()
+        return commanded
 
     @property
     def progress(self) -> int:
@@ -124,7 +125,7 @@ class DualArmEnv:
             randomize(self._world, generator(derive(seed, "randomize")))
         self.scene = self._task.start(self._world, rng)
         templates = self._task.seen if self._options.wording == "seen" else self._task.unseen
-        self.instruction = templates[rng.integers(len(templates))].format(**self.scene.words)
+        self.instruction = templates[int(rng.integers(len(templates)))].format(**self.scene.words)
         self._world.settle(_SETTLE_STEPS)
         self._world.data.time = 0.0
         self._steps = self._progress = 0
@@ -207,7 +208,7 @@ class DualArmEnv:
 
 def _home_joints(kinematics: DualArmKinematics) -> Float64[np.ndarray, "2 7"]:
     """Joint positions that put the tips at home, found from the rest posture."""
-    joints = layout.DOWN_REST_RAD.copy()
+    joints: Float64[np.ndarray, "2 7"] = layout.DOWN_REST_RAD.copy()
     for _ in range(30):
         joints = kinematics.solve(joints, HOME_TIP, np.full(7, 0.2))
     return joints

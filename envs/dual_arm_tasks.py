@@ -46,14 +46,32 @@ class Scene:
 
 
 class Task(Protocol):
-    """One task. `max_steps` counts control steps."""
+    """One task."""
 
-    name: str
-    max_steps: int
-    objects: str
-    movable: Sequence[str]
-    seen: Sequence[str]
-    unseen: Sequence[str]
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Limit of an episode [control steps]: about twice what the plain expert needs."""
+        ...
+
+    @property
+    def objects(self) -> str:
+        """MJCF of the bodies that the scene is completed with."""
+        ...
+
+    @property
+    def seen(self) -> Sequence[str]:
+        """Instruction templates of the demonstrations."""
+        ...
+
+    @property
+    def unseen(self) -> Sequence[str]:
+        """Templates kept from training."""
+        ...
 
     def start(self, world: World, rng: np.random.Generator) -> Scene:
         """Place and paint the objects of a new episode."""
@@ -240,8 +258,8 @@ class HandoverBlock(_Unordered):
             np.hypot(offset[0], offset[1]) < PAD_RADIUS_M
             and abs(offset[2] - BAR_HALF_M[2]) < 0.008
             and world.speed("bar") < _STILL_M_S
-            and float(world.openings()[1 - scene.arm]) > 0.6  # noqa: PLR2004 - wider than the bar
-            and world.tip(1 - scene.arm)[2] - world.table_z > 0.05  # noqa: PLR2004 - above the bar
+            and float(world.openings()[1 - scene.arm]) > 0.6
+            and world.tip(1 - scene.arm)[2] - world.table_z > 0.05
         )
 
 
@@ -253,7 +271,8 @@ class LiftTray(_Unordered):
     movable = ("tray",)
     objects = (
         '<body name="tray"><freejoint name="tray"/>'
-        '<geom name="tray" type="box" size="0.12 0.07 0.006" mass="0.15" contype="1" conaffinity="3" friction="1 0.01 0.0001"/>'
+        '<geom name="tray" type="box" size="0.12 0.07 0.006" mass="0.15" contype="1" conaffinity="3"'
+        ' friction="1 0.01 0.0001"/>'
         + "".join(
             f'<geom name="handle_{n}" type="box" pos="{x} 0 0.018" size="0.012 0.012 0.024" mass="0.03" contype="1"'
             f' conaffinity="3" condim="4"/>'
@@ -286,7 +305,7 @@ class LiftTray(_Unordered):
         """The tray is at least 8 cm above the table and tilted by less than 12 degrees."""
         del scene, progress
         level = world.rotation("tray")[2, 2] > np.cos(np.deg2rad(12))
-        return bool(level and world.position("tray")[2] - world.table_z > 0.08)  # noqa: PLR2004 - as documented
+        return bool(level and world.position("tray")[2] - world.table_z > 0.08)
 
 
 class PickDualBottles(_Unordered):
@@ -323,7 +342,7 @@ class PickDualBottles(_Unordered):
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """Both bottles are at least 8 cm above where they stood."""
         del scene, progress
-        return all(world.position(b)[2] - world.table_z - BOTTLE_M[1] > 0.08 for b in self.movable)  # noqa: PLR2004
+        return all(world.position(b)[2] - world.table_z - BOTTLE_M[1] > 0.08 for b in self.movable)
 
 
 class PushButtonsInOrder:
@@ -331,12 +350,13 @@ class PushButtonsInOrder:
 
     name = "push_buttons_in_order"
     max_steps = 120
-    movable = ()
     objects = "".join(
         f'<body name="button_{n}"><geom type="box" size="0.03 0.03 0.006" pos="0 0 0.006" rgba="0.3 0.3 0.32 1"'
         f' contype="0" conaffinity="2"/><body name="cap_{n}" pos="0 0 0.0235">'
-        f'<joint name="cap_{n}" type="slide" axis="0 0 -1" range="0 0.012" stiffness="200" damping="6" armature="0.02"/>'
-        f'<geom name="cap_{n}" type="cylinder" size="0.022 0.0115" mass="0.02" contype="1" conaffinity="2"/></body></body>'
+        f'<joint name="cap_{n}" type="slide" axis="0 0 -1" range="0 0.012" stiffness="200" damping="6"'
+        ' armature="0.02"/>'
+        f'<geom name="cap_{n}" type="cylinder" size="0.022 0.0115" mass="0.02" contype="1"'
+        ' conaffinity="2"/></body></body>'
         for n in "abc"
     )
     seen = (
@@ -354,7 +374,7 @@ class PushButtonsInOrder:
         colours = _colours(rng, 3)
         while True:
             points = _spread(rng, 3, (-0.28, -0.06), (0.28, 0.09), 0.13)
-            if np.all(np.abs(points[:, 0]) > 0.03):  # noqa: PLR2004 - it must be clear which arm reaches for it
+            if np.all(np.abs(points[:, 0]) > 0.03):
                 break
         order = [int(i) for i in rng.permutation(3)]
         for n, colour, xy in zip("abc", colours, points, strict=True):

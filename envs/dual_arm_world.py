@@ -42,8 +42,8 @@ _SCENE = """
     <camera name="front" pos="0 1.00 0.70" xyaxes="-1 0 0 0 -0.55 0.835" fovy="46"/>
     <geom name="floor" type="plane" size="3 3 0.1" pos="0 0 -0.75" rgba="0.55 0.57 0.60 1"/>
     <body name="table">
-      <geom name="table" type="box" size="0.55 0.27 0.02" pos="0 0.05 -0.02" contype="1" conaffinity="3" friction="1 0.01 0.0001"
-        rgba="0.72 0.66 0.58 1"/>
+      <geom name="table" type="box" size="0.55 0.27 0.02" pos="0 0.05 -0.02" contype="1" conaffinity="3"
+        friction="1 0.01 0.0001" rgba="0.72 0.66 0.58 1"/>
     </body>
     <geom type="cylinder" size="0.07 0.425" pos="-0.22 -0.30 -0.325" rgba="0.3 0.3 0.32 1"/>
     <geom type="cylinder" size="0.07 0.425" pos="0.22 -0.30 -0.325" rgba="0.3 0.3 0.32 1"/>

@@ -59,7 +59,7 @@ class DualArmKinematics:
         A target out of reach gives the nearest pose that damping finds, never an error and never a jump.
         """
         limit = rm75.JOINT_LIMIT_RAD - _LIMIT_MARGIN_RAD
-        solution = joints.copy()
+        solution: Float64[np.ndarray, "2 7"] = joints.copy()
         for _ in range(_ITERATIONS):
             self._forward(solution)
             worst = 0.0

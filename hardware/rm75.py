@@ -60,7 +60,7 @@ def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: 
     body = gripper
     for i in reversed(range(N_JOINTS)):
         length, radius, mass = _LINKS[i]
-        collides = 'class="gripper"' if i >= 5 else 'class="link"'  # noqa: PLR2004 - the last two carry the hand
+        collides = 'class="gripper"' if i >= 5 else 'class="link"'
         joint_range = f"{-JOINT_LIMIT_RAD[i]:.6f} {JOINT_LIMIT_RAD[i]:.6f}"
         body = (
             f'<body name="{side}_link{i + 1}" pos="0 0 {starts[i]:.4f}" gravcomp="1">'

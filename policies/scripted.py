@@ -83,7 +83,8 @@ class Arm:
     @property
     def pose(self) -> Pose:
         """Where the script has brought the tip."""
-        return self._pose.copy()
+        pose: Pose = self._pose.copy()
+        return pose
 
     def move(self, xyz: Float64[np.ndarray, " 3"], yaw: float, speed: float = SPEED_M) -> Script:
         """Go straight, easing in and out."""
@@ -98,11 +99,11 @@ class Arm:
 
     def travel(self, xyz: Float64[np.ndarray, " 3"], yaw: float) -> Script:
         """Go to a place at a height, by a detour if that is the style."""
-        if self._style.detour_m and np.linalg.norm(xyz[:2] - self._pose[:2]) > 0.06:  # noqa: PLR2004 - not for a nudge
+        if self._style.detour_m and np.linalg.norm(xyz[:2] - self._pose[:2]) > 0.06:
             way = xyz - self._pose[:3]
             side = np.array([-way[1], way[0], 0.0]) / (np.linalg.norm(way[:2]) + 1e-9)
             swing = self._style.detour_m * self._rng.choice((-1.0, 1.0)) * side
-            yield from self.move(self._pose[:3] + way / 2 + swing + (0, 0, 0.03), (self._pose[3] + yaw) / 2)
+            yield from self.move(self._pose[:3] + way / 2 + _shift(swing, z=0.03), (self._pose[3] + yaw) / 2)
         yield from self.move(xyz, yaw)
 
     def grip(self, opening: float, steps: int) -> Script:
@@ -117,7 +118,7 @@ class Arm:
             return
         here = self.pose
         yield from self.grip(self._opening, self._style.pause_steps // 2)
-        yield from self.move(here[:3] + (0, 0, 0.04), here[3], 0.02)
+        yield from self.move(_shift(here[:3], z=0.04), here[3], 0.02)
         yield from self.grip(self._opening, self._style.pause_steps - self._style.pause_steps // 2)
         yield from self.move(here[:3], here[3], 0.02)
 
@@ -125,7 +126,7 @@ class Arm:
         """Go above a grasp point and down to it, `along` [m] off in the direction of the jaws' flat side."""
         offset = along + self._style.grasp_offset_m * self._rng.choice((-1.0, 1.0))
         at = point + offset * np.array([np.cos(yaw), np.sin(yaw), 0.0])
-        yield from self.travel(at + (0, 0, HOVER_M), yaw)
+        yield from self.travel(_shift(at, z=HOVER_M), yaw)
         yield from self.hesitate()
         yield from self.move(at, yaw)
 
@@ -142,7 +143,7 @@ class Arm:
     def put(self, point: Float64[np.ndarray, " 3"], yaw: float) -> Script:
         """Carry what is held above `point`, lower it there, let go, and leave upwards."""
         yield from self.travel(np.array([*point[:2], max(self._pose[2], point[2] + 0.05)]), yaw)
-        yield from self.move(point + (0, 0, self._style.release_height_m), yaw)
+        yield from self.move(_shift(point, z=self._style.release_height_m), yaw)
         yield from self.grip(OPEN, 3)
         yield from self.rise(point[2] - self._world.table_z + 0.08)
 
@@ -221,19 +222,19 @@ class Expert:
 
         def give() -> Script:
             yield from giver.pick(self._world.position("bar"), self._world.yaw("bar"), side * grasp)
-            yield from giver.travel(meet + (side * grasp, 0, 0), 0.0)
+            yield from giver.travel(_shift(meet, x=side * grasp), 0.0)
             yield from giver.grip(CLOSED, 1)
             state["offered"] = True
             while not state["taken"]:
                 yield from giver.grip(CLOSED, 1)
             yield from giver.grip(OPEN, 3)
-            yield from giver.move(giver.pose[:3] + (side * 0.02, 0, 0.08), 0.0)
+            yield from giver.move(_shift(giver.pose[:3], x=side * 0.02, z=0.08), 0.0)
             yield from giver.go_home()
 
         def receive() -> Script:
             early = self._style.other_first
             if early:
-                yield from receiver.move(meet + (-side * (grasp + 0.08), 0, HOVER_M), 0.0)
+                yield from receiver.move(_shift(meet, x=-side * (grasp + 0.08), z=HOVER_M), 0.0)
             while not state["offered"]:
                 yield from receiver.grip(OPEN, 1)
             bar = self._world.position("bar")
@@ -241,7 +242,7 @@ class Expert:
             yield from receiver.grip(CLOSED, 4)
             state["taken"] = True
             yield from receiver.grip(CLOSED, 4)
-            yield from receiver.move(receiver.pose[:3] + (-side * 0.04, 0, 0.01), receiver.pose[3])
+            yield from receiver.move(_shift(receiver.pose[:3], x=-side * 0.04, z=0.01), receiver.pose[3])
             slip = self._world.position("bar") - self._world.tip(receiver.index)
             goal = self._world.position(self._scene.roles["target"])
             goal[2] = self._world.table_z + BAR_HALF_M[2] + 0.002
@@ -259,7 +260,7 @@ class Expert:
         def lift(arm: Arm) -> Script:
             sign = (-1.0, 1.0)[arm.index]
             handle = self._world.position("tray") + sign * HANDLE_X_M * np.array([np.cos(yaw), np.sin(yaw), 0.0])
-            yield from arm.reach(handle + (0, 0, 0.018 + self._style.release_height_m / 3), yaw)
+            yield from arm.reach(_shift(handle, z=0.018 + self._style.release_height_m / 3), yaw)
             if not self._style.other_first:
                 ready[arm.index] = True
             while not all(ready) and not self._style.other_first:
@@ -281,10 +282,10 @@ class Expert:
 
         def pick(arm: Arm) -> Script:
             bottle = self._world.position(self._scene.order[arm.index])
-            grasp = bottle + (0, 0, 0.005 + self._style.release_height_m)
-            yield from arm.reach(grasp + (0, 0, 0.0), 0.0)
+            grasp = _shift(bottle, z=0.005 + self._style.release_height_m)
+            yield from arm.reach(grasp, 0.0)
             yield from arm.grip(CLOSED, 4)
-            yield from arm.move(arm.pose[:3] + (0, 0, 0.12), 0.0)
+            yield from arm.move(_shift(arm.pose[:3], z=0.12), 0.0)
 
         scripts = [pick(arm) for arm in self._arms]
         if self._style.other_first:
@@ -301,7 +302,7 @@ class Expert:
             x = float(self._world.position(cap)[0])
             near = int(x > 0)
             # Near the middle both arms reach; the style uses the one that is not the nearest.
-            return 1 - near if self._style.other_first and abs(x) < 0.12 else near  # noqa: PLR2004 - see above
+            return 1 - near if self._style.other_first and abs(x) < 0.12 else near
 
         def press(arm: Arm) -> Script:
             yield from arm.grip(CLOSED, 1)
@@ -312,15 +313,20 @@ class Expert:
                     yield from arm.grip(CLOSED, 1)
                 top = self._world.position(cap)
                 top[2] = self._world.table_z + BUTTON_TOP_M
-                yield from arm.reach(top + (0, 0, 0.02), 0.0)
-                yield from arm.move(top + (0, 0, -0.006), 0.0, 0.015)
+                yield from arm.reach(_shift(top, z=0.02), 0.0)
+                yield from arm.move(_shift(top, z=-0.006), 0.0, 0.015)
                 yield from arm.grip(CLOSED, 1)
                 done[0] += 1
-                yield from arm.move(top + (0, 0, 0.07), 0.0)
+                yield from arm.move(_shift(top, z=0.07), 0.0)
                 if i + 1 < len(caps) and arm_of(caps[i + 1]) != arm.index:
                     yield from arm.go_home()
 
         return press(self._arms[0]), press(self._arms[1])
+
+
+def _shift(point: Float64[np.ndarray, " 3"], x: float = 0.0, z: float = 0.0) -> Float64[np.ndarray, " 3"]:
+    shifted: Float64[np.ndarray, " 3"] = point + np.array([x, 0.0, z])
+    return shifted
 
 
 def _nothing() -> Script:

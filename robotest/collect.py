@@ -73,10 +73,11 @@ def demonstrate(env: DualArmEnv, seed: int, style: str, noise_m: float, picture:
     rng = generator(derive(seed, "expert"))
     commands = Expert(env, style, rng).commands()
     noise = np.zeros((2, 3))
-    rows: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]] = []
+    images: list[Mapping[str, np.ndarray]] = []
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     success = False
     for _ in range(env.spec.max_steps):
-        images, state = _see(env, picture)
+        seen, state = _see(env, picture)
         pose, opening = next(commands)
         anchor = env.commanded
         noise = _NOISE_DECAY * noise + np.sqrt(1 - _NOISE_DECAY**2) * noise_m * rng.standard_normal((2, 3))
@@ -84,14 +85,14 @@ def demonstrate(env: DualArmEnv, seed: int, style: str, noise_m: float, picture:
         sent[:, :3] += noise
         env.begin_chunk()
         status = env.apply(_pack(sent, opening))
-        rows.append((images, state, _pack(pose, opening), _pack(anchor, np.zeros(2))))
+        images.append(seen)
+        rows.append((state, _pack(pose, opening), _pack(anchor, np.zeros(2))))
         if status.done:
             success = status.success
             break
     info = DemonstrationInfo(env.spec.task, env.spec.setting, style, seed, env.instruction, success)
-    images_by_camera = {c: np.stack([r[0][c] for r in rows]) for c in rows[0][0]}
-    state, actions, anchors = (np.stack([r[k] for r in rows]).astype(np.float32) for k in (1, 2, 3))
-    return Demonstration(info, images_by_camera, state, actions, anchors)
+    films = {camera: np.stack([i[camera] for i in images]) for camera in images[0]}
+    return Demonstration(info, films, *(np.stack(column, dtype=np.float32) for column in zip(*rows, strict=True)))
 
 
 def _see(env: DualArmEnv, picture: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -119,9 +120,7 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     tasks = config.tasks or suite.tasks
     mixture = _mixture(config.style)
     env = suite.make(tasks[0], EnvOptions(setting=config.setting))
-    spec = DatasetSpec(
-        config.env, env.spec.action, env.spec.state, env.spec.cameras, env.spec.control_dt, mixture
-    )
+    spec = DatasetSpec(config.env, env.spec.action, env.spec.state, env.spec.cameras, env.spec.control_dt, mixture)
     env.close()
     tallies = {}
     context = multiprocessing.get_context("spawn")

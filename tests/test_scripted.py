@@ -1,0 +1,82 @@
+"""The experts succeed in every style, and what they leave behind is what a policy needs."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robotest.collect import CollectConfig, collect, demonstrate
+from robotest.demonstrations import chunk_labels
+from robotest.envs.dual_arm import suite
+from robotest.errors import UnknownNameError
+from robotest.policies.scripted import MIXTURE, STYLES
+from robotest.randomness import derive
+from robotest.types import EnvOptions
+
+
+def successes(task: str, setting: str, style: str, n: int) -> int:
+    with closing(suite.make(task, EnvOptions(setting=setting))) as env:
+        return sum(
+            demonstrate(env, derive("test", task, i), style, noise_m=0.003, picture=False).info.success
+            for i in range(n)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", suite.tasks)
+@pytest.mark.parametrize(("setting", "least"), [("clean", 95), ("randomized", 85)])
+def test_the_expert_succeeds(task: str, setting: str, least: int) -> None:
+    assert successes(task, setting, "clean", 100) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", sorted(set(STYLES) - {"clean"}))
+def test_every_style_succeeds_more_often_than_not(style: str) -> None:
+    for task in suite.tasks:
+        assert successes(task, "clean", style, 10) >= 7, (task, style)
+
+
+def test_styles_differ_from_the_clean_way() -> None:
+    with closing(suite.make("place_block_pad", EnvOptions())) as env:
+        paths = {s: demonstrate(env, 5, s, 0.0, picture=False).actions for s in STYLES}
+    clean = paths.pop("clean")
+    for style, path in paths.items():
+        n = min(len(path), len(clean))
+        assert np.abs(path[:n] - clean[:n]).max() > 0.01, style
+
+
+def test_labels_lead_back_to_the_clean_path() -> None:
+    """Noise moves the arm, not the label: set-points are smooth while the anchors are not."""
+    with closing(suite.make("stack_blocks_two", EnvOptions())) as env:
+        noisy = demonstrate(env, 3, "clean", 0.003, picture=False)
+    tips = slice(0, 3)
+    jerk = {
+        name: np.abs(np.diff(values[2:12, tips], n=2, axis=0)).mean()
+        for name, values in (("labels", noisy.actions), ("anchors", noisy.anchors))
+    }
+    assert jerk["labels"] < jerk["anchors"]
+    chunk = chunk_labels(noisy.actions, noisy.anchors, 16)
+    np.testing.assert_allclose(chunk[4, 0], noisy.actions[4] - noisy.anchors[4], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_collection_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    files = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.h5"
+        collect(CollectConfig(out, tasks=("lift_tray",), episodes=3, workers=workers), lambda *_: None)
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_mixture_is_a_distribution_over_the_styles() -> None:
+    assert set(MIXTURE) == set(STYLES)
+    assert sum(MIXTURE.values()) == pytest.approx(1.0)
+
+
+def test_an_unknown_style_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="hesitant"):
+        collect(CollectConfig(tmp_path / "x.h5", style="hesitent"), lambda *_: None)
