@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import tyro
@@ -20,6 +21,7 @@ from robotest.commands.inspection import Check, Doctor, List
 from robotest.commands.learning import Collect
 from robotest.errors import InterruptedRunError, RobotestError
 
+_RULE = re.compile(r"[\s│╰]*[─-]{4,}[\s│╯]*")
 COMMANDS: dict[str, Callable[..., Command]] = {
     "list": List,
     "check": Check,
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None is this process's own.
     """
+    sys.path.append(str(Path.cwd()))  # module:attribute also finds modules that lie here; installed ones come first
     try:
         return parse(arguments).run()
     except InterruptedRunError as error:
@@ -76,9 +79,10 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def _one_line(boxed: str) -> str:
-    """Take the frame off tyro's message and put its parts, separated by rules, on one line."""
-    parts = re.split(r"\s*─{3,}\s*", re.sub(r"[│╭╮╰╯]|\x1b\[[0-9;]*m", " ", boxed))
-    return "; ".join(" ".join(part.split()) for part in parts[1:] if part.strip())
+    """Take title and frame, of either alphabet, off tyro's message and put its parts on one line."""
+    title, *lines = re.sub(r"\x1b\[[0-9;]*m", "", boxed).strip().splitlines()
+    text = " ".join("\n" if _RULE.fullmatch(line) else line.strip(" │") for line in lines)
+    return "; ".join(" ".join(part.split()) for part in text.split("\n") if part.strip()) or title
 
 
 def _say(message: object) -> None:

@@ -40,16 +40,23 @@ def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
-    """Show the bar of a run with the task it is at and the running rate of each condition."""
+    """Show the bar of a run with the task it is at and the running rate of each condition.
+
+    There is no bar before the first call, and so none before an error in the arguments.
+    """
     running: dict[str, list[bool]] = {}
-    with _columns() as progress:
-        task = progress.add_task("loading", total=None)
+    with contextlib.ExitStack() as showing:
+        showing.enter_context(console(stderr=True).status("loading"))
+        progress = _columns()
+        task = progress.add_task("episodes", total=None)
 
         def update(state: evaluate.Progress) -> None:
             if state.episode is None:
+                showing.close()
+                showing.enter_context(progress)
                 if state.found:
                     progress.console.print(f"continuing: {state.found} of {state.total} episodes are there already")
-                progress.update(task, total=state.total, completed=state.done, description="episodes")
+                progress.update(task, total=state.total, completed=state.done)
                 return
             if state.episode.outcome != "error":
                 running.setdefault(state.episode.condition, []).append(state.episode.outcome == "success")

@@ -1,0 +1,52 @@
+"""Starting must be fast: what is not asked for is not imported."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "mujoco", "scipy", "h5py", "imageio", "gymnasium")
+_PROGRAM = """
+import json, sys
+from robotest.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as exit_:
+    code = exit_.code
+print("\\n" + json.dumps([code, sorted(sys.modules)]))
+"""
+
+
+def _modules(*arguments: str) -> tuple[int, set[str]]:
+    """Run a command line in a fresh interpreter; return its exit code and what it imported."""
+    command = [sys.executable, "-c", _PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    return code or 0, set(modules)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["list", "--json"], ["--help"], ["eval", "--help"], ["train", "--help"], ["nonsense"]]
+)
+def test_looking_imports_nothing_heavy(arguments: list[str]) -> None:
+    code, modules = _modules(*arguments)
+    assert code == (2 if arguments == ["nonsense"] else 0)
+    assert not modules & set(HEAVY)
+
+
+def test_reading_a_run_imports_neither_torch_nor_mujoco(tmp_path: object) -> None:
+    _, modules = _modules("compare", str(tmp_path))
+    assert not modules & {"torch", "mujoco"}
+
+
+def test_the_probe_sees_imports() -> None:
+    _, modules = _modules("check", "env", "tests.fakes:suite")
+    assert "robotest.testing" in modules
+
+
+def test_list_is_fast() -> None:
+    start = time.perf_counter()
+    _modules("list")
+    assert time.perf_counter() - start < 5.0  # a third of a second on an idle machine; testing machines are not
