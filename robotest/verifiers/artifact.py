@@ -1,0 +1,197 @@
+"""The file a fitted verifier lives in, and the verifier that scores with it.
+
+One safetensors file: arrays, and a JSON text in its metadata that says what they are, which policy they belong to,
+and how held-out demonstrations scored, so that a threshold can be calibrated. Nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.specs import PolicySpec, VerifierSpec
+from robotest.types import Candidates, Observation
+from robotest.verifiers.pooling import POOLINGS, FeatureMap
+
+FORMAT = 1
+QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_KEY = "robotest"
+
+Score = Callable[[Float32[np.ndarray, "M K"]], Float64[np.ndarray, " M"]]
+"""How well each mapped feature vector is supported; higher is better."""
+MakeScore = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Score]
+"""Tensors and hyperparameters -> `Score`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A fitted verifier as data.
+
+    Attributes:
+        kind: ``cfn``, ``leverage`` or ``knn``.
+        policy_fingerprint: the policy whose features it was fitted to.
+        features: from token features to the vector scored.
+        hyperparameters: as given to the fit.
+        n_samples: training samples.
+        quantiles: (level, score) of held-out demonstrations; a chunk below level 0.01 is rarer than 99 % of them.
+        tensors: the kind's own arrays.
+    """
+
+    kind: str
+    policy_fingerprint: str
+    features: FeatureMap
+    hyperparameters: Mapping[str, Any]
+    n_samples: int
+    quantiles: tuple[tuple[float, float], ...]
+    tensors: Mapping[str, np.ndarray]
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all; `ArtifactError` if it cannot be written."""
+        arrays = {f"{self.kind}.{name}": np.ascontiguousarray(value) for name, value in self.tensors.items()}
+        arrays |= {"features.mean": self.features.mean, "features.matrix": self.features.matrix}
+        meta = {
+            "kind": self.kind,
+            "format": FORMAT,
+            "policy_fingerprint": self.policy_fingerprint,
+            "pooling": self.features.pooling,
+            "feature_shape": self.features.feature_shape,
+            "hyperparameters": dict(self.hyperparameters),
+            "n_samples": self.n_samples,
+            "quantiles": self.quantiles,
+            "digest": _digest(arrays),
+        }
+        part = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, part, metadata={_KEY: json.dumps(meta)})
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"cannot write verifier {path}: {error}; give another --out") from error
+
+    @classmethod
+    def load(cls, path: Path, kind: str) -> Artifact:
+        """Read a file back; `ArtifactError` if it is missing, damaged, or not a verifier of this `kind`."""
+        remedy = f"make it with `robotest fit --verifier {kind} --out {path}`"
+        if not path.is_file():
+            raise ArtifactError(f"no {kind} verifier at {path}; {remedy}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})[_KEY])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if (meta["kind"], meta["format"]) != (kind, FORMAT):
+                raise ArtifactError(
+                    f"{path} holds a {meta['kind']!r} verifier of format {meta['format']}, not {kind!r} of format"
+                    f" {FORMAT}; {remedy}"
+                )
+            if _digest(arrays) != meta["digest"]:
+                raise ArtifactError(f"{path} is damaged: its contents do not match their digest; {remedy}")
+            return cls._from_parts(meta, arrays)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise ArtifactError(f"{path} is damaged or not a robotest verifier ({error!r}); {remedy}") from error
+
+    @classmethod
+    def _from_parts(cls, meta: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Artifact:
+        if meta["pooling"] not in POOLINGS:
+            raise ValueError(f"pooling {meta['pooling']!r}")
+        tokens, width = meta["feature_shape"]
+        features = FeatureMap(
+            meta["pooling"], (tokens, width), arrays.pop("features.mean"), arrays.pop("features.matrix")
+        )
+        return cls(
+            kind=meta["kind"],
+            policy_fingerprint=meta["policy_fingerprint"],
+            features=features,
+            hyperparameters=meta["hyperparameters"],
+            n_samples=meta["n_samples"],
+            quantiles=tuple((level, score) for level, score in meta["quantiles"]),
+            tensors={name.partition(".")[2]: value for name, value in arrays.items()},
+        )
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedVerifier:
+    """Scores candidates by a fitted `Artifact`; the one `Verifier` behind ``cfn``, ``leverage`` and ``knn``."""
+
+    artifact: Artifact
+    score_mapped: Score
+
+    @property
+    def spec(self) -> VerifierSpec:
+        """Needs features, of the policy it was fitted to."""
+        return VerifierSpec(
+            self.artifact.kind, needs_features=True, policy_fingerprint=self.artifact.policy_fingerprint
+        )
+
+    def score(
+        self,
+        observation: Observation,  # noqa: ARG002 - the features have seen it
+        candidates: Candidates,
+        seed: int,  # noqa: ARG002 - nothing is drawn
+    ) -> Float64[np.ndarray, " M"]:
+        """Return the support of each candidate, higher is better.
+
+        Raises:
+            SpecMismatchError: the candidates carry no features.
+            InvalidActionError: features of another shape or not finite, or a score that is not finite.
+        """
+        if candidates.features is None:
+            raise SpecMismatchError(
+                f"verifier {self.artifact.kind!r} needs features and the candidates have none;"
+                " use a policy with features, or the verifier 'medoid'"
+            )
+        scores = self.score_features(candidates.features)
+        if not np.isfinite(scores).all():
+            raise InvalidActionError(f"verifier {self.artifact.kind!r} scored a candidate NaN or infinite")
+        return scores
+
+    def score_features(self, features: Float32[np.ndarray, "N T F"]) -> Float64[np.ndarray, " N"]:
+        """Return the support of token features that belong to no decision, e.g. of demonstrations."""
+        return self.score_mapped(self.artifact.features(features))
+
+    def threshold(self, level: float) -> float:
+        """Return the score that a fraction `level` of held-out demonstration chunks fall below."""
+        if not self.artifact.quantiles:
+            raise ArtifactError("this verifier was fitted without held-out demonstrations: it has no threshold")
+        levels, scores = zip(*self.artifact.quantiles, strict=True)
+        if not levels[0] <= level <= levels[-1]:
+            raise ArtifactError(f"quantile {level} is outside what was stored, {levels[0]} to {levels[-1]}")
+        return float(np.interp(level, levels, scores))
+
+
+def load_verifier(kind: str, policy: PolicySpec, path: Path | None, make_score: MakeScore) -> FittedVerifier:
+    """Read the verifier of `policy` from `path`.
+
+    Raises:
+        ArtifactError: no path, or a file that is missing, damaged or of another kind.
+        SpecMismatchError: the file belongs to another policy, or the policy gives no features.
+    """
+    if path is None:
+        raise ArtifactError(
+            f"verifier {kind!r} is fitted to a policy and no file was given: make one with `robotest fit --verifier"
+            f" {kind} --out {kind}.safetensors` and name it as {kind}={kind}.safetensors"
+        )
+    artifact = Artifact.load(path, kind)
+    try:
+        verifier = FittedVerifier(artifact, make_score(artifact.tensors, artifact.hyperparameters))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} lacks parts of a {kind} verifier ({error!r}); fit it again") from error
+    verifier.spec.require_fits(policy)
+    return verifier

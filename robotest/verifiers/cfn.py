@@ -1,0 +1,233 @@
+"""Coin Flipping Network: a learned pseudo-count (Lobel et al. 2023, arXiv 2306.03186; TACO, arXiv 2512.02834).
+
+Every training sample gets its own vector of d fair +-1 coins and f is regressed on them. Where n samples lie together
+the best f is the mean of n coin vectors, and E ||f||^2 / d = 1 / n. The network is a trained part plus a frozen random
+prior of the same shape, standardised to mean 0 and variance 1 over the data, so that f starts at the value of a
+count of one and falls only where there are data.
+
+What makes it work: the prior never sees dropout; its statistics are exact; a coin is a function of (seed, member,
+sample) and does not change between passes; every sample is used in every pass; training stops when ||f||^2 on held-out
+demonstrations is smallest. (Held-out coins say nothing: they are independent of f, so that their squared error *is*
+||f||^2 plus a constant. It first falls, while the prior is cancelled where data are, and rises again when single
+samples' coins are learnt by heart.) A single network is noisy; three are summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch.nn import functional
+
+from robotest.randomness import derive
+from robotest.specs import PolicySpec
+from robotest.types import Verifier
+from robotest.verifiers.artifact import Score, load_verifier
+from robotest.verifiers.settings import CfnSettings
+
+Weights = dict[str, torch.Tensor]
+"""Parameters of E networks stacked along the first axis, so that one batched product runs them all."""
+
+_CHUNK_ROWS = 4096
+_EVALUATIONS = 24
+_WARM_UP = 0.3
+_START_DIVISOR = 25.0
+
+
+def uniform(seed: int, *shape: int) -> Float64[np.ndarray, ...]:
+    """Uniform numbers in [0, 1) from Philox's raw bits, whose stream NumPy guarantees never to change.
+
+    The frozen prior is made of them: it is drawn again when a file is loaded and need not be stored.
+    """
+    bits = np.random.Philox(seed).random_raw(math.prod(shape))
+    numbers: Float64[np.ndarray, ...] = (bits >> np.uint64(11)).reshape(shape) * 2.0**-53
+    return numbers
+
+
+def coins(seed: int, member: int, n_samples: int, n_coins: int) -> Float32[np.ndarray, "N d"]:
+    """Return fair +-1 coins; sample i's are a function of (seed, member, i), whatever `n_samples` is."""
+    words = -(-n_coins // 64)
+    raw = np.random.Philox(derive(seed, "coins", member)).random_raw(n_samples * words).reshape(n_samples, words)
+    bits = (raw[:, :, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    signs: Float32[np.ndarray, "N d"] = bits.reshape(n_samples, -1)[:, :n_coins].astype(np.float32) * 2 - 1
+    return signs
+
+
+def initial_weights(width: int, settings: CfnSettings, seed: int, role: str) -> Weights:
+    """Draw `members` networks: U(-1, 1) / sqrt(fan in) for weights and biases, as in torch's `Linear`."""
+    inner = settings.hidden * settings.expansion
+    linear = {"in": (width, settings.hidden), "out": (settings.hidden, settings.n_coins)}
+    for block in range(settings.n_blocks):
+        linear |= {f"{block}.up": (settings.hidden, inner), f"{block}.down": (inner, settings.hidden)}
+    weights: dict[str, np.ndarray] = {}
+    for name, (fan_in, fan_out) in linear.items():
+        draws = uniform(derive(seed, role, name), settings.members, fan_in + 1, fan_out)
+        bounded = (2 * draws - 1) / math.sqrt(fan_in)
+        weights |= {f"{name}.weight": bounded[:, :-1], f"{name}.bias": bounded[:, -1:]}
+    for name in ("in", *map(str, range(settings.n_blocks))):
+        shape = (settings.members, 1, settings.hidden)
+        weights |= {f"{name}.norm.weight": np.ones(shape), f"{name}.norm.bias": np.zeros(shape)}
+    return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in weights.items()}
+
+
+def forward(
+    weights: Weights, x: Float[torch.Tensor, "E B K"], drop: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Float[torch.Tensor, "E B d"]:
+    """Run E networks: Linear, GELU, LayerNorm, residual MLP blocks (post-norm), Linear. `drop` only while training."""
+
+    def linear(name: str, value: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(weights[f"{name}.bias"], value, weights[f"{name}.weight"])
+
+    def norm(name: str, value: torch.Tensor) -> torch.Tensor:
+        normalised = functional.layer_norm(value, value.shape[-1:])
+        return torch.addcmul(weights[f"{name}.norm.bias"], normalised, weights[f"{name}.norm.weight"])
+
+    hidden = norm("in", functional.gelu(linear("in", x)))
+    block = 0
+    while f"{block}.up.weight" in weights:
+        inner = functional.gelu(linear(f"{block}.up", hidden))
+        update = linear(f"{block}.down", inner if drop is None else drop(inner))
+        hidden = norm(str(block), hidden + (update if drop is None else drop(update)))
+        block += 1
+    return linear("out", hidden)
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """One cycle: cosine from peak / 25 up to `peak` over the first 30 %, then cosine to zero. `progress` in [0, 1]."""
+    if progress < _WARM_UP:
+        low, high, phase = peak / _START_DIVISOR, peak, progress / _WARM_UP
+    else:
+        low, high, phase = 0.0, peak, 1 - (progress - _WARM_UP) / (1 - _WARM_UP)
+    return low + (high - low) * 0.5 * (1 - math.cos(math.pi * phase))
+
+
+def _evaluate(weights: Weights, x: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "E N d"]:
+    members = weights["in.weight"].shape[0]
+    with torch.inference_mode():
+        parts = [forward(weights, rows.expand(members, -1, -1)) for rows in torch.split(x, _CHUNK_ROWS)]
+    return torch.cat(parts, dim=1)
+
+
+def _standardised_prior(
+    width: int, x: Float[torch.Tensor, "N K"], settings: CfnSettings, seed: int
+) -> tuple[Weights, dict[str, np.ndarray]]:
+    """The frozen prior with its output standardised over `x` (folded into its last layer), and the statistics."""
+    prior = initial_weights(width, settings, seed, "prior")
+    output = _evaluate(prior, x).double()
+    mean, spread = output.mean(dim=1, keepdim=True), output.std(dim=1, keepdim=True, correction=0)
+    statistics = {"prior_mean": mean.numpy(), "prior_std": torch.where(spread > 0, spread, 1.0).numpy()}
+    return _fold(prior, statistics), statistics
+
+
+def _fold(prior: Weights, statistics: Mapping[str, np.ndarray]) -> Weights:
+    mean = torch.from_numpy(statistics["prior_mean"]).float()
+    std = torch.from_numpy(statistics["prior_std"]).float()
+    return prior | {"out.weight": prior["out.weight"] / std, "out.bias": (prior["out.bias"] - mean) / std}
+
+
+def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    while True:
+        yield from torch.split(torch.randperm(n, generator=generator), size)
+
+
+def _train(
+    weights: Weights,
+    x: Float[torch.Tensor, "N K"],
+    targets: Float[torch.Tensor, "E N d"],
+    held_out_error: Callable[[], float],
+    settings: CfnSettings,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Regress `weights` on `targets` in place, ending with those of the smallest held-out error."""
+    rng = torch.Generator().manual_seed(derive(seed, "training") % 2**63)
+
+    def drop(value: torch.Tensor) -> torch.Tensor:
+        keep = 1 - settings.dropout
+        return value * (torch.rand(value.shape, generator=rng) < keep).float() / keep
+
+    n_steps = max(settings.epochs * -(-len(x) // settings.batch_size), settings.min_steps)
+    interval = max(1, n_steps // _EVALUATIONS)
+    optimiser = torch.optim.Adam([value.requires_grad_() for value in weights.values()])
+    best, kept, waited = math.inf, {name: value.detach().clone() for name, value in weights.items()}, 0
+    for step, rows in zip(range(n_steps), _batches(len(x), settings.batch_size, rng), strict=False):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step / n_steps, settings.learning_rate)
+        output = forward(weights, x[rows].expand(settings.members, -1, -1), drop)
+        loss = functional.mse_loss(output, targets[:, rows]) * settings.members
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        progress(step + 1, n_steps)
+        if (step + 1) % interval == 0 or step + 1 == n_steps:
+            error = held_out_error()
+            waited = 0 if error < best else waited + 1
+            if error < best:
+                best, kept = error, {name: value.detach().clone() for name, value in weights.items()}
+            if waited > settings.patience:
+                break
+    for name, value in weights.items():
+        value.detach_().copy_(kept[name])
+
+
+def fit(
+    x: Float32[np.ndarray, "N K"],
+    held_out: Float32[np.ndarray, "V K"],
+    settings: CfnSettings,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> dict[str, np.ndarray]:
+    """Train `members` networks and return the tensors of the verifier.
+
+    Works for any number of samples from one. Without `held_out` samples the last weights are kept.
+    """
+    inputs, validation = (torch.from_numpy(np.asarray(v, np.float32)) * settings.input_gain for v in (x, held_out))
+    prior, statistics = _standardised_prior(x.shape[1], inputs, settings, seed)
+    flips = np.stack([coins(seed, member, len(x), settings.n_coins) for member in range(settings.members)])
+    # The prior is frozen: fitting f - prior to coins is fitting the trained part to coins - prior.
+    targets = torch.from_numpy(flips) - _evaluate(prior, inputs)
+    weights = initial_weights(x.shape[1], settings, seed, "trained")
+    prior_on_validation = _evaluate(prior, validation) if len(held_out) else None
+
+    def held_out_error() -> float:
+        if prior_on_validation is None:
+            return -math.inf
+        return float(torch.mean((_evaluate(weights, validation) + prior_on_validation) ** 2))
+
+    _train(weights, inputs, targets, held_out_error, settings, seed, progress)
+    stored = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
+    return stored | statistics | {"seed": np.array([seed], np.uint64)}
+
+
+def make_score(tensors: Mapping[str, np.ndarray], hyperparameters: Mapping[str, Any]) -> Score:
+    """Return x -> minus the sum over members of ||f(x)||^2 / d; each term estimates one over the count."""
+    settings = CfnSettings(**hyperparameters)
+    trained = {
+        name: torch.from_numpy(value.astype(np.float32))
+        for name, value in tensors.items()
+        if name not in ("prior_mean", "prior_std", "seed")
+    }
+    width = trained["in.weight"].shape[1]
+    prior = _fold(initial_weights(width, settings, int(tensors["seed"][0]), "prior"), tensors)
+    # Trained part and prior have one shape, so all 2 E networks run as one batch.
+    weights = {name: torch.cat([value, prior[name]]) for name, value in trained.items()}
+    n_networks = 2 * settings.members
+
+    @torch.inference_mode()
+    def score(x: Float32[np.ndarray, "M K"]) -> Float64[np.ndarray, " M"]:
+        inputs = torch.from_numpy(x) * settings.input_gain
+        output = forward(weights, inputs.expand(n_networks, -1, -1))
+        f = output[: settings.members] + output[settings.members :]
+        return -f.double().square().mean(dim=2).sum(dim=0).numpy()
+
+    return score
+
+
+def load(policy: PolicySpec, path: Path | None) -> Verifier:
+    """Registry factory; see `load_verifier` for the errors."""
+    return load_verifier("cfn", policy, path, make_score)

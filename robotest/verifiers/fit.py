@@ -1,0 +1,286 @@
+"""Fit a verifier to a policy: search demonstrations for high-fidelity features, then fit a density to them.
+
+A denoising policy never sees clean actions, so its features of a demonstrated chunk are not simply there to be read.
+For every demonstration frame, candidates are sampled and the features of the one nearest to the demonstrated chunk
+are kept (TACO, arXiv 2512.02834, section 4: high-fidelity feature search). The search costs far more than any fit. It
+is written to one file that all verifiers of a policy share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float16, Float32, Int32
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from robotest.demonstrations import Demonstration, DemonstrationFile, chunk_labels
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.evaluate import load_policy
+from robotest.randomness import derive, generator
+from robotest.types import Candidates, Observation, Policy
+from robotest.verifiers import knn, leverage
+from robotest.verifiers.artifact import QUANTILES, Artifact, FittedVerifier, MakeScore
+from robotest.verifiers.pooling import FeatureMap
+from robotest.verifiers.settings import CfnSettings, KnnSettings, LeverageSettings
+
+Kind = Literal["cfn", "leverage", "knn"]
+Settings = CfnSettings | LeverageSettings | KnnSettings
+Progress = Callable[[str, int, int], None]
+"""Called with (what is going on, steps done, steps in all)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """How demonstrations are searched for features. Equal values give equal features."""
+
+    candidates: int = 16
+    """Chunks sampled for each frame (TACO: 50, and 16 for OpenVLA)."""
+    stride: int = 2
+    """Every how many steps a frame is used."""
+    max_samples: int = 20_000
+    """Frames used at most, evenly spread over the demonstrations."""
+    seed: int = 0
+    """Seed of the candidates' noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "stride", "max_samples"):
+            if getattr(self, name) < 1:
+                raise SpecMismatchError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Arguments of `robotest fit`."""
+
+    data: Path
+    """Demonstrations the policy was trained on (`robotest collect`)."""
+    out: Path
+    """File to write; `<policy folder>/<verifier>.safetensors` is where `robotest eval` looks."""
+    policy: str = "mini_vla"
+    """Registered name, folder, or module:attribute."""
+    verifier: Kind = "leverage"
+    """What to fit."""
+    features: Path | None = None
+    """File that keeps the searched features for the next fit; beside the demonstrations if not given."""
+    batch: int = 16
+    """Frames sampled at once."""
+    held_out: float = 0.1
+    """Share of the demonstrations kept out of the fit: they calibrate thresholds and stop the training of `cfn`."""
+    seed: int = 0
+    """Seed of the fit."""
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+    """The feature search."""
+    cfn: CfnSettings = dataclasses.field(default_factory=CfnSettings)
+    """Used by `--verifier cfn`."""
+    leverage: LeverageSettings = dataclasses.field(default_factory=LeverageSettings)
+    """Used by `--verifier leverage`."""
+    knn: KnnSettings = dataclasses.field(default_factory=KnnSettings)
+    """Used by `--verifier knn`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchedFeatures:
+    """What a search found, one row a frame.
+
+    Attributes:
+        features: token features of the candidate nearest to the demonstration.
+        demonstration: which demonstration the frame is from.
+        distance: between that candidate and the demonstration: root mean square over the chunk, in units of
+            `PolicySpec.action_scale`.
+        policy_fingerprint: the policy searched with.
+    """
+
+    features: Float16[np.ndarray, "N T F"]
+    demonstration: Int32[np.ndarray, " N"]
+    distance: Float32[np.ndarray, " N"]
+    policy_fingerprint: str
+
+
+def fit(config: FitConfig, progress: Progress) -> Artifact:
+    """Search (or read an earlier search), fit, write `config.out`, and return what was written.
+
+    Raises:
+        ArtifactError: demonstrations, policy, feature file or output cannot be read or written.
+        SpecMismatchError: the policy gives no features, or does not fit the demonstrations.
+    """
+    policy, _ = load_policy(config.policy)
+    searched = search_or_read(policy, config, progress)
+    settings: Settings = getattr(config, config.verifier)
+    artifact = fit_features(searched, settings, config.held_out, config.seed, progress)
+    artifact.save(config.out)
+    return artifact
+
+
+def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
+    """Return the features of `config.data`, from the file that an equal search left, if there is one."""
+    with DemonstrationFile(config.data) as data:
+        identity = {
+            "policy": policy.spec.fingerprint,
+            "data": [config.data.name, config.data.stat().st_size, len(data)],
+            **dataclasses.asdict(config.search),
+        }
+        key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=6).hexdigest()
+        path = config.features or config.data.with_name(f"{config.data.stem}.features-{key}.safetensors")
+        if path.exists():
+            return _read_features(path, key, policy.spec.fingerprint)
+        searched = search(policy, data, config.search, config.batch, progress)
+    _write_features(path, key, searched)
+    return searched
+
+
+def search(
+    policy: Policy, data: DemonstrationFile, config: SearchConfig, batch: int, progress: Progress
+) -> SearchedFeatures:
+    """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration."""
+    _require_fits(policy, data)
+    frames = _frames([data.steps(index) for index in range(len(data))], config)
+    rows: list[np.ndarray] = []
+    distances: list[float] = []
+    for index in np.unique(frames[:, 0]):
+        demonstration = data[int(index)]
+        labels = chunk_labels(demonstration.actions, demonstration.anchors, policy.spec.horizon)
+        steps = frames[frames[:, 0] == index, 1]
+        for chosen in np.split(steps, range(batch, len(steps), batch)):
+            observations = [_observation(demonstration, int(step), data.spec.control_dt) for step in chosen]
+            seeds = [derive(config.seed, "feature search", int(index), int(step)) for step in chosen]
+            sampled = policy.sample(observations, seeds, config.candidates)
+            for candidates, step in zip(sampled, chosen, strict=True):
+                features, distance = nearest(candidates, labels[step], policy.spec.action_scale)
+                rows.append(features.astype(np.float16))
+                distances.append(distance)
+            progress("feature search", len(rows), len(frames))
+    features = np.stack(rows)
+    if not np.isfinite(features).all():
+        raise InvalidActionError(f"policy {policy.spec.name!r} gives features that are NaN, infinite or above 65504")
+    return SearchedFeatures(
+        features, frames[:, 0].astype(np.int32), np.array(distances, np.float32), policy.spec.fingerprint
+    )
+
+
+def nearest(
+    candidates: Candidates, label: Float32[np.ndarray, "H A"], scale: Float32[np.ndarray, "H A"]
+) -> tuple[Float32[np.ndarray, "T F"], float]:
+    """Return the features of the candidate nearest to `label`, and the root mean square difference in `scale`."""
+    if candidates.features is None or not np.isfinite(candidates.actions).all():
+        raise InvalidActionError("the policy returned candidates without features or with actions that are not finite")
+    distances = np.sqrt(np.mean(((candidates.actions - label) / scale) ** 2, axis=(1, 2)))
+    best = int(np.argmin(distances))
+    return candidates.features[best], float(distances[best])
+
+
+def fit_features(
+    searched: SearchedFeatures, settings: Settings, held_out: float, seed: int, progress: Progress
+) -> Artifact:
+    """Fit one verifier to searched features; whole demonstrations are held out to see what good scores look like."""
+    kind, make_score = _implementation(settings)
+    validation = hold_out(searched.demonstration, held_out, seed)
+    progress("feature map", 0, 1)
+    features = searched.features.astype(np.float32)
+    transform = FeatureMap.fit(features[~validation], settings.pooling, settings.n_components, seed)
+    x, unseen = transform(features[~validation]), transform(features[validation])
+    progress(f"fit {kind}", 0, 1)
+    if isinstance(settings, CfnSettings):
+        from robotest.verifiers import cfn
+
+        tensors = cfn.fit(x, unseen, settings, seed, lambda done, total: progress("fit cfn", done, total))
+    elif isinstance(settings, LeverageSettings):
+        tensors = leverage.fit(x, settings, seed)
+    else:
+        tensors = knn.fit(x, settings, seed)
+    artifact = Artifact(kind, searched.policy_fingerprint, transform, dataclasses.asdict(settings), len(x), (), tensors)
+    scores = FittedVerifier(artifact, make_score(tensors, artifact.hyperparameters)).score_mapped(unseen)
+    progress(f"fit {kind}", 1, 1)
+    return dataclasses.replace(artifact, quantiles=_quantiles(scores))
+
+
+def hold_out(demonstration: Int32[np.ndarray, " N"], share: float, seed: int) -> np.ndarray:
+    """Return bool[N], true for the frames of about `share` of the demonstrations (none of a single one)."""
+    numbers = generator(derive(seed, "held out")).permutation(np.unique(demonstration))
+    kept_out = numbers[: min(round(share * len(numbers)), len(numbers) - 1)]
+    return np.isin(demonstration, kept_out)
+
+
+def _implementation(settings: Settings) -> tuple[Kind, MakeScore]:
+    if isinstance(settings, LeverageSettings):
+        return "leverage", leverage.make_score
+    if isinstance(settings, KnnSettings):
+        return "knn", knn.make_score
+    from robotest.verifiers import cfn
+
+    return "cfn", cfn.make_score
+
+
+def _quantiles(scores: np.ndarray) -> tuple[tuple[float, float], ...]:
+    if not len(scores):
+        return ()
+    return tuple((level, float(value)) for level, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True))
+
+
+def _require_fits(policy: Policy, data: DemonstrationFile) -> None:
+    if policy.spec.feature_shape is None:
+        raise SpecMismatchError(
+            f"policy {policy.spec.name!r} gives no features; only one that does can have a verifier"
+        )
+    what = f"of policy {policy.spec.name!r} for demonstrations {data.path}"
+    policy.spec.action.require_equal(data.spec.action, f"actions {what}")
+    policy.spec.state.require_equal(data.spec.state, f"state {what}")
+    given = {name: tuple(size) for name, size in data.spec.cameras.items()}
+    for camera, size in policy.spec.cameras.items():
+        if given.get(camera) != tuple(size):
+            raise SpecMismatchError(f"cameras {what}: {camera!r} at {tuple(size)} px is needed; given are {given}")
+    if len(data) == 0:
+        raise ArtifactError(f"{data.path} holds no demonstrations; make some with `robotest collect`")
+
+
+def _frames(lengths: Sequence[int], config: SearchConfig) -> np.ndarray:
+    """(demonstration, step) of every frame to search, int[N, 2], in order."""
+    pairs = [(index, step) for index, length in enumerate(lengths) for step in range(0, length, config.stride)]
+    keep = np.linspace(0, len(pairs) - 1, min(len(pairs), config.max_samples)).round().astype(int)
+    frames: np.ndarray = np.array(pairs, dtype=np.int64)[keep]
+    return frames
+
+
+def _observation(demonstration: Demonstration, step: int, control_dt: float) -> Observation:
+    return Observation(
+        images={camera: images[step] for camera, images in demonstration.images.items()},
+        state=demonstration.state[step],
+        instruction=demonstration.info.instruction,
+        time=step * control_dt,
+    )
+
+
+def _write_features(path: Path, key: str, searched: SearchedFeatures) -> None:
+    arrays = {
+        "features": searched.features,
+        "demonstration": searched.demonstration,
+        "distance": searched.distance,
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, part, metadata={"search": key})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
+
+
+def _read_features(path: Path, key: str, fingerprint: str) -> SearchedFeatures:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = (file.metadata() or {}).get("search")
+            if found != key:
+                raise ArtifactError(
+                    f"features in {path} are from another policy, other demonstrations or other search settings;"
+                    " delete the file or give another --features"
+                )
+            arrays = {name: file.get_tensor(name) for name in ("features", "demonstration", "distance")}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"features in {path} are damaged ({error}); delete the file") from error
+    return SearchedFeatures(policy_fingerprint=fingerprint, **arrays)

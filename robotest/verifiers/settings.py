@@ -1,0 +1,73 @@
+"""Hyperparameters of the fitted verifiers. Apart from their modules, so that the command line need not import torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from robotest.verifiers.pooling import Pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class LeverageSettings:
+    """Of `robotest.verifiers.leverage`."""
+
+    pooling: Pooling = "mean"
+    """How a chunk's token features become one vector."""
+    n_components: int = 64
+    """Principal directions kept."""
+    n_features: int = 2048
+    """Random Fourier features, cosines and sines together."""
+    length_scale: float = 0.5
+    """Width of the kernel, in units of the median distance between training samples."""
+    ridge: float = 0.1
+    """Regularisation; a sample seen n times has leverage 1 / (n + ridge)."""
+    rank: int = 512
+    """Eigen-directions of the second-moment matrix kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnSettings:
+    """Of `robotest.verifiers.knn`."""
+
+    pooling: Pooling = "concat"
+    """How a chunk's token features become one vector."""
+    n_components: int = 64
+    """Principal directions kept."""
+    neighbours: int = 5
+    """Distances averaged."""
+    max_rows: int = 20_000
+    """Training samples kept, evenly spread over the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CfnSettings:
+    """Of `robotest.verifiers.cfn`; the names of arXiv 2306.03186 and 2512.02834."""
+
+    pooling: Pooling = "mean"
+    """How a chunk's token features become one vector."""
+    n_components: int = 128
+    """Principal directions kept; all of them if the feature is narrower."""
+    hidden: int = 128
+    """Width (TACO: 1536)."""
+    expansion: int = 4
+    """Inner width of a residual block, in units of `hidden`."""
+    n_blocks: int = 3
+    """Residual blocks."""
+    n_coins: int = 20
+    """Coins of a sample, d."""
+    members: int = 3
+    """Networks whose scores are summed."""
+    input_gain: float = 10.0
+    """Features are multiplied by this."""
+    dropout: float = 0.1
+    """In the residual blocks of the trained network, while training only."""
+    epochs: int = 16
+    """Passes over the data at most; held-out samples decide when to stop."""
+    min_steps: int = 1_000
+    """Gradient steps at least, by more passes, when there are few samples."""
+    batch_size: int = 512
+    """Samples a step; the last, smaller batch is used too."""
+    learning_rate: float = 1e-3
+    """Peak of the one-cycle schedule."""
+    patience: int = 4
+    """Passes without improvement on held-out samples before stopping."""
