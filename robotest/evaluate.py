@@ -18,6 +18,7 @@ from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
 from robotest.rollout import SimClock, Trace, WallClock, run_episode
 from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, summarise, writing
+from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Policy, Suite, Verifier
 
 
@@ -101,79 +102,83 @@ def evaluate(
         RobotestError: anything wrong with the arguments, before the first episode.
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
-    timer = timer or WallClock()
-    suite: Suite = resolve("env", config.env)
-    tasks = _check(config, suite)
-    policy, folder = load_policy(config.policy)
-    conditions = _load_conditions(config.verifiers, policy, folder)
-    planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
-    execute = _execute(config.execute, policy)
-    options = _options(config, policy)
-    with contextlib.closing(suite.make(tasks[0], options)) as env:
-        planner.require_fits(env.spec)
-    keys: list[Key] = [(c.name, t, i) for t in tasks for i in range(config.episodes) for c in conditions]
-    arguments = Arguments(
-        identity=_identity(config, policy, options, execute),
-        verifiers={c.name: c.fingerprint for c in conditions},
-        tasks=tasks,
-        episodes=config.episodes,
-    )
-    with RunDirectory(config.out, arguments, about or {}) as run:
+    job = _prepare(config, timer or WallClock())
+    with RunDirectory(config.out, job.arguments, about or {}) as run:
         try:
-            _run_missing(_Run(config, suite, options, planner, execute, timer, run, progress), keys)
+            _run_missing(job, run, progress)
         except KeyboardInterrupt as interrupt:
             raise InterruptedRunError(
                 f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                 " the same command goes on from there"
             ) from interrupt
-        summary = summarise([run.episodes[key] for key in keys], [c.name for c in conditions], tasks)
+        summary = summarise([run.episodes[key] for key in job.keys], list(job.arguments.verifiers), job.arguments.tasks)
         run.write_summary(summary)
     return summary
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    """What every episode of a run shares."""
+class _Job:
+    """A configuration with its names resolved and its parts found to fit each other."""
 
     config: EvalConfig
     suite: Suite
     options: EnvOptions
     planner: Planner
     execute: int
+    arguments: Arguments
     timer: Clock
-    directory: RunDirectory
-    progress: Callable[[Progress], None]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every episode asked for. Conditions are innermost, so that a part of a run is paired too."""
+        tasks, conditions = self.arguments.tasks, self.arguments.verifiers
+        return [(c, t, i) for t in tasks for i in range(self.arguments.episodes) for c in conditions]
 
 
-def _run_missing(run: _Run, keys: Sequence[Key]) -> None:
-    """Run the episodes that are not in the directory yet, one environment a task, in the order of `keys`."""
-    finished = run.directory.episodes
-    missing = [key for key in keys if key not in finished]
+def _prepare(config: EvalConfig, timer: Clock) -> _Job:
+    """Load everything and check it, the cheap things first."""
+    suite: Suite = resolve("env", config.env)
+    tasks = _check(config, suite)
+    policy, folder = load_policy(config.policy)
+    conditions = _load_conditions(config.verifiers, policy, folder)
+    planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
+    execute, options = _execute(config.execute, policy), _options(config, policy)
+    with contextlib.closing(suite.make(tasks[0], options)) as env:
+        planner.require_fits(env.spec)
+        identity = _identity(config, env.spec, policy.spec, options, execute)
+    arguments = Arguments(identity, {c.name: c.fingerprint for c in conditions}, tasks, config.episodes)
+    return _Job(config, suite, options, planner, execute, arguments, timer)
+
+
+def _run_missing(job: _Job, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
+    """Run the episodes that are not in the directory yet, in order, with one environment a task."""
+    keys = job.keys
+    missing = [key for key in keys if key not in run.episodes]
     found = done = len(keys) - len(missing)
-    run.progress(Progress(len(keys), done, found, None))
+    progress(Progress(len(keys), done, found, None))
     for task, group in itertools.groupby(missing, key=lambda key: key[1]):
-        with contextlib.closing(run.suite.make(task, run.options)) as env:
-            run.planner.require_fits(env.spec)
+        with contextlib.closing(job.suite.make(task, job.options)) as env:
+            job.planner.require_fits(env.spec)
             for key in group:
-                episode = _run_one(run, env, key)
-                run.directory.append(episode)
+                episode = _run_one(job, run.path, env, key)
+                run.append(episode)
                 done += 1
-                run.progress(Progress(len(keys), done, found, episode))
+                progress(Progress(len(keys), done, found, episode))
 
 
-def _run_one(run: _Run, env: Env, key: Key) -> Episode:
+def _run_one(job: _Job, directory: Path, env: Env, key: Key) -> Episode:
     """Run one episode and write its file."""
     condition, task, index = key
-    seeds, trace = EpisodeSeeds(run.config.seed, task, index), Trace()
+    seeds, trace = EpisodeSeeds(job.config.seed, task, index), Trace()
 
     def decide(observation: Observation, number: int) -> Decision:
-        return run.planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+        return job.planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
-    episode = run_episode(env, decide, condition, seeds, trace, SimClock(), run.timer, run.execute)
-    if run.config.record:
-        scene = recording.Scene(run.config.env, task, run.options, seeds.reset, env.spec.control_dt)
-        with writing(run.directory.path):
-            recording.write(episode_path(run.directory.path, key), recording.from_trace(episode, scene, trace))
+    episode = run_episode(env, decide, condition, seeds, trace, SimClock(), job.timer, job.execute)
+    if job.config.record:
+        scene = recording.Scene(job.config.env, task, job.options, seeds.reset, env.spec.control_dt)
+        with writing(directory):
+            recording.write(episode_path(directory, key), recording.from_trace(episode, scene, trace))
     return episode
 
 
@@ -213,13 +218,16 @@ def _options(config: EvalConfig, policy: Policy) -> EnvOptions:
     )
 
 
-def _identity(config: EvalConfig, policy: Policy, options: EnvOptions, execute: int) -> dict[str, Any]:
+def _identity(
+    config: EvalConfig, env: EnvSpec, policy: PolicySpec, options: EnvOptions, execute: int
+) -> dict[str, Any]:
     """Everything that changes what an episode is; file names do not."""
     return {
         "env": config.env,
         **dataclasses.asdict(options),
-        "policy": policy.spec.name,
-        "policy_fingerprint": policy.spec.fingerprint,
+        "standin_assets": env.standin_assets,
+        "policy": policy.name,
+        "policy_fingerprint": policy.fingerprint,
         "candidates": config.candidates,
         "execute": execute,
         "seed": config.seed,

@@ -105,6 +105,8 @@ class EnvSpec:
         cameras: camera name -> (height, width) [px] of the policy's images.
         control_dt: seconds between two `apply` calls [s].
         max_steps: step limit of an episode.
+        standin_assets: whether models or pictures of ours replace the original's, so that rates cannot be compared
+            with published ones. Written to `run.json`.
     """
 
     name: str
@@ -115,6 +117,7 @@ class EnvSpec:
     cameras: Mapping[str, tuple[int, int]]
     control_dt: float
     max_steps: int
+    standin_assets: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

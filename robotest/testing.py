@@ -202,7 +202,7 @@ def _actions(env: Env) -> Float32[np.ndarray, "5 A"]:
     return sweep
 
 
-def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -> Iterator[Float32[np.ndarray, " A"]]:
+def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -> list[Float32[np.ndarray, " A"]]:
     """Apply actions as one chunk and return what was sent."""
     env.begin_chunk()
     sent = []
@@ -210,7 +210,7 @@ def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -
         sent.append(env.apply(action).sent)
         if look:
             env.observe()
-    return iter(sent)
+    return sent
 
 
 def _continue(env: SimulatedEnv, actions: Float32[np.ndarray, "T A"]) -> Float64[np.ndarray, " N"]:
