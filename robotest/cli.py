@@ -18,7 +18,7 @@ import tyro
 
 from robotest.commands.evaluation import Compare, Eval, Video
 from robotest.commands.inspection import Check, Doctor, List
-from robotest.commands.learning import Collect
+from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError, RobotestError
 
 _RULE = re.compile(r"[\s│╰]*[─-]{4,}[\s│╯]*")
@@ -26,6 +26,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "list": List,
     "check": Check,
     "collect": Collect,
+    "train": Train,
+    "fit": Fit,
     "eval": Eval,
     "compare": Compare,
     "video": Video,

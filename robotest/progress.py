@@ -82,6 +82,20 @@ def collection(episodes: int) -> Iterator[Callable[[str, int, bool], None]]:
         yield update
 
 
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar that is told what is going on, the steps done and the steps in all; a new total is a new bar."""
+    bars: dict[int, TaskID] = {}
+    with _columns() as progress:
+
+        def update(what: str, done: int, total: int) -> None:
+            if total not in bars:
+                bars[total] = progress.add_task(what, total=total)
+            progress.update(bars[total], completed=done, description=what)
+
+        yield update
+
+
 def _columns() -> Progress:
     return Progress(
         TextColumn("{task.description}"),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from robotest.commands.text import split
+from robotest.errors import RobotestError
+
+if TYPE_CHECKING:
+    from robotest.verifiers.fit import FitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Collect:
         """Collect, and print how often each style succeeded."""
         from robotest import collect, progress
 
-        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "tasks"}
-        config = collect.CollectConfig(tasks=() if self.tasks == "all" else split(self.tasks), **asked)
+        tasks = () if self.tasks == "all" else split(self.tasks)
+        config = collect.CollectConfig(**{**dataclasses.asdict(self), "tasks": tasks})
         with progress.collection(config.episodes) as update:
             tallies = collect.collect(config, update)
         for task, tally in tallies.items():
@@ -45,3 +50,87 @@ class Collect:
             sys.stdout.write(f"{task}: {styles}\n")
         sys.stdout.write(f"demonstrations in {self.out}\n")
         return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a policy on demonstrations. The same command continues after an interruption."""
+
+    data: Path
+    """Demonstration file (`robotest collect`)."""
+    out: Path
+    """Folder of the policy."""
+    head: Literal["flow"] = "flow"
+    """How chunks are generated."""
+    name: str = "mini_vla"
+    """Name of the policy in tables."""
+    seed: int = 0
+    """Seed of weights, batches and noise."""
+    steps: int = 7000
+    """Optimiser steps."""
+    batch: int = 64
+    """Observations in a step."""
+    draws: int = 4
+    """Noises and times for each encoded observation."""
+    horizon: int = 16
+    """Actions in a chunk."""
+    learning_rate: float = 1.2e-3
+    """Peak, after the warm-up and before the cosine."""
+    threads: int | None = None
+    """Threads of the processor; None leaves it to torch."""
+
+    def run(self) -> int:
+        """Train, and print the file of the weights."""
+        from robotest import progress
+        from robotest.policies import training
+
+        config = training.TrainConfig(**dataclasses.asdict(self))
+        with progress.steps() as update:
+            path = training.train(config, lambda step, total, loss: update(f"loss {loss:.3f}", step, total))
+        sys.stdout.write(f"policy in {path}\n")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fit a verifier to a policy: how often was something like a candidate seen in the demonstrations?"""
+
+    data: Path
+    """Demonstrations the policy was trained on."""
+    policy: str = "mini_vla"
+    """Policy: a registered name, a folder that `robotest train` wrote, or module:attribute."""
+    verifier: Literal["cfn", "leverage", "knn"] = "leverage"
+    """What to fit."""
+    out: Path | None = None
+    """File to write; None: VERIFIER.safetensors in the policy's folder, where `robotest eval` looks."""
+    pooling: Literal["first", "mean", "concat"] | None = None
+    """How a chunk's token features become one vector; None: the verifier's own choice."""
+    candidates: int = 16
+    """Chunks sampled for each frame in the feature search."""
+    stride: int = 2
+    """Every how many steps a frame is used."""
+    max_samples: int = 20_000
+    """Frames used at most, evenly spread over the demonstrations."""
+    seed: int = 0
+    """Seed of the search and of the fit."""
+
+    def run(self) -> int:
+        """Search features, or read what an equal search left beside the demonstrations; fit; print the file."""
+        from robotest import progress
+        from robotest.verifiers.fit import FitConfig, SearchConfig, fit
+
+        out = self.out or Path(self.policy) / f"{self.verifier}.safetensors"
+        if self.out is None and not Path(self.policy).is_dir():
+            raise RobotestError(f"policy {self.policy!r} is not a folder; say with --out where to write the verifier")
+        search = SearchConfig(self.candidates, self.stride, self.max_samples, self.seed)
+        config = FitConfig(self.data, out, self.policy, self.verifier, seed=self.seed, search=search)
+        with progress.steps() as update:
+            artifact = fit(self._pooled(config), update)
+        sys.stdout.write(f"{self.verifier} fitted to {artifact.n_samples} frames in {out}\n")
+        return 0
+
+    def _pooled(self, config: FitConfig) -> FitConfig:
+        if self.pooling is None:
+            return config
+        settings: Any = dataclasses.replace(getattr(config, self.verifier), pooling=self.pooling)
+        return dataclasses.replace(config, **{self.verifier: settings})
