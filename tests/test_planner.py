@@ -135,3 +135,16 @@ def test_a_policy_that_does_not_fit_the_environment(changes: dict[str, object], 
     planner(a=Given(1)).require_fits(env.spec)
     with pytest.raises(SpecMismatchError, match=message):
         planner(Seeing(**changes), a=Given(1)).require_fits(env.spec)
+
+
+def test_a_verifier_is_given_the_seed_of_its_decision() -> None:
+    class Listening(Given):
+        seeds: tuple[int, ...] = ()
+
+        def score(self, observation: Observation, candidates: Candidates, seed: int) -> np.ndarray:
+            self.seeds = (*self.seeds, seed)
+            return super().score(observation, candidates, seed)
+
+    listening = Listening(0, 0, 0, 0)
+    planner(a=listening).decide([DecisionRequest("a", SEEDS, number, observe()) for number in (0, 3)])
+    assert listening.seeds == (SEEDS.verifier(0), SEEDS.verifier(3))
