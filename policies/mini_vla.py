@@ -1,0 +1,272 @@
+"""The shipped policy: a vision-language-action model of about a million parameters that decides in milliseconds.
+
+A policy is one safetensors file: weights, normalisation, and as metadata what it reads and writes. The observation is
+encoded once; its keys and values are shared by all candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from jaxtyping import Float, Float32
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from robotest.errors import ArtifactError, SpecMismatchError
+from robotest.policies.mini_vla_network import LayerCache, MiniVlaNetwork, NetworkConfig, chunk_mask
+from robotest.policies.text import Tokenizer, pad
+from robotest.randomness import generator
+from robotest.specs import PolicySpec, VectorSpec
+from robotest.types import Candidates, Observation
+
+FORMAT = "robotest-mini-vla-1"
+FILE_NAME = "policy.safetensors"
+SHIPPED = Path(__file__).parent / "weights" / "mini_vla"
+EULER_STEPS = 6
+BLOCK = 8
+"""Candidates denoised together. More are done in further blocks: a candidate does not depend on how many follow."""
+HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - there is no public name
+"""Whether this processor multiplies bfloat16: 8 candidates three times as fast; elsewhere float32 is used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """Means and spreads over the training data; spreads have a floor and are never 0."""
+
+    action_mean: Float32[np.ndarray, "H A"]
+    action_std: Float32[np.ndarray, "H A"]
+    state_mean: Float32[np.ndarray, " S"]
+    state_std: Float32[np.ndarray, " S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """What the policy reads and writes.
+
+    Attributes:
+        action: layout of its actions.
+        state: layout of the state it reads.
+        cameras: the images it reads, name -> (height, width) [px], in the order of `NetworkConfig.trunks`.
+    """
+
+    action: VectorSpec
+    state: VectorSpec
+    cameras: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Interface:
+        """Inverse of `dataclasses.asdict`."""
+        cameras = {name: (int(size[0]), int(size[1])) for name, size in data["cameras"].items()}
+        return cls(VectorSpec.from_json(data["action"]), VectorSpec.from_json(data["state"]), cameras)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """Everything in a policy file.
+
+    Attributes:
+        name: for tables and records.
+        config: sizes of the network.
+        interface: what it reads and writes.
+        normalisation: how numbers are scaled for the network.
+        weights: of the network, float32.
+    """
+
+    name: str
+    config: NetworkConfig
+    interface: Interface
+    normalisation: Normalisation
+    weights: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights and normalisation under their names in the file."""
+        numbers = {f"normalisation.{k}": torch.from_numpy(v) for k, v in vars(self.normalisation).items()}
+        weights = {f"network.{k}": v.contiguous() for k, v in self.weights.items()}
+        return dict(sorted({**numbers, **weights}.items()))
+
+    def card(self) -> str:
+        """Return the metadata, without the fingerprint, as canonical JSON."""
+        parts = {"name": self.name, "config": vars(self.config), "interface": dataclasses.asdict(self.interface)}
+        return json.dumps(parts, sort_keys=True)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any weight, statistic or setting."""
+        digest = hashlib.blake2b(self.card().encode(), digest_size=8)
+        for name, tensor in self.tensors().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def save(path: Path, bundle: Bundle) -> None:
+    """Write a policy file; it appears complete or not at all.
+
+    Raises:
+        ArtifactError: the path cannot be written.
+    """
+    metadata = {"format": FORMAT, "card": bundle.card(), "fingerprint": bundle.fingerprint()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(to_bytes(bundle.tensors(), metadata))
+        partial.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write policy {path}: {error}; choose another path") from error
+
+
+def read(path: Path) -> Bundle:
+    """Read a policy file.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another kind.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no policy at {path}; train one with `robotest train` or give the folder of one")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtifactError(f"policy {path} is damaged ({error}); train it again or copy it again") from error
+    if metadata.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is no mini_vla policy: format {metadata.get('format')!r}, {FORMAT!r} is needed")
+    try:
+        bundle = _bundle(json.loads(metadata["card"]), tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"policy {path} lacks or has unknown parts ({error!r}); train it again") from error
+    if bundle.fingerprint() != metadata.get("fingerprint"):
+        raise ArtifactError(f"policy {path} does not match its fingerprint: it was changed or damaged; copy it again")
+    return bundle
+
+
+def _bundle(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle:
+    config = {**card["config"], "trunks": tuple(card["config"]["trunks"])}
+    numbers = {f.name: tensors[f"normalisation.{f.name}"].numpy() for f in dataclasses.fields(Normalisation)}
+    prefix = "network."
+    return Bundle(
+        name=card["name"],
+        config=NetworkConfig(**config),
+        interface=Interface.from_json(card["interface"]),
+        normalisation=Normalisation(**numbers),
+        weights={name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)},
+    )
+
+
+def load(path: Path | None = None) -> MiniVla:
+    """Load a policy from its folder or file; None loads the shipped one.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another kind.
+    """
+    path = SHIPPED if path is None else Path(path)
+    return MiniVla(read(path / FILE_NAME if path.is_dir() or path == SHIPPED else path))
+
+
+class MiniVla:
+    """Implements `robotest.types.Policy`. Observations are encoded one by one: what else is asked for changes nothing.
+
+    On a CPU one observation with 8 candidates already fills the vector units, so a larger batch would gain little and
+    make the last bits of a result depend on its company.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._normalisation = bundle.normalisation
+        self._config = config = bundle.config
+        self._tokenize = Tokenizer(config.buckets, config.max_words)
+        self._network = MiniVlaNetwork(config).eval()
+        try:
+            self._network.load_state_dict(dict(bundle.weights))
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise ArtifactError(f"policy {bundle.name!r} has weights of another network: {first}") from error
+        self._expert_type = torch.bfloat16 if HAS_BF16 else torch.float32
+        with torch.inference_mode():
+            times = torch.arange(EULER_STEPS)[:, None, None] / EULER_STEPS
+            self._modulations = self._network.expert.modulation(times[..., 0]).to(self._expert_type)
+        self._network.expert.to(self._expert_type)
+        self.spec = PolicySpec(
+            name=bundle.name,
+            fingerprint=bundle.fingerprint(),
+            action=bundle.interface.action,
+            state=bundle.interface.state,
+            cameras=dict(bundle.interface.cameras),
+            horizon=config.horizon,
+            feature_shape=(config.horizon, config.width),
+            action_scale=self._normalisation.action_std,
+        )
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        """Sample `n_candidates` chunks for each observation; see `robotest.types.Policy.sample`.
+
+        Features are the expert's hidden states after the last normalisation at the last denoising step, one for each
+        action of the chunk.
+
+        Raises:
+            SpecMismatchError: an image or a state of another size than in training, or a missing camera.
+        """
+        return [self._sample(o, seed, n_candidates) for o, seed in zip(observations, noise_seeds, strict=True)]
+
+    @torch.inference_mode()
+    def _sample(self, observation: Observation, noise_seed: int, n_candidates: int) -> Candidates:
+        caches = self._encode(observation)
+        shape = (n_candidates, self._config.horizon, self._config.n_action)
+        noise = torch.from_numpy(generator(noise_seed).standard_normal(shape).astype(np.float32))
+        done = [self._denoise(block[None], caches) for block in torch.split(noise, BLOCK)]
+        chunks = torch.cat([chunk for chunk, _ in done]).numpy()
+        features = torch.cat([feature for _, feature in done]).numpy()
+        n = self._normalisation
+        return Candidates(actions=chunks * n.action_std + n.action_mean, features=features)
+
+    def _encode(self, observation: Observation) -> list[LayerCache]:
+        self._require_sizes(observation)
+        n = self._normalisation
+        images = np.stack([observation.images[camera] for camera in self.spec.cameras])
+        state = (observation.state - n.state_mean) / n.state_std
+        ids = pad([self._tokenize(observation.instruction)])
+        caches, _ = self._network.prefix(
+            scale_images(torch.from_numpy(images)[None]), torch.from_numpy(state)[None], torch.from_numpy(ids)
+        )
+        return [(key.to(self._expert_type), value.to(self._expert_type)) for key, value in caches]
+
+    def _denoise(
+        self, noise: Float[Tensor, "1 M H A"], caches: list[LayerCache]
+    ) -> tuple[Float[Tensor, "M H A"], Float[Tensor, "M H F"]]:
+        """Follow the flow from noise to chunks in Euler steps; return them and the features of the last step."""
+        mask = chunk_mask(None, caches[0][0].shape[2], noise.shape[1], noise.shape[2])
+        chunk, hidden = noise, noise
+        for modulation in self._modulations:
+            velocity, hidden = self._network.expert(chunk.to(self._expert_type), modulation[None], caches, mask)
+            chunk = chunk + velocity.float() / EULER_STEPS
+        return chunk[0], hidden[0].float()
+
+    def _require_sizes(self, observation: Observation) -> None:
+        for camera, size in self.spec.cameras.items():
+            image = observation.images.get(camera)
+            if image is None:
+                raise SpecMismatchError(
+                    f"policy {self.spec.name!r} needs camera {camera!r}; given: {sorted(observation.images)}"
+                )
+            if image.shape != (*size, 3) or image.dtype != np.uint8:
+                raise SpecMismatchError(
+                    f"policy {self.spec.name!r} needs camera {camera!r} as uint8 {(*size, 3)},"
+                    f" {image.dtype} {image.shape} given; set the environment's image size to {size[0]}"
+                )
+        if observation.state.shape != (self.spec.state.size,):
+            raise SpecMismatchError(
+                f"policy {self.spec.name!r} needs a state of {self.spec.state.size} numbers,"
+                f" {observation.state.shape} given"
+            )
+
+
+def scale_images(images: Tensor) -> Float[Tensor, "*batch 3 h w"]:
+    """Return uint8 pictures [..., h, w, 3] as numbers in [-1, 1], channels first."""
+    return (images.float() / 127.5 - 1).movedim(-1, -3)

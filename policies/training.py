@@ -1,0 +1,417 @@
+"""`robotest train`: demonstrations to a policy, on a laptop's processor, resumable at any step.
+
+Every step draws its batch, augmentation, noise and times from a generator of its own, so a run that was interrupted
+continues exactly where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robotest.demonstrations import DatasetSpec, DemonstrationFile, chunk_labels
+from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
+from robotest.policies import mini_vla
+from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig
+from robotest.policies.text import Tokenizer, pad
+from robotest.randomness import derive, generator
+
+CHECKPOINT_NAME = "train.ckpt.safetensors"
+LOG_NAME = "train.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a policy is trained."""
+
+    data: Path
+    """demonstration file"""
+    out: Path
+    """folder of the policy"""
+    head: Literal["flow"] = "flow"
+    """how chunks are generated"""
+    name: str = "mini_vla"
+    """name of the policy in tables"""
+    seed: int = 0
+    """of weights, batches, noise"""
+    steps: int = 7000
+    """optimiser steps"""
+    batch: int = 64
+    """observations in a step"""
+    draws: int = 4
+    """noises and times for each encoded observation"""
+    horizon: int = 16
+    """actions in a chunk"""
+    learning_rate: float = 1.2e-3
+    """peak, after the warm-up and before the cosine"""
+    warmup: int = 200
+    """steps"""
+    weight_decay: float = 0.01
+    """of AdamW"""
+    ema: float = 0.998
+    """decay of the averaged weights, which are the ones kept"""
+    held_out: float = 0.05
+    """share of the demonstrations that is only watched"""
+    shift_px: int = 4
+    """largest random shift of an image [px]"""
+    colour: float = 0.15
+    """spread of random brightness and colour gains"""
+    camera_dropout: float = 0.0
+    """how often an image is blanked"""
+    word_dropout: float = 0.1
+    """how often a word is left out"""
+    state_noise: float = 0.02
+    """noise on the normalised state"""
+    log_every: int = 100
+    """steps"""
+    checkpoint_every: int = 500
+    """steps"""
+    threads: int | None = None
+    """of the processor; None leaves it to torch"""
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after each step with its number, the number of all steps, and the loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """All steps of all demonstrations, N of them, in memory."""
+
+    images: UInt8[np.ndarray, "N C h w 3"]
+    state: Float32[np.ndarray, "N S"]
+    labels: Float32[np.ndarray, "N H A"]
+    words: Int64[np.ndarray, "I W G"]
+    instruction: Int64[np.ndarray, " N"]
+    train: Int64[np.ndarray, " n"]
+    held_out: Int64[np.ndarray, " m"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What the network is given in one step; images and state are normalised."""
+
+    images: Float[Tensor, "B C 3 h w"]
+    state: Float[Tensor, "B S"]
+    words: Int64[Tensor, "B W G"]
+    chunks: Float[Tensor, "B 1 H A"]
+    noise: Float[Tensor, "B M H A"]
+    time: Float[Tensor, "B M"]
+
+
+def train(config: TrainConfig, progress: Progress) -> Path:
+    """Train a policy and return its file.
+
+    Raises:
+        ArtifactError: the demonstrations cannot be read, the folder cannot be written, or the checkpoint in it was
+            made with other settings or data.
+        InterruptedRunError: stopped by the user; the checkpoint is written and the same call continues.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot write policy folder {config.out}: {error}; choose another one") from error
+    spec, frames, normalisation = load_frames(config)
+    run = Run(config, spec, frames, normalisation)
+    run.resume()
+    try:
+        while run.step < config.steps:
+            progress(run.step + 1, config.steps, run.advance())
+    except KeyboardInterrupt:
+        run.checkpoint()
+        raise InterruptedRunError(
+            f"training stopped at step {run.step} of {config.steps}; the same command continues"
+        ) from None
+    path = config.out / mini_vla.FILE_NAME
+    mini_vla.save(path, run.bundle())
+    (config.out / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return path
+
+
+class Run:
+    """The state of a training run: weights, their average, optimiser moments, and the step it is at."""
+
+    def __init__(
+        self, config: TrainConfig, spec: DatasetSpec, frames: Frames, normalisation: mini_vla.Normalisation
+    ) -> None:
+        self.config = config
+        self.step = 0
+        self._spec = spec
+        self._frames = frames
+        self._normalisation = normalisation
+        self._sizes = NetworkConfig(
+            n_action=spec.action.size,
+            n_state=spec.state.size,
+            horizon=config.horizon,
+            trunks=trunks(tuple(spec.cameras)),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(config.seed, "weights") % 2**63)
+            self._network = MiniVlaNetwork(self._sizes)
+        self._average = copy.deepcopy(self._network).eval().requires_grad_(requires_grad=False)
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self._losses: list[float] = []
+        self._since = time.perf_counter()
+
+    def advance(self) -> float:
+        """Do one step and return its loss; log and checkpoint when due."""
+        batch = draw(self._frames, self.config, self.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        loss = flow_loss(self._network, batch)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimizer.step()
+        self.step += 1
+        self._follow()
+        value = loss.item()
+        self._losses.append(value)
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            self._log()
+        if self.step % self.config.checkpoint_every == 0 and self.step < self.config.steps:
+            self.checkpoint()
+        return value
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float | None:
+        """Return the averaged weights' loss on fixed frames of the held-out demonstrations; None if there are none."""
+        if not len(self._frames.held_out):
+            return None
+        plain = dataclasses.replace(
+            self.config, batch=256, shift_px=0, colour=0.0, camera_dropout=0.0, word_dropout=0.0, state_noise=0.0
+        )
+        frames = dataclasses.replace(self._frames, train=self._frames.held_out)
+        return float(flow_loss(self._average, draw(frames, plain, -1)))
+
+    def bundle(self) -> mini_vla.Bundle:
+        """Return the policy as it is now."""
+        interface = mini_vla.Interface(self._spec.action, self._spec.state, self._spec.cameras)
+        return mini_vla.Bundle(
+            self.config.name, self._sizes, interface, self._normalisation, self._average.state_dict()
+        )
+
+    def checkpoint(self) -> None:
+        """Write everything that `resume` needs; it appears complete or not at all."""
+        path = self.config.out / CHECKPOINT_NAME
+        partial = path.with_name(path.name + ".partial")
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        try:
+            save_file(tensors, partial, {"run": self._identity(), "step": str(self.step)})
+            partial.replace(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"cannot write checkpoint {path}: {error}; free the disk or choose another") from error
+
+    def resume(self) -> None:
+        """Continue from the checkpoint in the folder, if there is one.
+
+        Raises:
+            ArtifactError: it is damaged, or was made with other settings or data.
+        """
+        path = self.config.out / CHECKPOINT_NAME
+        if not path.exists():
+            return
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ArtifactError(f"checkpoint {path} is damaged ({error}); delete it to start again") from error
+        if metadata.get("run") != self._identity():
+            raise ArtifactError(
+                f"checkpoint {path} was made with other settings or data; choose another --out, or delete it"
+            )
+        for name, tensor in self._tensors().items():
+            tensor.data.copy_(stored[name])
+        self.step = int(metadata["step"])
+
+    def _follow(self) -> None:
+        """Move the average towards the weights; early on it follows closely, so that it forgets the first ones."""
+        decay = min(self.config.ema, self.step / (10 + self.step))
+        pairs = zip(self._average.parameters(), self._network.parameters(), strict=True)
+        for average, weight in pairs:
+            average.lerp_(weight.detach(), 1 - decay)
+
+    def _log(self) -> None:
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        images = len(self._losses) * self.config.batch * self._frames.images.shape[1]
+        line = {
+            "step": self.step,
+            "loss": float(np.mean(self._losses)),
+            "held_out_loss": self.held_out_loss(),
+            "images_per_s": images / seconds,
+            "learning_rate": learning_rate(self.config, self.step - 1),
+        }
+        self._losses = []
+        with (self.config.out / LOG_NAME).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _identity(self) -> str:
+        """Return what must be equal for a checkpoint to be this run's."""
+        ignored = {"data", "out", "log_every", "checkpoint_every", "threads"}
+        settings = {k: v for k, v in vars(self.config).items() if k not in ignored}
+        data = hashlib.blake2b(digest_size=8)
+        for statistic in vars(self._normalisation).values():
+            data.update(statistic.tobytes())
+        return json.dumps({**settings, "frames": len(self._frames.state), "data": data.hexdigest()}, sort_keys=True)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the run under its name in a checkpoint."""
+        named: dict[str, Tensor] = {f"average.{k}": v for k, v in self._average.named_parameters()}
+        for name, weight in self._network.named_parameters():
+            moments: dict[str, Any] = self._optimizer.state[weight]
+            if not moments:  # before the first step
+                moments["step"] = torch.zeros(())
+                moments["exp_avg"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                moments["exp_avg_sq"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+            named[f"network.{name}"] = weight
+            named.update({f"{moment}.{name}": value for moment, value in moments.items()})
+        return named
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def flow_loss(network: MiniVlaNetwork, batch: Batch) -> Float[Tensor, ""]:
+    """Return the mean squared error of the velocity (Lipman et al. 2023, equation 9, straight paths)."""
+    time_ = batch.time[..., None, None]
+    noisy = (1 - time_) * batch.noise + time_ * batch.chunks
+    with torch.autocast("cpu", torch.bfloat16, enabled=mini_vla.HAS_BF16):
+        caches, mask = network.prefix(batch.images, batch.state, batch.words)
+        velocity = network.velocity(noisy, batch.time, caches, mask)
+    return (velocity.float() - (batch.chunks - batch.noise)).square().mean()
+
+
+def draw(frames: Frames, config: TrainConfig, step: int) -> Batch:
+    """Return the batch of a step: frames of the training demonstrations, augmented, with noises and times."""
+    rng = generator(derive(config.seed, "batch", step))
+    rows = rng.choice(frames.train, config.batch)
+    n_draws, shape = config.draws, frames.labels.shape[1:]
+    state = frames.state[rows] + config.state_noise * rng.standard_normal((len(rows), frames.state.shape[1]))
+    # Times lean towards noise, where the mode is chosen: t = .999 (1 - Beta(1.5, 1)), pi0 appendix B; stratified.
+    uniform = (np.arange(n_draws) + rng.random((len(rows), n_draws))) / n_draws
+    return Batch(
+        images=_augment(frames.images, rows, config, rng),
+        state=torch.from_numpy(state.astype(np.float32)),
+        words=torch.from_numpy(_drop_words(frames.words[frames.instruction[rows]], config.word_dropout, rng)),
+        chunks=torch.from_numpy(frames.labels[rows][:, None]),
+        noise=torch.from_numpy(rng.standard_normal((len(rows), n_draws, *shape), np.float32)),
+        time=torch.from_numpy((0.999 * (1 - uniform ** (2 / 3))).astype(np.float32)),
+    )
+
+
+def _augment(
+    images: UInt8[np.ndarray, "N C h w 3"], rows: Int64[np.ndarray, " B"], config: TrainConfig, rng: np.random.Generator
+) -> Float[Tensor, "B C 3 h w"]:
+    """Return images of the rows, shifted (the edge repeats), with random gains and blanks, in about [-1, 1]."""
+    n_batch, (n_cameras, height, width) = len(rows), images.shape[1:4]
+    shifts = rng.integers(-config.shift_px, config.shift_px, (n_batch, n_cameras, 2), endpoint=True)
+    down = np.clip(np.arange(height) + shifts[..., :1], 0, height - 1)
+    across = np.clip(np.arange(width) + shifts[..., 1:], 0, width - 1)
+    shifted = np.empty((n_batch, *images.shape[1:]), np.uint8)
+    for b, row in enumerate(rows):
+        for c in range(n_cameras):
+            shifted[b, c] = images[row, c][down[b, c]][:, across[b, c]]
+    per_image, per_channel = (n_batch, n_cameras, 1, 1, 1), (n_batch, n_cameras, 3, 1, 1)
+    gain = 1 + config.colour * (rng.uniform(-1, 1, per_image) + 0.5 * rng.uniform(-1, 1, per_channel))
+    offset = config.colour * rng.uniform(-1, 1, per_image)
+    seen = rng.random(per_image) >= config.camera_dropout
+    scaled = mini_vla.scale_images(torch.from_numpy(shifted))
+    gain32, offset32 = ((part * seen).astype(np.float32) for part in (gain, offset))
+    return scaled * torch.from_numpy(gain32) + torch.from_numpy(offset32)
+
+
+def _drop_words(words: Int64[np.ndarray, "B W G"], rate: float, rng: np.random.Generator) -> Int64[np.ndarray, "B W G"]:
+    """Return words with some left out, and some known by their n-grams alone, as an unseen word would be."""
+    kept = np.where(rng.random(words.shape[:2])[..., None] < rate, 0, words)
+    kept[..., 0] = np.where(rng.random(words.shape[:2]) < 2 * rate, 0, kept[..., 0])
+    return kept
+
+
+def trunks(cameras: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the number of each camera's image trunk: a left and a right one of a kind share theirs."""
+    kinds = [camera.replace("left", "").replace("right", "") for camera in cameras]
+    return tuple(list(dict.fromkeys(kinds)).index(kind) for kind in kinds)
+
+
+def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Normalisation]:
+    """Read all demonstrations, normalised by the statistics that are returned with them.
+
+    Raises:
+        ArtifactError: the file is missing, of another kind, or holds no demonstration.
+        SpecMismatchError: images of several sizes.
+    """
+    with DemonstrationFile(config.data) as file:
+        spec = file.spec
+        if not len(file):
+            raise ArtifactError(f"{config.data} holds no demonstration; collect some with `robotest collect`")
+        if len(set(spec.cameras.values())) != 1:
+            raise SpecMismatchError(f"{config.data} has images of several sizes {dict(spec.cameras)}; one is needed")
+        lengths = [file.steps(i) for i in range(len(file))]
+        size = next(iter(spec.cameras.values()))
+        images = np.empty((sum(lengths), len(spec.cameras), *size, 3), np.uint8)
+        states, labels, instructions = [], [], []
+        for start, each in zip(np.cumsum([0, *lengths]), file, strict=False):
+            for c, camera in enumerate(spec.cameras):
+                images[start : start + len(each), c] = each.images[camera]
+            states.append(each.state)
+            labels.append(chunk_labels(each.actions, each.anchors, config.horizon))
+            instructions.append(each.info.instruction)
+    normalisation = statistics(np.concatenate(labels), np.concatenate(states))
+    n = normalisation
+    known = sorted(set(instructions))
+    tokenize = Tokenizer(NetworkConfig.buckets, NetworkConfig.max_words)
+    held_out = np.repeat(_hold_out(len(lengths), config), lengths)
+    frames = Frames(
+        images=images,
+        state=(np.concatenate(states) - n.state_mean) / n.state_std,
+        labels=(np.concatenate(labels) - n.action_mean) / n.action_std,
+        words=pad([tokenize(text) for text in known]),
+        instruction=np.repeat(np.searchsorted(known, instructions), lengths),
+        train=np.flatnonzero(~held_out),
+        held_out=np.flatnonzero(held_out),
+    )
+    return spec, frames, normalisation
+
+
+def _hold_out(n_demonstrations: int, config: TrainConfig) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which demonstrations are held out; at least one is left for training."""
+    n_held_out = min(round(config.held_out * n_demonstrations), n_demonstrations - 1)
+    order = generator(derive(config.seed, "held out")).permutation(n_demonstrations)
+    return np.isin(np.arange(n_demonstrations), order[:n_held_out])
+
+
+def statistics(labels: Float32[np.ndarray, "N H A"], states: Float32[np.ndarray, "N S"]) -> mini_vla.Normalisation:
+    """Return means and spreads.
+
+    A spread counts as at least a twentieth of its number's largest over the chunk (a chunk's first action hardly leaves
+    its start), and as at least 1e-4: a number that never changes is not blown up.
+    """
+    action_std = labels.std(0)
+    return mini_vla.Normalisation(
+        action_mean=labels.mean(0),
+        action_std=np.maximum(action_std, np.maximum(0.05 * action_std.max(0), 1e-4)).astype(np.float32),
+        state_mean=states.mean(0),
+        state_std=np.maximum(states.std(0), 1e-3).astype(np.float32),
+    )

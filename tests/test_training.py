@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
+from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
+from robotest.policies import mini_vla, training
+from robotest.policies.training import TrainConfig, train
+from robotest.specs import Component, VectorSpec
+from robotest.types import Observation
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40)}
+PX, HORIZON, BOW = 32, 8, 0.5
+SPEC = DatasetSpec(
+    env="squares",
+    action=VectorSpec("tip", (Component("tip", 2, "m", "position_xy", -2, 2, "chunk_start"),)),
+    state=VectorSpec("tip", (Component("tip", 2, "m", "position_xy", -2, 2),)),
+    cameras={"head": (PX, PX)},
+    control_dt=0.1,
+    mixture={"left": 0.5, "right": 0.5},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Two squares, one of which is named, and a path to it that bows to one side."""
+
+    image: np.ndarray
+    goal: np.ndarray
+    other: np.ndarray
+    instruction: str
+    path: np.ndarray
+
+
+def scene(seed: int) -> Scene:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(110, 130, (PX, PX, 3), np.uint8)
+    left, right = rng.integers(3, PX // 2 - 3), rng.integers(PX // 2 + 3, PX - 3)
+    places = np.array([[left, rng.integers(3, PX - 3)], [right, rng.integers(3, PX - 3)]])[rng.permutation(2)]
+    for (x, y), colour in zip(places, COLOURS.values(), strict=True):
+        image[y - 2 : y + 2, x - 2 : x + 2] = colour
+    named = int(rng.integers(2))
+    goals = places / PX * 2 - 1
+    t = np.linspace(0, 1, HORIZON)[:, None]
+    bow = BOW * rng.choice([-1, 1]) * np.sin(np.pi * t) * np.array([[0, 1]])
+    return Scene(
+        image, goals[named], goals[1 - named], f"go to the {list(COLOURS)[named]} square", goals[named] * t + bow
+    )
+
+
+def demonstration(seed: int) -> Demonstration:
+    """The chunk that starts at step 0 is the whole path; the picture stays, the state tells the step."""
+    shown = scene(seed)
+    start = np.array([0.3, -0.2])  # where the tip was commanded to be
+    steps = np.arange(HORIZON, dtype=np.float32)
+    return Demonstration(
+        info=DemonstrationInfo("reach", "clean", "left", seed, shown.instruction, True),
+        images={"head": np.repeat(shown.image[None], HORIZON, 0)},
+        state=np.stack([steps, 0 * steps], -1),
+        actions=(start + shown.path).astype(np.float32),
+        anchors=np.tile(start, (HORIZON, 1)).astype(np.float32),
+    )
+
+
+def write(path: Path, n: int) -> Path:
+    with DemonstrationWriter(path, SPEC) as writer:
+        for seed in range(n):
+            writer.append(demonstration(seed))
+    return path
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("demos") / "demos.h5", 20)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def tiny(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    config = TrainConfig(
+        data, out, steps=6, batch=4, draws=2, horizon=HORIZON, warmup=2, log_every=2, checkpoint_every=2
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def ignore(step: int, total: int, loss: float) -> None:
+    """Progress that nobody watches."""
+
+
+def stop_at(last: int) -> training.Progress:
+    def progress(step: int, total: int, loss: float) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(mini_vla.read(path).weights)
+
+
+def test_a_policy_comes_out(demos: Path, tmp_path: Path) -> None:
+    seen = []
+    path = train(tiny(demos, tmp_path), lambda step, total, loss: seen.append((step, total, np.isfinite(loss))))
+    assert seen == [(step, 6, True) for step in range(1, 7)]
+    policy = mini_vla.load(path)
+    assert policy.spec.action == SPEC.action
+    assert policy.spec.horizon == HORIZON
+    lines = [json.loads(line) for line in (tmp_path / training.LOG_NAME).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert all(np.isfinite(line["loss"]) and np.isfinite(line["held_out_loss"]) for line in lines)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [mini_vla.FILE_NAME, training.LOG_NAME]
+
+
+def test_interrupted_training_continues_to_the_same_weights(demos: Path, tmp_path: Path) -> None:
+    whole = weights(train(tiny(demos, tmp_path / "whole"), ignore))
+    with pytest.raises(InterruptedRunError, match="step 3 of 6"):
+        train(tiny(demos, tmp_path / "parts"), stop_at(3))
+    steps: list[int] = []
+    path = train(tiny(demos, tmp_path / "parts"), lambda step, *_: steps.append(step))
+    assert steps == [4, 5, 6]
+    parts = weights(path)
+    for name, weight in whole.items():
+        assert torch.equal(weight, parts[name]), name
+
+
+def test_another_seed_other_weights(demos: Path, tmp_path: Path) -> None:
+    first, second = (weights(train(tiny(demos, tmp_path / str(s), seed=s, steps=1), ignore)) for s in (0, 1))
+    name = "expert.embed.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_a_checkpoint_of_other_settings_is_refused(demos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(tiny(demos, tmp_path), stop_at(2))
+    with pytest.raises(ArtifactError, match="other settings"):
+        train(tiny(demos, tmp_path, batch=5), ignore)
+    (tmp_path / training.CHECKPOINT_NAME).write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match="damaged"):
+        train(tiny(demos, tmp_path), ignore)
+
+
+def test_unusable_data_is_refused(demos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no demonstration"):
+        train(tiny(write(tmp_path / "empty.h5", 0), tmp_path), ignore)
+    with pytest.raises(ArtifactError, match="cannot write policy folder"):
+        train(tiny(demos, demos / "below"), ignore)
+    mixed = dataclasses.replace(SPEC, cameras={"head": (PX, PX), "wrist": (PX, PX + 4)})
+    with DemonstrationWriter(tmp_path / "mixed.h5", mixed) as writer:
+        extra = {"wrist": np.zeros((HORIZON, PX, PX + 4, 3), np.uint8)}
+        plain = demonstration(0)
+        writer.append(dataclasses.replace(plain, images={**plain.images, **extra}))
+    with pytest.raises(SpecMismatchError, match="several sizes"):
+        train(tiny(tmp_path / "mixed.h5", tmp_path), ignore)
+
+
+def test_normalised_labels_and_held_out_demonstrations(demos: Path, tmp_path: Path) -> None:
+    config = tiny(demos, tmp_path)
+    _, frames, normalisation = training.load_frames(config)
+    assert len(frames.held_out) == HORIZON  # 5 % of 20
+    assert not set(frames.held_out) & set(frames.train)
+    np.testing.assert_allclose(frames.labels.mean(0), 0, atol=1e-4)
+    assert frames.labels.std(0).max() <= 1 + 1e-4
+    assert normalisation.state_std.min() > 0  # a state that never changes
+    assert np.isfinite(frames.state).all()
+
+
+def test_a_number_that_never_changes_is_not_blown_up() -> None:
+    labels = np.zeros((10, 4, 2), np.float32)
+    labels[:, 1:, 0] = np.linspace(-1, 1, 10)[:, None]
+    found = training.statistics(labels, np.zeros((10, 3), np.float32))
+    np.testing.assert_allclose(found.action_std[:, 0], np.array([0.05, 1, 1, 1]) * labels[:, 1, 0].std(), rtol=1e-5)
+    np.testing.assert_allclose(found.action_std[:, 1], 1e-4)
+
+
+def test_augmentation_off_is_the_image(demos: Path, tmp_path: Path) -> None:
+    config = tiny(demos, tmp_path, shift_px=0, colour=0, word_dropout=0, state_noise=0)
+    _, frames, _ = training.load_frames(config)
+    batch = training.draw(frames, config, 0)
+    again = training.draw(frames, config, 0)
+    assert torch.equal(batch.images, again.images)
+    first = mini_vla.scale_images(torch.from_numpy(frames.images))
+    assert all((first == image).flatten(1).all(1).any() for image in batch.images)
+    shifted = training.draw(frames, dataclasses.replace(config, shift_px=3), 0)
+    assert not torch.equal(batch.images, shifted.images)
+    assert bool(((batch.time >= 0) & (batch.time < 1)).all())
+
+
+def test_left_and_right_share_a_trunk() -> None:
+    assert training.trunks(("head", "left_wrist", "right_wrist")) == (0, 1, 1)
+    assert training.trunks(("top", "side")) == (0, 1)
+
+
+@pytest.mark.slow
+def test_it_learns_to_see_to_listen_and_both_modes(tmp_path: Path) -> None:
+    data = write(tmp_path / "demos.h5", 400)
+    config = TrainConfig(
+        data, tmp_path, steps=220, batch=32, horizon=HORIZON, warmup=30, ema=0.98, shift_px=0, log_every=55
+    )
+    policy = mini_vla.load(train(config, ignore))
+    lines = [json.loads(line) for line in (tmp_path / training.LOG_NAME).read_text().splitlines()]
+    assert lines[-1]["held_out_loss"] < 0.5 * lines[0]["held_out_loss"]
+    right, sides = [], []
+    for seed in range(10_000, 10_040):
+        shown = scene(seed)
+        seen = Observation({"head": shown.image}, np.zeros(2, np.float32), shown.instruction, 0.0)
+        paths = policy.sample([seen], [seed], 8)[0].actions
+        ends = paths[:, -1]
+        right.append(np.linalg.norm(ends - shown.goal, axis=1) < np.linalg.norm(ends - shown.other, axis=1))
+        sides.append((paths[:, HORIZON // 2, 1] - ends[:, 1] / 2 > 0).mean())
+    assert np.mean(right) > 0.9
+    assert np.mean([0 < share < 1 for share in sides]) > 0.7
