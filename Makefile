@@ -54,5 +54,12 @@ system:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES); \
 	else echo "install them (Debian, Ubuntu: sudo apt-get install $(PACKAGES)), then run make again"; exit 1; fi
 
+# Demonstrations, policy and verifiers as shipped, from nothing: about two hours on two cores.
+WEIGHTS := policies/weights/mini_vla
+weights: .venv/installed
+	test -e demos/dual_arm.h5 || $(BIN)/robotest collect --out demos/dual_arm.h5
+	$(BIN)/robotest train --data demos/dual_arm.h5 --out $(WEIGHTS)
+	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v || exit; done
+
 clean:
 	rm -rf .venv build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache
