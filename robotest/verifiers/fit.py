@@ -179,7 +179,7 @@ def fit_features(
     searched: SearchedFeatures, settings: Settings, held_out: float, seed: int, progress: Progress
 ) -> Artifact:
     """Fit one verifier to searched features; whole demonstrations are held out to see what good scores look like."""
-    kind, make_score = _implementation(settings)
+    kind, make_score = implementation(settings)
     validation = hold_out(searched.demonstration, held_out, seed)
     progress("feature map", 0, 1)
     features = searched.features.astype(np.float32)
@@ -207,7 +207,8 @@ def hold_out(demonstration: Int32[np.ndarray, " N"], share: float, seed: int) ->
     return np.isin(demonstration, kept_out)
 
 
-def _implementation(settings: Settings) -> tuple[Kind, MakeScore]:
+def implementation(settings: Settings) -> tuple[Kind, MakeScore]:
+    """Return the name and the scoring of the verifier that `settings` are of."""
     if isinstance(settings, LeverageSettings):
         return "leverage", leverage.make_score
     if isinstance(settings, KnnSettings):

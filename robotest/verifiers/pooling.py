@@ -34,7 +34,7 @@ def pool(features: Float32[np.ndarray, "N T F"], pooling: Pooling) -> Float32[np
     elif pooling == "mean":
         pooled = features.mean(axis=1)
     else:
-        pooled = features.reshape(len(features), -1)
+        pooled = features.reshape(len(features), features.shape[1] * features.shape[2])
     return pooled.astype(np.float32, copy=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from robotest.verifiers.pooling import Pooling
 
@@ -19,8 +20,8 @@ class LeverageSettings:
     """Random Fourier features, cosines and sines together."""
     length_scale: float = 0.5
     """Width of the kernel, in units of the median distance between training samples."""
-    ridge: float = 0.1
-    """Regularisation; a sample seen n times has leverage 1 / (n + ridge)."""
+    ridge: float = 10.0
+    """Regularisation; n equal samples have leverage 1 / (n + ridge). Small values let directions of noise count."""
     rank: int = 512
     """Eigen-directions of the second-moment matrix kept."""
 
@@ -47,7 +48,7 @@ class CfnSettings:
     """How a chunk's token features become one vector."""
     n_components: int = 128
     """Principal directions kept; all of them if the feature is narrower."""
-    hidden: int = 128
+    hidden: int = 96
     """Width (TACO: 1536)."""
     expansion: int = 4
     """Inner width of a residual block, in units of `hidden`."""
@@ -63,11 +64,13 @@ class CfnSettings:
     """In the residual blocks of the trained network, while training only."""
     epochs: int = 16
     """Passes over the data at most; held-out samples decide when to stop."""
-    min_steps: int = 1_000
+    min_steps: int = 240
     """Gradient steps at least, by more passes, when there are few samples."""
     batch_size: int = 512
     """Samples a step; the last, smaller batch is used too."""
     learning_rate: float = 1e-3
     """Peak of the one-cycle schedule."""
-    patience: int = 4
-    """Passes without improvement on held-out samples before stopping."""
+    stopping: Literal["steepest", "smallest"] = "steepest"
+    """Keep the weights of the steepest fall of the held-out error on logarithmic axes, or of its smallest value."""
+    patience: int = 3
+    """Evaluations (each after 25 % more steps) without a better one before stopping."""
