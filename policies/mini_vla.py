@@ -186,11 +186,12 @@ class MiniVla:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"policy {bundle.name!r} has weights of another network: {first}") from error
-        self._expert_type = torch.bfloat16 if HAS_BF16 else torch.float32
+        self._precision = torch.bfloat16 if HAS_BF16 else torch.float32
         with torch.inference_mode():
             times = torch.arange(EULER_STEPS)[:, None, None] / EULER_STEPS
-            self._modulations = self._network.expert.modulation(times[..., 0]).to(self._expert_type)
-        self._network.expert.to(self._expert_type)
+            self._modulations = self._network.expert.modulation(times[..., 0]).to(self._precision)
+        for part in (self._network.prefix.trunks, self._network.expert):
+            part.to(self._precision)
         self.spec = PolicySpec(
             name=bundle.name,
             fingerprint=bundle.fingerprint(),
@@ -235,7 +236,7 @@ class MiniVla:
         caches, _ = self._network.prefix(
             scale_images(torch.from_numpy(images)[None]), torch.from_numpy(state)[None], torch.from_numpy(ids)
         )
-        return [(key.to(self._expert_type), value.to(self._expert_type)) for key, value in caches]
+        return [(key.to(self._precision), value.to(self._precision)) for key, value in caches]
 
     def _denoise(
         self, noise: Float[Tensor, "1 M H A"], caches: list[LayerCache]
@@ -244,7 +245,7 @@ class MiniVla:
         mask = chunk_mask(None, caches[0][0].shape[2], noise.shape[1], noise.shape[2])
         chunk, hidden = noise, noise
         for modulation in self._modulations:
-            velocity, hidden = self._network.expert(chunk.to(self._expert_type), modulation[None], caches, mask)
+            velocity, hidden = self._network.expert(chunk.to(self._precision), modulation[None], caches, mask)
             chunk = chunk + velocity.float() / EULER_STEPS
         return chunk[0], hidden[0].float()
 

@@ -160,17 +160,19 @@ class ImageTrunk(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 h w"], words: Float[Tensor, "B D"]) -> Float[Tensor, "B K D"]:
         """Return K = keypoints / keypoints_per_token tokens of each image, whose values lie in [-1, 1]."""
-        x = self.down(functional.relu(self.stem(images.contiguous(memory_format=torch.channels_last))))
+        precision = self.stem.weight.dtype  # lower than the tokens' when the policy acts
+        images = images.to(precision, memory_format=torch.channels_last)
+        x = self.down(functional.relu(self.stem(images)))
         for block in self.blocks:
-            x = block(x, words)
+            x = block(x, words.to(precision))
         x = functional.relu(x)
         attention = self.maps(x).flatten(2).float().softmax(-1)
         pixels = x.flatten(2).transpose(1, 2)
         found = attention.to(pixels.dtype) @ pixels
         xy = _expected_position(attention, x.shape[-2], x.shape[-1])
         keypoints = torch.cat([found.float(), xy, fourier(xy, _FREQUENCIES).flatten(2)], -1)
-        tokens: Tensor = self.project(keypoints.reshape(len(images), len(self.place), -1)) + self.place
-        return tokens
+        tokens: Tensor = self.project(keypoints.reshape(len(images), len(self.place), -1).to(precision))
+        return tokens.to(words.dtype) + self.place
 
 
 def _expected_position(attention: Float[Tensor, "B k n"], height: int, width: int) -> Float[Tensor, "B k 2"]:
