@@ -1,3 +1,5 @@
+import dataclasses
+import importlib
 import json
 import signal
 import subprocess
@@ -9,6 +11,8 @@ import pytest
 
 from robotest import evaluate
 from robotest.cli import main
+from robotest.commands.evaluation import Eval
+from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError
 
 FAKES = ("--env", "tests.fakes:suite", "--policy", "tests.fakes:policy", "--verifiers", "random,tests.fakes:towards")
@@ -227,3 +231,43 @@ def forgetful(path: Path | None) -> object:
             return [Candidates(c.actions + n_candidates, c.features) for c in given]
 
     return Forgetful()
+
+
+def _defaults(kind: type) -> dict[str, object]:
+    fields = dataclasses.fields(kind)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "apart"),
+    [
+        (Eval, "robotest.evaluate:EvalConfig", {"verifiers", "tasks", "execute", "out"}),
+        (Collect, "robotest.collect:CollectConfig", {"tasks"}),
+        (Train, "robotest.policies.training:TrainConfig", set()),
+        (Fit, "robotest.verifiers.fit:SearchConfig", set()),
+    ],
+)
+def test_the_command_line_has_the_defaults_of_the_code(command: type, config: str, apart: set[str]) -> None:
+    module, _, name = config.partition(":")
+    typed, meant = _defaults(command), _defaults(getattr(importlib.import_module(module), name))
+    shared = (typed.keys() & meant.keys()) - apart
+    assert len(shared) >= 4
+    assert {n: typed[n] for n in shared} == {n: meant[n] for n in shared}
+
+
+def test_eval_compares_by_default_what_the_code_does() -> None:
+    assert tuple(Eval().verifiers.split(",")) == evaluate.EvalConfig(Path()).verifiers
+
+
+@pytest.mark.slow
+def test_collect_train_fit_eval(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    demos, policy, run = (str(tmp_path / name) for name in ("demos.h5", "policy", "run"))
+    assert main(["collect", "--out", demos, "--tasks", "lift_tray", "--episodes", "2", "--workers", "1"]) == 0
+    assert main(["train", "--data", demos, "--out", policy, "--steps", "2", "--batch", "2", "--threads", "1"]) == 0
+    assert main(["fit", "--data", demos, "--policy", policy, "--candidates", "2", "--stride", "10"]) == 0
+    assert main(["fit", "--data", demos, "--candidates", "2"]) == 2  # a name is not a folder to write to
+    arguments = ["--policy", policy, "--verifiers", "random,leverage,lowest", "--tasks", "lift_tray"]
+    assert main(["eval", *arguments, "--episodes", "1", "--out", run, "--videos", "none"]) == 0
+    assert main(["check", "verifier", "leverage", "--policy", policy]) == 0
+    assert main(["check", "policy", policy]) == 0
+    assert "lowest" in capsys.readouterr().out

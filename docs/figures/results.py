@@ -12,7 +12,8 @@ from xml.sax.saxutils import escape
 _LEFT, _WIDTH, _ROW, _TOP = 190, 480, 16, 44
 _COLOURS = ("#7f8c99", "#c98a1b", "#8e5bc0", "#1f77d0", "#2a9d6f", "#c0392b", "#555555")
 _STYLE = """<style>text { fill: #14202c } .grid { stroke: #d5dce3 } .note { fill: #50606f }
-@media (prefers-color-scheme: dark) { text { fill: #eef3f8 } .grid { stroke: #38444f } .note { fill: #a8b6c4 } }</style>"""
+@media (prefers-color-scheme: dark) { text { fill: #eef3f8 } .grid { stroke: #38444f } .note { fill: #a8b6c4 } }
+</style>"""
 
 
 def draw(summary: dict[str, Any]) -> str:

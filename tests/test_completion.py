@@ -1,0 +1,56 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from robotest import completion
+from robotest.evaluate import EvalConfig, evaluate
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    """A completed run with a verifier from a file."""
+    file = tmp_path / "up.txt"
+    file.write_text("1.0")
+    config = EvalConfig(
+        out=tmp_path / "run",
+        env="tests.fakes:suite",
+        policy="tests.fakes:policy",
+        verifiers=("random", f"tests.fakes:from_file={file}"),
+        episodes=2,
+        execute=None,
+    )
+    completion.write(config, evaluate(config))
+    return config
+
+
+def test_the_same_question_has_the_same_answer(config: EvalConfig) -> None:
+    assert completion.read(config) == evaluate(config)
+
+
+@pytest.mark.parametrize(
+    "change", [{"episodes": 3}, {"seed": 1}, {"candidates": 4}, {"verifiers": ("random",)}, {"tasks": ("near",)}]
+)
+def test_another_question_is_not_answered(config: EvalConfig, change: dict[str, object]) -> None:
+    assert completion.read(dataclasses.replace(config, **change)) is None  # type: ignore[arg-type]
+
+
+def test_another_file_is_another_question(config: EvalConfig) -> None:
+    Path(config.verifiers[1].partition("=")[2]).write_text("-1.0")
+    assert completion.read(config) is None
+
+
+def test_a_lost_episode_is_noticed(config: EvalConfig) -> None:
+    lines = config.out / "episodes.jsonl"
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+    assert completion.read(config) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"conditions": 3}'])
+def test_a_damaged_record_is_no_record(config: EvalConfig, text: str) -> None:
+    (config.out / completion.FILE).write_text(text)
+    assert completion.read(config) is None
+
+
+def test_a_run_that_is_not_there(config: EvalConfig, tmp_path: Path) -> None:
+    assert completion.read(dataclasses.replace(config, out=tmp_path / "nowhere")) is None
