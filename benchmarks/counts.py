@@ -1,8 +1,8 @@
 """How well do the fitted verifiers recover known counts? `python benchmarks/counts.py [--json]`.
 
 Sixty Gaussian clusters in 64 dimensions hold 1 to 501 samples each. A cluster's estimated count is the mean score of
-sixteen fresh samples of it; Spearman's rho compares the estimates with the true counts. Timings: one fit, and the
-median time to score 8 candidates. Set OMP_NUM_THREADS=1 for figures of one core.
+sixteen fresh samples of it; Spearman's rho compares the estimates with the true counts. Times are processor time, so
+that a busy machine does not change them: one fit, and the scoring of 8 candidates. Set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
     searched = SearchedFeatures(
         data.training.astype(np.float16), np.arange(n, dtype=np.int32), np.zeros(n, np.float32), "synthetic"
     )
-    started = time.perf_counter()
+    started = time.process_time()
     artifact = fit_features(searched, settings, 0.1, seed, lambda *_: None)
-    fit_s = time.perf_counter() - started
+    fit_s = time.process_time() - started
     kind, make_score = implementation(settings)
     verifier = FittedVerifier(artifact, make_score(artifact.tensors, artifact.hyperparameters))
     scores = verifier.score_features(data.queries.reshape(-1, 1, WIDTH)).reshape(N_CLUSTERS, N_QUERIES).mean(axis=1)
@@ -85,13 +85,13 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
 
 
 def score_ms(verifier: FittedVerifier, features: Float32[np.ndarray, "M 1 F"]) -> float:
-    """Median time of one `score` call [ms]."""
+    """Median processor time of one `score` call [ms]."""
     candidates = Candidates(np.zeros((len(features), 1, 1), np.float32), features)
     times = []
     for _ in range(200):
-        started = time.perf_counter()
+        started = time.process_time()
         verifier.score(OBSERVATION, candidates, 0)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return 1e3 * float(np.median(times))
 
 

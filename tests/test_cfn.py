@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_learning_rate_is_one_cycle() -> None:
 
 
 @pytest.mark.parametrize(("stopping", "best"), [("steepest", 2), ("smallest", 4)])
-def test_early_stopping_keeps_the_best_and_not_the_last(stopping: str, best: int) -> None:
+def test_early_stopping_keeps_the_best_and_not_the_last(stopping: Literal["steepest", "smallest"], best: int) -> None:
     settings = dataclasses.replace(TINY, stopping=stopping, patience=2)
     weights = {"a": torch.zeros(1)}
     rule = cfn._EarlyStopping(weights, settings)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from robotest.demonstrations import (
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.registry import resolve
 from robotest.testing import check_verifier
-from robotest.types import Candidates, EnvOptions
+from robotest.types import Candidates, EnvOptions, Policy
 from robotest.verifiers import fit as fitting
 from robotest.verifiers.artifact import Artifact
 from robotest.verifiers.fit import (
@@ -129,10 +130,16 @@ def test_nearest_measures_in_the_policys_scale() -> None:
 
 
 def test_three_fits_search_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searches = []
-    monkeypatch.setattr(fitting, "search", lambda *a: searches.append(1) or search(*a))  # type: ignore[func-returns-value]
-    for verifier in ("leverage", "knn", "cfn"):
-        fit(config(data, verifier), silent)  # type: ignore[arg-type]
+    searches: list[SearchConfig] = []
+
+    def counted(policy: Policy, file: DemonstrationFile, chosen: SearchConfig, *rest: Any) -> SearchedFeatures:
+        searches.append(chosen)
+        return search(policy, file, chosen, *rest)
+
+    monkeypatch.setattr(fitting, "search", counted)
+    kinds: tuple[Kind, ...] = ("leverage", "knn", "cfn")
+    for verifier in kinds:
+        fit(config(data, verifier), silent)
     assert len(searches) == 1
     fit(config(data, search=SearchConfig(candidates=5)), silent)
     assert len(searches) == 2
