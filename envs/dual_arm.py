@@ -27,6 +27,8 @@ HOME_TIP: Final = np.array([[-0.30, -0.06, 0.20, 0.0], [0.30, -0.06, 0.20, 0.0]]
 """Tips at the start of every episode: x, y, z [m], yaw [rad]."""
 WORKSPACE_LOW_M: Final = np.array([-0.45, -0.20, -0.02])
 WORKSPACE_HIGH_M: Final = np.array([0.45, 0.28, 0.40])
+ASPECT: Final = 2
+"""Width of the policy's images over their height: the table's work area is wide and shallow."""
 _SETTLE_STEPS = 50
 
 _ARM_STATE = (
@@ -82,14 +84,14 @@ class DualArmEnv:
         self._kinematics = DualArmKinematics()
         self._max_step = rm75.JOINT_SPEED_RAD_S * CONTROL_DT
         self._home = _home_joints(self._kinematics)
-        size = (options.image_size, options.image_size)
+        self._size = (options.image_size, ASPECT * options.image_size)
         self.spec: Final = EnvSpec(
             name="dual_arm",
             task=task.name,
             setting=options.setting,
             action=ACTIONS[options.action_mode],
             state=STATE,
-            cameras=dict.fromkeys(CAMERAS, size),
+            cameras=dict.fromkeys(CAMERAS, self._size),
             control_dt=CONTROL_DT,
             max_steps=task.max_steps,
         )
@@ -134,8 +136,7 @@ class DualArmEnv:
 
     def observe(self) -> Observation:
         """Render the three cameras and read the arms."""
-        size = self._options.image_size
-        images = {camera: self._world.render(camera, size, size) for camera in CAMERAS}
+        images = {camera: self._world.render(camera, *self._size) for camera in CAMERAS}
         joints, openings = self._world.joints(), self._world.openings()
         state = np.concatenate(
             [np.concatenate([joints[a], self._commanded[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32

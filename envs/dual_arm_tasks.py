@@ -118,7 +118,7 @@ class PlaceBlockPad(_Unordered):
     """Put the named one of two blocks on the named one of two pads."""
 
     name = "place_block_pad"
-    max_steps = 80
+    max_steps = 110
     movable = ("block_a", "block_b")
     objects = (
         block("block_a", (CUBE_M,) * 3, 0.08)
@@ -173,7 +173,7 @@ class StackBlocksTwo(_Unordered):
     """Put one named block on top of the other; either order may be asked of the same picture."""
 
     name = "stack_blocks_two"
-    max_steps = 80
+    max_steps = 110
     movable = ("block_a", "block_b")
     objects = block("block_a", (CUBE_M,) * 3, 0.08) + block("block_b", (CUBE_M,) * 3, 0.08)
     seen = (
@@ -221,7 +221,7 @@ class HandoverBlock(_Unordered):
     """One arm takes a bar, hands it to the other, which puts it on a pad that the first cannot reach."""
 
     name = "handover_block"
-    max_steps = 150
+    max_steps = 190
     movable = ("bar",)
     objects = block("bar", BAR_HALF_M, 0.1) + pad("pad_a", PAD_RADIUS_M)
     seen = (
@@ -267,7 +267,7 @@ class LiftTray(_Unordered):
     """Both arms lift a tray by its two handles and keep it level."""
 
     name = "lift_tray"
-    max_steps = 70
+    max_steps = 90
     movable = ("tray",)
     objects = (
         '<body name="tray"><freejoint name="tray"/>'
@@ -312,7 +312,7 @@ class PickDualBottles(_Unordered):
     """Each arm lifts the bottle on its side."""
 
     name = "pick_dual_bottles"
-    max_steps = 70
+    max_steps = 90
     movable = ("bottle_a", "bottle_b")
     objects = "".join(
         f'<body name="{n}"><freejoint name="{n}"/>'
@@ -349,7 +349,7 @@ class PushButtonsInOrder:
     """Press three coloured buttons in the order named; a pressed button lights up, a wrong one ends the episode."""
 
     name = "push_buttons_in_order"
-    max_steps = 120
+    max_steps = 150
     objects = "".join(
         f'<body name="button_{n}"><geom type="box" size="0.03 0.03 0.006" pos="0 0 0.006" rgba="0.3 0.3 0.32 1"'
         f' contype="0" conaffinity="2"/><body name="cap_{n}" pos="0 0 0.0235">'

@@ -38,7 +38,7 @@ _SCENE = """
   {defaults}
   <worldbody>
     <light name="sun" pos="0.2 -0.3 2" dir="-0.1 0.15 -1" diffuse="0.35 0.35 0.35" specular="0 0 0" castshadow="false"/>
-    <camera name="head" pos="0 -0.26 0.98" xyaxes="1 0 0 0 0.96 0.28" fovy="44"/>
+    <camera name="head" pos="0 -0.26 0.98" xyaxes="1 0 0 0 0.96 0.28" fovy="21"/>
     <camera name="front" pos="0 1.00 0.70" xyaxes="-1 0 0 0 -0.55 0.835" fovy="46"/>
     <geom name="floor" type="plane" size="3 3 0.1" pos="0 0 -0.75" rgba="0.55 0.57 0.60 1"/>
     <body name="table">

@@ -36,7 +36,7 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         setting: str = "clean",
         action_mode: str = "joint",
         render_mode: str | None = None,
-        image_size: int = 64,
+        image_size: int = 48,
     ) -> None:
         family: Suite = registry.resolve("env", suite)
         env = family.make(task, EnvOptions(setting=setting, action_mode=action_mode, image_size=image_size))

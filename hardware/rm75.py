@@ -74,6 +74,8 @@ def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: 
 
 def _gripper(side: str) -> str:
     pad_z = TIP_FROM_FLANGE_M - 0.012
+    # The camera sits on the outer side and looks inwards; in its picture right and up are the world's x and y.
+    x = -0.075 if side == "left" else 0.075
     fingers = "".join(
         f'<body name="{side}_finger_{n}" pos="0 {sign * 0.006} 0" gravcomp="1">'
         f'<joint name="{side}_finger_{n}" type="slide" axis="0 {sign} 0" range="0 {FINGER_TRAVEL_M}"'
@@ -87,7 +89,7 @@ def _gripper(side: str) -> str:
         f'<body name="{side}_hand" pos="0 0 {DH_D_M[6] - 0.08:.4f}" gravcomp="1">'
         f'<geom class="gripper" type="box" pos="0 0 0.035" size="0.022 0.045 0.03" mass="0.5" rgba="0.2 0.2 0.22 1"/>'
         f'<site name="{side}_tip" pos="0 0 {TIP_FROM_FLANGE_M}" size="0.004"/>'
-        f'<camera name="{side}_wrist" pos="0.075 0 0.005" xyaxes="0 1 0 0.94 0 0.34" fovy="75"/>'
+        f'<camera name="{side}_wrist" pos="{x} 0 0.005" xyaxes="0.94 0 {0.34 * np.sign(x):.2f} 0 -1 0" fovy="52"/>'
         f"{fingers}</body>"
     )
 

@@ -23,7 +23,7 @@ from robotest.errors import UnknownNameError
 Pose = Float64[np.ndarray, " 4"]  # x, y, z [m], yaw [rad]
 Script = Iterator[tuple[Pose, float]]  # where an arm's tip should be next, and its gripper's opening [0, 1]
 
-SPEED_M: Final = 0.035  # tip travel per control step
+SPEED_M: Final = 0.022  # tip travel per control step
 TURN_RAD: Final = 0.15  # tip turn per control step
 HOVER_M: Final = 0.09  # above what is to be grasped
 CARRY_M: Final = 0.15  # tip height above the table while something is carried

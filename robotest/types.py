@@ -183,23 +183,38 @@ class EnvOptions:
         setting: one of `Suite.settings`.
         action_mode: one of `Suite.action_modes`.
         wording: instruction templates, ``seen`` in training or ``unseen``.
-        image_size: height and width of the policy's images [px].
+        image_size: height of the policy's images [px]; the suite settles their width.
     """
 
     setting: str = "clean"
     action_mode: str = "tip"
     wording: Literal["seen", "unseen"] = "seen"
-    image_size: int = 64
+    image_size: int = 48
 
 
 @runtime_checkable
 class Suite(Protocol):
     """A family of tasks that share an action and state layout. What the registry's ``env`` names resolve to."""
 
-    name: str
-    tasks: tuple[str, ...]
-    settings: tuple[str, ...]
-    action_modes: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """As registered."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What `make` builds."""
+        ...
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The plainest first."""
+        ...
+
+    @property
+    def action_modes(self) -> tuple[str, ...]:
+        """Modes of the action's `VectorSpec`."""
+        ...
 
     def make(self, task: str, options: EnvOptions) -> Env:
         """Build one task's environment; `UnknownNameError` for a task, setting or mode that is not listed."""

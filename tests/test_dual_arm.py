@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from robotest.envs.dual_arm import ACTIONS, HOME_TIP, DualArmEnv, suite
+from robotest.envs.dual_arm_tasks import Wording
 from robotest.errors import InvalidActionError, UnknownNameError
 from robotest.testing import check_env
 from robotest.types import EnvOptions
@@ -109,8 +111,8 @@ def test_what_was_sent_is_within_the_bounds(env: DualArmEnv) -> None:
 
 def test_wordings_do_not_overlap() -> None:
     for task in suite.tasks:
-        texts = {}
-        for wording in ("seen", "unseen"):
+        texts: dict[Wording, set[str]] = {}
+        for wording in get_args(Wording):
             with closing(suite.make(task, EnvOptions(wording=wording))) as env:
                 texts[wording] = set()
                 for seed in range(20):

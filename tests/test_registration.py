@@ -10,6 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from robotest.envs.dual_arm import suite
+from robotest.envs.dual_arm_tasks import TASKS as TASKS_BY_NAME
 from robotest.envs.registration import TASKS
 
 
@@ -37,9 +38,10 @@ def test_an_episode_ends_by_truncation_at_the_step_limit() -> None:
     env = gymnasium.make("robotest/lift_tray-v0", action_mode="tip")
     env.reset(seed=3)
     still = np.zeros(env.action_space.shape or (), np.float32)
-    for step in range(70):
+    limit = TASKS_BY_NAME["lift_tray"].max_steps
+    for step in range(limit):
         _, reward, terminated, truncated, _ = env.step(still)
         assert not terminated
         assert reward == 0.0
-        assert truncated == (step == 69)
+        assert truncated == (step == limit - 1)
     env.close()
