@@ -77,7 +77,7 @@ class Bundle:
         config: sizes of the network.
         interface: what it reads and writes.
         normalisation: how numbers are scaled for the network.
-        weights: of the network, float32.
+        weights: of the network, float16 or float32.
     """
 
     name: str

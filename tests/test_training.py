@@ -116,6 +116,7 @@ def test_a_policy_comes_out(demos: Path, tmp_path: Path) -> None:
     policy = mini_vla.load(path)
     assert policy.spec.action == SPEC.action
     assert policy.spec.horizon == HORIZON
+    assert path.stat().st_size < 5e6
     lines = [json.loads(line) for line in (tmp_path / training.LOG_NAME).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(line["loss"]) and np.isfinite(line["held_out_loss"]) for line in lines)
