@@ -1,0 +1,65 @@
+"""How fast is the built-in suite on one core? `OMP_NUM_THREADS=1 LP_NUM_THREADS=1 python benchmarks/environment.py`.
+
+Control steps per second of each task under small random motions: physics alone, with the policy's pictures at every
+8th step, and with pictures at every step. The three alternate in short rounds, so that their ratios hold on a machine
+whose speed drifts. Pictures are the policy's three cameras, the size it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from robotest.envs.dual_arm import DualArmEnv, suite
+from robotest.types import EnvOptions
+
+EVERY = {"no pictures": 0, "every 8 steps": 8, "every step": 1}
+ROUNDS, STEPS = 8, 40
+
+
+def measure(env: DualArmEnv) -> dict[str, float]:
+    """Return steps per second, keyed as `EVERY`: the median over rounds."""
+    rng = np.random.default_rng(0)
+    rates: dict[str, list[float]] = {name: [] for name in EVERY}
+    env.reset(0)
+    env.observe()  # builds the renderer
+    for _ in range(ROUNDS):
+        for name, every in EVERY.items():
+            env.reset(int(rng.integers(1000)))
+            actions = rng.uniform(-0.03, 0.03, (STEPS, env.spec.action.size)).astype(np.float32)
+            start = time.perf_counter()
+            for step, action in enumerate(actions):
+                if every and step % every == 0:
+                    env.observe()
+                env.apply(action)
+            rates[name].append(STEPS / (time.perf_counter() - start))
+    return {name: float(np.median(values)) for name, values in rates.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    as_json: bool = parser.parse_args().json
+    results: dict[str, dict[str, float]] = {}
+    for task in suite.tasks:
+        with closing(suite.make(task, EnvOptions())) as env:
+            results[task] = measure(env)
+    if as_json:
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+        return
+    table = Table("task", *EVERY, "saved by looking every 8", title="control steps per second, one core")
+    for task, rates in results.items():
+        ratio = rates["every 8 steps"] / rates["every step"]
+        table.add_row(task, *(f"{rates[name]:.0f}" for name in EVERY), f"{ratio:.1f} x")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
