@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -45,6 +45,7 @@ class Scene:
     order: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Task(Protocol):
     """One task."""
 

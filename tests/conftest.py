@@ -9,7 +9,10 @@ from robotest.gl import use_headless_gl
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
-PARTS = "evaluate planner randomness recording rollout runs specs stats testing types verifiers.controls"
+PARTS = """
+    collect evaluate planner randomness recording rollout runs specs stats testing types
+    envs hardware policies.scripted verifiers
+"""
 jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
 
 # MuJoCo chooses its renderer when it is first imported, and some tests import it before any of this package.

@@ -38,7 +38,7 @@ def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
 def _frames(path: Path) -> tuple[float, np.ndarray]:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - ffmpeg on our own file
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, 336, 512, 3)
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, 448, 480, 3)
     match = re.search(r"([\d.]+) fps", done.stderr.decode())
     assert match is not None
     assert "yuv420p" in done.stderr.decode()
@@ -69,7 +69,7 @@ def test_a_video_has_the_first_the_last_and_every_second_state(tmp_path: Path) -
     fps, frames = _frames(path)
     assert fps == 10.0  # 1 / (0.1 s * stride 2) * speed 2
     assert len(frames) == 8 + 2  # states 0, 2 .. 12 and 13, then the last one held
-    assert frames[0].shape == (336, 512, 3)
+    assert frames[0].shape == (448, 480, 3)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -89,19 +89,29 @@ def test_frames_show_the_states_in_order(tmp_path: Path) -> None:
     assert seen[1:] == recorded.snapshots[[0, 2, 4], 0].tolist()  # the first one is the reset
 
 
+def _scores(step: int) -> np.ndarray:
+    """The corner of a frame in which the scores are drawn."""
+    picture = np.zeros((240, 480, 3), np.uint8)
+    return video.compose(_recording(), step, [picture], 1.0)[262:328, 320:]
+
+
+@pytest.mark.parametrize(
+    ("proportions", "size"), [((48, 96), (240, 480)), ((64, 64), (360, 360)), ((480, 640), (360, 480))]
+)
+def test_pictures_keep_their_proportions(proportions: tuple[int, int], size: tuple[int, int]) -> None:
+    assert video._fitted(proportions, 360, 480) == size
+
+
 def test_the_chosen_candidate_is_highlighted() -> None:
-    picture = np.zeros((288, 384, 3), np.uint8)
-    frame = video.compose(_recording(), 3, [picture], 1.0).astype(int)
-    bars = frame[192:288, 384:]
+    bars = _scores(3).astype(int)
     blue = (abs(bars - [0x4A, 0xA3, 0xFF]).sum(-1) < 20).any(0).nonzero()[0]
-    first, last = 6 + 29 * 1, 6 + 29 * 2  # the second of four bars
+    first, last = 6 + 37 * 1, 6 + 37 * 2  # the second of four bars
     assert first <= blue.min()
     assert blue.max() <= last
 
 
 def test_the_decision_in_force_is_shown() -> None:
-    picture = np.zeros((288, 384, 3), np.uint8)
-    before, at, after = (video.compose(_recording(), step, [picture], 1.0)[192:288, 384:] for step in (5, 6, 11))
+    before, at, after = map(_scores, (5, 6, 11))
     assert not np.array_equal(before, at)
     assert np.array_equal(at, after)
 
