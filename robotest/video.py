@@ -24,10 +24,12 @@ Selection = Literal["none", "default", "succeeded", "failed", "errors", "all"]
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
-_MAIN = (288, 384)  # height, width [px]; with the others it adds up to multiples of 16, which the encoder wants
-_SMALL = (96, 128)
-_CAPTION = 48
-_SIZE = (_MAIN[0] + _CAPTION, _MAIN[1] + _SMALL[1])
+_WIDTH = 480  # of a frame [px]; the encoder wants multiples of 16
+_MAIN_HEIGHT = 360  # at most
+_SMALL_HEIGHT = 120  # at most
+_CAPTION = 88
+_SCORES_WIDTH = 160
+_N_SMALL = 3
 _COLOURS: Mapping[Outcome, str] = {"success": "#2ca25f", "failure": "#d7301f", "error": "#f0a030"}
 _INK, _PAPER, _DIM, _CHOSEN = "#f2f2f2", "#16191d", "#6b7580", "#4aa3ff"
 _WANTED: Mapping[Selection, Mapping[Outcome, int]] = {
@@ -127,7 +129,7 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
 
 
 def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: float) -> Picture:
-    """Lay out one frame: the main picture, up to two small ones, the scores of the decision in force, a caption.
+    """Lay out one frame: the main picture, the small ones in a row, a caption, the scores of the decision in force.
 
     Args:
         recorded: the episode.
@@ -135,33 +137,52 @@ def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: 
         pictures: the main one, then the small ones.
         speed: printed in the caption.
     """
-    canvas = Image.new("RGB", _SIZE[::-1], _PAPER)
-    corners = [(0, 0), (_MAIN[1], 0), (_MAIN[1], _SMALL[0])]
-    for corner, picture in zip(corners, pictures, strict=False):
-        canvas.paste(Image.fromarray(picture), corner)
+    main, *small = pictures
+    top = len(main) + max(map(len, small), default=0)
+    canvas = Image.new("RGB", (_WIDTH, -(-(top + _CAPTION) // 16) * 16), _PAPER)
+    canvas.paste(Image.fromarray(main), ((_WIDTH - main.shape[1]) // 2, 0))
+    for i, picture in enumerate(small):
+        canvas.paste(Image.fromarray(picture), (i * _WIDTH // len(small), len(main)))
     draw = ImageDraw.Draw(canvas)
-    _draw_caption(draw, recorded, step, speed)
+    _draw_caption(draw, recorded, step, speed, top)
     decision = int(np.searchsorted(recorded.decision_steps, step, side="right")) - 1
     if decision >= 0:
-        where = (_MAIN[1], 2 * _SMALL[0], _SIZE[1], _MAIN[0])
+        where = (_WIDTH - _SCORES_WIDTH, top + 22, _WIDTH, top + _CAPTION)
         _draw_scores(draw, where, recorded.scores[decision], int(recorded.chosen[decision]), decision)
     return np.asarray(canvas)
 
 
-def _pictures(env: SimulatedEnv, main: str | None) -> list[Picture]:
-    """Render one camera large and the second and third of the environment small."""
-    first, *others = env.spec.cameras
-    sizes = zip((main or first, *others), (_MAIN, _SMALL, _SMALL), strict=False)
-    return [env.render(camera, *size) for camera, size in sizes]
+def _pictures(env: SimulatedEnv, camera: str | None) -> list[Picture]:
+    """Render one camera large and the environment's others small, each in the proportions the policy sees it in."""
+    cameras = env.spec.cameras
+    main = camera or next(iter(cameras))
+    small = [name for name in cameras if name != main][:_N_SMALL]
+    sizes = [
+        _fitted(cameras.get(main, (3, 4)), _MAIN_HEIGHT, _WIDTH),
+        *(_fitted(cameras[name], _SMALL_HEIGHT, _WIDTH // len(small)) for name in small),
+    ]
+    try:
+        return [env.render(name, *size) for name, size in zip((main, *small), sizes, strict=True)]
+    except (KeyError, ValueError) as error:
+        raise RobotestError(
+            f"camera {main!r} cannot be shown: {error}; the policy's are {', '.join(cameras)}"
+        ) from error
 
 
-def _draw_caption(draw: ImageDraw.ImageDraw, recorded: Recording, step: int, speed: float) -> None:
-    episode, top = recorded.episode, _MAIN[0]
-    right = _SIZE[1] - 8
-    draw.text((8, top + 5), _shortened(episode.instruction, 62), _INK, _font(14))
-    draw.text((8, top + 27), f"{episode.condition}  ·  {episode.task} #{episode.index}", _DIM, _font(13))
-    draw.text((right, top + 5), episode.outcome, _COLOURS[episode.outcome], _font(14), anchor="ra")
-    draw.text((right, top + 27), f"step {step}/{episode.steps}  x{speed:g}", _DIM, _font(13), anchor="ra")
+def _fitted(proportions: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Return the largest (height, width) of these proportions within the given one."""
+    scale = min(height / proportions[0], width / proportions[1])
+    return round(scale * proportions[0]), round(scale * proportions[1])
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, recorded: Recording, step: int, speed: float, top: int) -> None:
+    episode = recorded.episode
+    draw.text((8, top + 4), _shortened(episode.instruction, 64), _INK, _font(14))
+    draw.text(
+        (8, top + 25), _shortened(f"{episode.condition}  ·  {episode.task} #{episode.index}", 44), _DIM, _font(13)
+    )
+    draw.text((8, top + 45), f"step {step}/{episode.steps}  x{speed:g}", _DIM, _font(13))
+    draw.text((8, top + 65), episode.outcome, _COLOURS[episode.outcome], _font(14))
 
 
 def _draw_scores(
@@ -173,10 +194,10 @@ def _draw_scores(
 ) -> None:
     """Bars from the lowest to the highest score of this decision: only their order and spacing mean anything."""
     left, top, right, bottom = box
-    draw.text((left + 6, top + 4), f"scores, decision {decision + 1}", _DIM, _font(11))
+    draw.text((left + 6, top + 3), f"scores, decision {decision + 1}", _DIM, _font(11))
     low, high = float(scores.min()), float(scores.max())
     heights = (scores - low) / (high - low) if high > low else np.ones_like(scores)
-    floor, room, width = bottom - 4, bottom - top - 26, (right - left - 12) / len(scores)
+    floor, room, width = bottom - 4, bottom - top - 24, (right - left - 12) / len(scores)
     for m, height in enumerate(heights):
         x = left + 6 + m * width
         bar = (x, floor - 3 - room * height, x + max(width - 2, 1), floor)

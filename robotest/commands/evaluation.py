@@ -48,7 +48,7 @@ class Eval:
     wording: Literal["seen", "unseen"] = "seen"
     """Instruction templates."""
     image_size: int | None = None
-    """Height and width of the policy's images [px]; None: what the policy needs."""
+    """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
     out: Path | None = None
     """Run directory; None: runs/ENV-POLICY-seedSEED."""
     videos: Literal["none", "default", "all"] = "default"
