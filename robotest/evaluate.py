@@ -260,6 +260,7 @@ def load_policy(text: str) -> tuple[Policy, Path | None]:
     if text not in known and ("/" in text or ":" not in text):
         raise UnknownNameError("policy", text, [*known, "a folder that `robotest train` wrote"])
     policy = resolve("policy", text)(None)
+    _require_made(text, policy, Policy)
     shipped = Path(robotest.policies.__path__[0]) / "weights" / text
     return policy, shipped if shipped.is_dir() else None
 
@@ -289,7 +290,14 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
         )
     path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
     verifier: Verifier = resolve("verifier", name)(policy.spec, path)
+    _require_made(name, verifier, Verifier)
     return Condition(Path(file).stem if given else name, verifier, _fingerprint(path))
+
+
+def _require_made(name: str, made: object, protocol: type) -> None:
+    if not isinstance(made, protocol):
+        needed = protocol.__name__
+        raise RobotestError(f"{name!r} made a {type(made).__name__}; a {needed} is needed (robotest.types.{needed})")
 
 
 def _fingerprint(path: Path | None) -> str | None:

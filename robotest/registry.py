@@ -43,11 +43,11 @@ def table(kind: Kind) -> dict[str, str]:
 
 
 def resolve(kind: Kind, name: str) -> Any:
-    """Import and return the factory registered under `name`.
+    """Import and return what is registered under `name`: a `Suite` for an env, a factory for everything else.
 
     Raises:
         UnknownNameError: no such name; the message lists the known ones and the nearest.
-        RobotestError: the name is known but its module cannot be imported.
+        RobotestError: the name is known but cannot be imported, or is of another kind.
     """
     known = table(kind)
     target = known.get(name, name)
@@ -55,6 +55,16 @@ def resolve(kind: Kind, name: str) -> Any:
     if not separator or not module or not attribute:
         raise UnknownNameError(kind, name, known)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error
+    _require_kind(kind, name, found)
+    return found
+
+
+def _require_kind(kind: Kind, name: str, found: Any) -> None:
+    from robotest.types import Suite  # here, so that a list of names needs no numpy
+
+    if not (isinstance(found, Suite) if kind == "env" else callable(found)):
+        needed = "an instance of robotest.types.Suite" if kind == "env" else f"a function that makes a {kind}"
+        raise RobotestError(f"{kind} {name!r} is a {type(found).__name__}; {needed} is needed")

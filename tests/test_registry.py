@@ -64,3 +64,9 @@ def test_looking_at_the_tables_imports_neither_torch_nor_mujoco() -> None:
 def test_everything_in_our_tables_can_be_imported(kind: registry.Kind) -> None:
     for name in registry.BUILTIN[kind]:
         registry.resolve(kind, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("env", "json:loads"), ("policy", "math:pi"), ("verifier", "math:pi")])
+def test_a_thing_of_another_kind_is_refused_in_one_line(kind: registry.Kind, name: str) -> None:
+    with pytest.raises(RobotestError, match="is needed"):
+        registry.resolve(kind, name)
