@@ -48,7 +48,7 @@ class TrainConfig:
     """name of the policy in tables"""
     seed: int = 0
     """of weights, batches, noise"""
-    steps: int = 7000
+    steps: int = 6500
     """optimiser steps"""
     batch: int = 64
     """observations in a step"""
@@ -66,7 +66,7 @@ class TrainConfig:
     """decay of the averaged weights, which are the ones kept"""
     held_out: float = 0.05
     """share of the demonstrations that is only watched"""
-    shift_px: int = 4
+    shift_px: int = 0
     """largest random shift of an image [px]"""
     colour: float = 0.15
     """spread of random brightness and colour gains"""
@@ -74,7 +74,7 @@ class TrainConfig:
     """how often an image is blanked"""
     word_dropout: float = 0.1
     """how often a word is left out"""
-    state_noise: float = 0.02
+    state_noise: float = 0.005
     """noise on the normalised state"""
     log_every: int = 100
     """steps"""

@@ -66,7 +66,7 @@ class Train:
     """Name of the policy in tables."""
     seed: int = 0
     """Seed of weights, batches and noise."""
-    steps: int = 7000
+    steps: int = 6500
     """Optimiser steps."""
     batch: int = 64
     """Observations in a step."""
