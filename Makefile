@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # What pip is told to install torch from; where the index serves accelerator builds, e.g. TORCH='torch --index-url URL'.
 TORCH ?= torch
-DEMO ?= --tasks handover_block,stack_blocks_two,place_block_pad --episodes 20 --out runs/demo
+DEMO ?= --tasks handover_block,lift_tray,pick_dual_bottles --episodes 20 --out runs/demo
 
 BIN := .venv/bin
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
@@ -59,7 +59,7 @@ WEIGHTS := policies/weights/mini_vla
 weights: .venv/installed
 	test -e demos/dual_arm.h5 || $(BIN)/robotest collect --out demos/dual_arm.h5
 	$(BIN)/robotest train --data demos/dual_arm.h5 --out $(WEIGHTS)
-	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v || exit; done
+	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v --max-samples 10000 || exit; done
 
 clean:
 	rm -rf .venv build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.specs import PolicySpec, VerifierSpec
@@ -73,7 +73,7 @@ class Artifact:
         part = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, part, metadata={_KEY: json.dumps(meta)})
+            part.write_bytes(to_bytes(arrays, {_KEY: json.dumps(meta)}))  # save_file hides it from other users
             part.replace(path)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"cannot write verifier {path}: {error}; give another --out") from error
