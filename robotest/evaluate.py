@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from threadpoolctl import threadpool_limits
+
 import robotest.policies
 from robotest import recording
 from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
@@ -103,7 +105,8 @@ def evaluate(
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
     job = _prepare(config, timer or WallClock())
-    with RunDirectory(config.out, job.arguments, about or {}) as run:
+    # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
+    with threadpool_limits(limits=1), RunDirectory(config.out, job.arguments, about or {}) as run:
         try:
             _run_missing(job, run, progress)
         except KeyboardInterrupt as interrupt:
