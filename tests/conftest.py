@@ -11,7 +11,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 
 PARTS = """
     collect evaluate planner randomness recording rollout runs specs stats testing types
-    envs hardware policies.scripted verifiers
+    envs.dual_arm_tasks envs.dual_arm_world envs.dual_arm_randomize hardware policies.scripted verifiers
 """
 jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
 
