@@ -44,8 +44,8 @@ requirements = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint
 # MuJoCo draws through these; they come with most desktops and few containers.
 system:
 	@test "$$(uname)" = Linux || exit 0; \
-	$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "robotest needs Python 3.10 or newer with venv; '$(PYTHON)' is not. Try: make PYTHON=python3.11"; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "the tested versions need Python 3.11 or newer with venv; '$(PYTHON)' is not. Try: make PYTHON=python3.11"; exit 1; }; \
 	missing=""; \
 	for l in $(LIBRARIES); do $(PYTHON) -c "import ctypes; ctypes.CDLL('$$l')" 2>/dev/null || missing="$$missing $$l"; done; \
 	if test -z "$$missing"; then exit 0; fi; \

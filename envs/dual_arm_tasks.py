@@ -26,6 +26,7 @@ BUTTON_TOP_M: Final = 0.035
 _PRESSED_M = 0.0045  # travel that counts as pressed
 _RELEASED_M = 0.045  # tip this far from an object's centre: let go
 _STILL_M_S = 0.05
+_HEIGHT_TOLERANCE_M = 0.008
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,17 @@ def _colours(rng: np.random.Generator, n: int) -> list[str]:
     return [str(c) for c in rng.permutation(list(COLOURS))[:n]]
 
 
+def _rests(world: World, scene: Scene, within: float, height: float) -> bool:
+    """Whether the object lies still, `height` above its target's origin and `within` of it sideways [m]."""
+    name = scene.roles["object"]
+    offset = world.position(name) - world.position(scene.roles["target"])
+    return bool(
+        np.hypot(offset[0], offset[1]) < within
+        and abs(offset[2] - height) < _HEIGHT_TOLERANCE_M
+        and world.speed(name) < _STILL_M_S
+    )
+
+
 def _released(world: World, body: str) -> bool:
     position = world.position(body)
     return all(float(np.linalg.norm(world.tip(arm) - position)) > _RELEASED_M for arm in (0, 1))
@@ -160,14 +172,7 @@ class PlaceBlockPad(_Unordered):
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """The block rests on the pad, its centre within the pad, and is let go."""
         del progress
-        name = scene.roles["object"]
-        offset = world.position(name) - world.position(scene.roles["target"])
-        return bool(
-            np.hypot(offset[0], offset[1]) < PAD_RADIUS_M - 0.005
-            and abs(offset[2] - CUBE_M) < 0.008
-            and world.speed(name) < _STILL_M_S
-            and _released(world, name)
-        )
+        return _rests(world, scene, PAD_RADIUS_M - 0.005, CUBE_M) and _released(world, scene.roles["object"])
 
 
 class StackBlocksTwo(_Unordered):
@@ -208,14 +213,7 @@ class StackBlocksTwo(_Unordered):
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """The top block rests on the base block and is let go."""
         del progress
-        name = scene.roles["object"]
-        offset = world.position(name) - world.position(scene.roles["target"])
-        return bool(
-            np.hypot(offset[0], offset[1]) < CUBE_M
-            and abs(offset[2] - 2 * CUBE_M) < 0.008
-            and world.speed(name) < _STILL_M_S
-            and _released(world, name)
-        )
+        return _rests(world, scene, CUBE_M, 2 * CUBE_M) and _released(world, scene.roles["object"])
 
 
 class HandoverBlock(_Unordered):
@@ -254,11 +252,8 @@ class HandoverBlock(_Unordered):
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """The bar lies on the pad, its centre within it, and both arms have let go."""
         del progress
-        offset = world.position("bar") - world.position(scene.roles["target"])
         return bool(
-            np.hypot(offset[0], offset[1]) < PAD_RADIUS_M
-            and abs(offset[2] - BAR_HALF_M[2]) < 0.008
-            and world.speed("bar") < _STILL_M_S
+            _rests(world, scene, PAD_RADIUS_M, BAR_HALF_M[2])
             and float(world.openings()[1 - scene.arm]) > 0.6
             and world.tip(1 - scene.arm)[2] - world.table_z > 0.05
         )
@@ -383,7 +378,7 @@ class PushButtonsInOrder:
             world.paint(f"cap_{n}", COLOURS[colour])
         words = {place: colours[i] for place, i in zip(("first", "second", "third"), order, strict=True)}
         bodies = tuple(f"cap_{'abc'[i]}" for i in order)
-        return Scene(words=words, arm=int(world_x(points, order[0]) > 0), order=bodies)
+        return Scene(words=words, arm=int(points[order[0], 0] > 0), order=bodies)
 
     def progress(self, world: World, scene: Scene, progress: int) -> int:
         """Count buttons pressed in order and light them; -1 at a wrong one."""
@@ -398,11 +393,6 @@ class PushButtonsInOrder:
         """All three were pressed, in order."""
         del world
         return progress == len(scene.order)
-
-
-def world_x(points: Float64[np.ndarray, "n 2"], index: int) -> float:
-    """The x of a point, as a plain number."""
-    return float(points[index, 0])
 
 
 TASKS: Final[Mapping[str, Task]] = {

@@ -176,7 +176,7 @@ class ImageTrunk(nn.Module):
 
 
 def _expected_position(attention: Float[Tensor, "B k n"], height: int, width: int) -> Float[Tensor, "B k 2"]:
-    """Return the mean (x, y) of each map, in [-1, 1], in full precision: a cell is 1.4 cm."""
+    """Return the mean (x, y) of each map, in [-1, 1], in full precision: a cell is centimetres wide."""
     across = torch.linspace(-1 + 1 / width, 1 - 1 / width, width).repeat(height)
     down = torch.linspace(-1 + 1 / height, 1 - 1 / height, height).repeat_interleave(width)
     with torch.autocast("cpu", enabled=False):

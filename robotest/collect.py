@@ -116,10 +116,19 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     Raises:
         RobotestError: an expert fails so often that the file cannot be filled.
     """
+    for name in ("episodes", "workers"):
+        if getattr(config, name) < 1:
+            raise RobotestError(f"--{name} {getattr(config, name)} given; at least 1 is needed")
     suite = registry.resolve("env", config.env)
     tasks = config.tasks or suite.tasks
+    for task in tasks:
+        if task not in suite.tasks:
+            raise UnknownNameError(f"task of {config.env}", task, suite.tasks)
     mixture = _mixture(config.style)
     env = suite.make(tasks[0], EnvOptions(setting=config.setting))
+    if not isinstance(env, DualArmEnv):
+        env.close()
+        raise RobotestError(f"env {config.env!r} has no scripted experts; 'dual_arm' has")
     spec = DatasetSpec(config.env, env.spec.action, env.spec.state, env.spec.cameras, env.spec.control_dt, mixture)
     env.close()
     tallies = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from robotest.collect import CollectConfig, collect, demonstrate
 from robotest.demonstrations import chunk_labels
 from robotest.envs.dual_arm import suite
-from robotest.errors import UnknownNameError
+from robotest.errors import RobotestError, UnknownNameError
 from robotest.policies.scripted import MIXTURE, STYLES
 from robotest.randomness import derive
 from robotest.types import EnvOptions
@@ -80,3 +81,20 @@ def test_the_mixture_is_a_distribution_over_the_styles() -> None:
 def test_an_unknown_style_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="hesitant"):
         collect(CollectConfig(tmp_path / "x.h5", style="hesitent"), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"episodes": 0}, "--episodes 0 given; at least 1"),
+        ({"workers": 0}, "--workers 0 given; at least 1"),
+        ({"tasks": ("lift_tray", "lift_try")}, "Did you mean 'lift_tray'"),
+        ({"env": "tests.fakes:suite"}, "has no scripted experts"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RobotestError, match=message):
+        collect(CollectConfig(tmp_path / "x.h5", **wrong), lambda *_: None)
+    assert not list(tmp_path.iterdir())
