@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from robotest.envs.dual_arm_randomize import randomize
-from robotest.envs.dual_arm_tasks import TASKS, Scene, Task
+from robotest.envs.dual_arm_tasks import N_POINTS, TASKS, Scene, Task
 from robotest.envs.dual_arm_world import CAMERAS, CONTROL_DT, World
 from robotest.errors import InvalidActionError, UnknownNameError
 from robotest.hardware import layout, rm75
@@ -142,6 +142,16 @@ class DualArmEnv:
             [np.concatenate([joints[a], self._commanded[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32
         )
         return Observation(images, state, self.instruction, self._steps * CONTROL_DT)
+
+    def points(self) -> Float32[np.ndarray, "K 2"]:
+        """Where the head camera sees, or would if no arm were in the way, what is to be acted on; NaN for less than K.
+
+        For training only: no policy is given it.
+        """
+        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        for row, point in zip(seen, self._task.points(self._world, self.scene, self._progress), strict=False):
+            row[:] = self._world.project(CAMERAS[0], ASPECT, point)
+        return seen
 
     def begin_chunk(self) -> None:
         """Measure tip offsets from the tips commanded now."""

@@ -17,6 +17,7 @@ from robotest.envs.dual_arm_world import COLOURS, World, block, pad
 from robotest.hardware.layout import SIDES
 
 Wording = Literal["seen", "unseen"]
+N_POINTS: Final = 2
 CUBE_M: Final = 0.02  # half size of a cube
 BAR_HALF_M: Final = (0.09, 0.015, 0.015)
 PAD_RADIUS_M: Final = 0.045
@@ -83,6 +84,10 @@ class Task(Protocol):
         """Advance the count of sub-goals reached in order; -1 when a wrong one was reached and all is lost."""
         ...
 
+    def points(self, world: World, scene: Scene, progress: int) -> Sequence[Float64[np.ndarray, " 3"]]:
+        """What the instruction speaks of and is to be acted on next, in that order: at most `N_POINTS` places [m]."""
+        ...
+
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """Whether the goal holds now."""
         ...
@@ -94,6 +99,10 @@ class _Unordered:
     def progress(self, world: World, scene: Scene, progress: int) -> int:
         del world, scene
         return progress
+
+    def points(self, world: World, scene: Scene, progress: int) -> list[Float64[np.ndarray, " 3"]]:
+        del progress
+        return [world.position(body) for body in (*scene.roles.values(), *scene.order)]
 
 
 def _spread(
@@ -297,6 +306,12 @@ class LiftTray(_Unordered):
             world.paint(handle, (0.25, 0.25, 0.28))
         return Scene(words={"colour": colour}, arm=0, roles={"object": "tray"})
 
+    def points(self, world: World, scene: Scene, progress: int) -> list[Float64[np.ndarray, " 3"]]:
+        """Its handles."""
+        del progress
+        tray, along = world.position(scene.roles["object"]), HANDLE_X_M * world.rotation(scene.roles["object"])[:, 0]
+        return [tray - along, tray + along]
+
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """The tray is at least 8 cm above the table and tilted by less than 12 degrees."""
         del scene, progress
@@ -388,6 +403,10 @@ class PushButtonsInOrder:
         for cap in scene.order[: max(progress, 0)]:
             world.paint(cap, (0.97, 0.97, 0.97))
         return progress
+
+    def points(self, world: World, scene: Scene, progress: int) -> list[Float64[np.ndarray, " 3"]]:
+        """The button to press now, and the one after it."""
+        return [world.position(cap) for cap in scene.order[max(progress, 0) :][:N_POINTS]]
 
     def success(self, world: World, scene: Scene, progress: int) -> bool:
         """All three were pressed, in order."""

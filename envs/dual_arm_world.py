@@ -231,6 +231,13 @@ class World:
         picture: UInt8[np.ndarray, "height width 3"] = renderer.render()
         return picture
 
+    def project(self, camera: str, aspect: float, point: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, " 2"]:
+        """Return where a point [m] is in a picture `aspect` times as wide as high: x right, y down, both in [-1, 1]."""
+        view = self.data.camera(camera)
+        x, y, z = view.xmat.reshape(3, 3).T @ (point - view.xpos)
+        scale = -1 / (z * np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2))
+        return np.array([x * scale / aspect, -y * scale])
+
     def close(self) -> None:
         """Free the renderers."""
         for renderer in self._renderers.values():

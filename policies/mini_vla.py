@@ -233,10 +233,10 @@ class MiniVla:
         images = np.stack([observation.images[camera] for camera in self.spec.cameras])
         state = (observation.state - n.state_mean) / n.state_std
         ids = pad([self._tokenize(observation.instruction)])
-        caches, _ = self._network.prefix(
+        encoded = self._network.prefix(
             scale_images(torch.from_numpy(images)[None]), torch.from_numpy(state)[None], torch.from_numpy(ids)
         )
-        return [(key.to(self._precision), value.to(self._precision)) for key, value in caches]
+        return [(key.to(self._precision), value.to(self._precision)) for key, value in encoded.caches]
 
     def _denoise(
         self, noise: Float[Tensor, "1 M H A"], caches: list[LayerCache]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -94,18 +95,30 @@ class Heads(nn.Module):
         return sets.view(*x.shape[:2], *self.shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
+class Mlp(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
 class TextEncoder(nn.Module):
-    """Words to tokens: the mean of their n-gram embeddings and their place, mixed by one attention layer."""
+    """Words to tokens: the mean of their n-gram embeddings and their place, mixed by one transformer layer.
+
+    Places start as loud as words, and the MLP can multiply: "red" counts for something else first than second.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width = config.width
         self.grams = nn.Embedding(config.buckets, config.text_width, padding_idx=0)
         self.project = nn.Linear(config.text_width, width)
-        self.place = nn.Parameter(0.02 * torch.randn(config.max_words, width))
+        self.place = nn.Parameter(0.3 * torch.randn(config.max_words, width))
         self.norm = nn.LayerNorm(width)
         self.qkv = Heads(width, config.heads, 3)
         self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
 
     def forward(self, ids: Int64[Tensor, "B W G"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return word tokens [B, W, D], which of them are words [B, W], and the mean of those [B, D]."""
@@ -117,6 +130,7 @@ class TextEncoder(nn.Module):
         real = real | (torch.arange(ids.shape[1]) == 0)
         query, key, value = self.qkv(self.norm(tokens))
         tokens = tokens + self.out(attend(query, key, value, real[:, None, None]))
+        tokens = tokens + self.mlp(self.mlp_norm(tokens))
         weights = real[..., None].to(tokens.dtype)
         return tokens, real, (tokens * weights).sum(1) / weights.sum(1)
 
@@ -158,36 +172,38 @@ class ImageTrunk(nn.Module):
         self.project = nn.Linear(self.group * (channels + 2 * (1 + 2 * _FREQUENCIES)), config.width)
         self.place = nn.Parameter(0.02 * torch.randn(config.keypoints // self.group, config.width))
 
-    def forward(self, images: Float[Tensor, "B 3 h w"], words: Float[Tensor, "B D"]) -> Float[Tensor, "B K D"]:
-        """Return K = keypoints / keypoints_per_token tokens of each image, whose values lie in [-1, 1]."""
+    def forward(self, images: Float[Tensor, "B 3 h w"], words: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor]:
+        """Return keypoints / keypoints_per_token tokens of each image [B, K, D], and the maps' logits [B, k, h', w'].
+
+        Pictures hold numbers in [-1, 1].
+        """
         precision = self.stem.weight.dtype  # lower than the tokens' when the policy acts
         images = images.to(precision, memory_format=torch.channels_last)
         x = self.down(functional.relu(self.stem(images)))
         for block in self.blocks:
             x = block(x, words.to(precision))
         x = functional.relu(x)
-        attention = self.maps(x).flatten(2).float().softmax(-1)
+        maps = self.maps(x).float()
+        attention = maps.flatten(2).softmax(-1)
         pixels = x.flatten(2).transpose(1, 2)
         found = attention.to(pixels.dtype) @ pixels
         xy = _expected_position(attention, x.shape[-2], x.shape[-1])
         keypoints = torch.cat([found.float(), xy, fourier(xy, _FREQUENCIES).flatten(2)], -1)
         tokens: Tensor = self.project(keypoints.reshape(len(images), len(self.place), -1).to(precision))
-        return tokens.to(words.dtype) + self.place
+        return tokens.to(words.dtype) + self.place, maps
 
 
 def _expected_position(attention: Float[Tensor, "B k n"], height: int, width: int) -> Float[Tensor, "B k 2"]:
     """Return the mean (x, y) of each map, in [-1, 1], in full precision: a cell is centimetres wide."""
+    with torch.autocast("cpu", enabled=False):
+        return attention @ cell_centres(height, width)
+
+
+def cell_centres(height: int, width: int) -> Float[Tensor, "n 2"]:
+    """Return (x, y) of the cells of a map, row by row: the picture's edges are at -1 and 1."""
     across = torch.linspace(-1 + 1 / width, 1 - 1 / width, width).repeat(height)
     down = torch.linspace(-1 + 1 / height, 1 - 1 / height, height).repeat_interleave(width)
-    with torch.autocast("cpu", enabled=False):
-        return attention @ torch.stack([across, down], -1)
-
-
-class Mlp(nn.Sequential):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+    return torch.stack([across, down], -1)
 
 
 class PrefixLayer(nn.Module):
@@ -208,6 +224,14 @@ class PrefixLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), (key, value)
 
 
+class Encoded(NamedTuple):
+    """An encoded observation: each layer's cache, which tokens count (None: all), the first camera's maps' logits."""
+
+    caches: list[LayerCache]
+    mask: Tensor | None
+    maps: Tensor
+
+
 class Prefix(nn.Module):
     """Everything that depends on the observation alone."""
 
@@ -225,10 +249,10 @@ class Prefix(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "B C 3 h w"], state: Float[Tensor, "B S"], ids: Int64[Tensor, "B W G"]
-    ) -> tuple[list[LayerCache], Tensor | None]:
-        """Return the caches of all layers, and which tokens may be attended to (None: all)."""
+    ) -> Encoded:
+        """Encode observations: pictures in [-1, 1], normalised states, words."""
         words, real, sentence = self.text(ids)
-        seen = self._look(images, sentence)
+        seen, maps = self._look(images, sentence)
         body = self.state_out(self.state(state)).view(len(state), 2, -1)
         x = torch.cat([*seen, body, words], 1)
         mask = None
@@ -240,17 +264,20 @@ class Prefix(nn.Module):
             x, cache = layer(x, mask)
             caches.append(cache)
         key, value = self.last(self.last_norm(x))
-        return [*caches, (key, value)], mask
+        return Encoded([*caches, (key, value)], mask, maps)
 
-    def _look(self, images: Float[Tensor, "B C 3 h w"], sentence: Float[Tensor, "B D"]) -> list[Tensor]:
-        """Return the tokens of each camera; cameras of one trunk go through it in one batch."""
+    def _look(self, images: Float[Tensor, "B C 3 h w"], sentence: Float[Tensor, "B D"]) -> tuple[list[Tensor], Tensor]:
+        """Return each camera's tokens, and the first one's maps; cameras of one trunk go through it in one batch."""
         tokens: list[Tensor] = [images] * len(self.trunk_of)
+        maps = images
         for number, trunk in enumerate(self.trunks):
             cameras = [c for c, t in enumerate(self.trunk_of) if t == number]
-            seen = trunk(images[:, cameras].flatten(0, 1), sentence.repeat_interleave(len(cameras), 0))
+            seen, logits = trunk(images[:, cameras].flatten(0, 1), sentence.repeat_interleave(len(cameras), 0))
+            if 0 in cameras:
+                maps = logits[:: len(cameras)]
             for camera, each in zip(cameras, seen.view(len(images), -1, *seen.shape[1:]).unbind(1), strict=True):
                 tokens[camera] = each + self.camera[camera]
-        return tokens
+        return tokens, maps
 
 
 class ExpertLayer(nn.Module):

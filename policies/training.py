@@ -26,12 +26,14 @@ from torch import Tensor, nn
 from robotest.demonstrations import DatasetSpec, DemonstrationFile, chunk_labels
 from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
 from robotest.policies import mini_vla
-from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig
+from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig, cell_centres
 from robotest.policies.text import Tokenizer, pad
 from robotest.randomness import derive, generator
 
 CHECKPOINT_NAME = "train.ckpt.safetensors"
 LOG_NAME = "train.jsonl"
+START_STEPS = 3
+_POINT_SPREAD = 0.7  # of the maps' cells: neighbours share a point that lies between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TrainConfig:
     """name of the policy in tables"""
     seed: int = 0
     """of weights, batches, noise"""
-    steps: int = 6500
+    steps: int = 7000
     """optimiser steps"""
     batch: int = 64
     """observations in a step"""
@@ -72,10 +74,14 @@ class TrainConfig:
     """spread of random brightness and colour gains"""
     camera_dropout: float = 0.0
     """how often an image is blanked"""
-    word_dropout: float = 0.1
+    word_dropout: float = 0.05
     """how often a word is left out"""
     state_noise: float = 0.005
     """noise on the normalised state"""
+    pointing: float = 0.3
+    """weight of the loss that has maps of the first camera point at what the words name"""
+    start_share: float = 0.15
+    """share of a batch from the first `START_STEPS` steps of demonstrations, where words and places decide most"""
     log_every: int = 100
     """steps"""
     checkpoint_every: int = 500
@@ -97,6 +103,8 @@ class Frames:
     labels: Float32[np.ndarray, "N H A"]
     words: Int64[np.ndarray, "I W G"]
     instruction: Int64[np.ndarray, " N"]
+    points: Float32[np.ndarray, "N K 2"]
+    step: Int64[np.ndarray, " N"]
     train: Int64[np.ndarray, " n"]
     held_out: Int64[np.ndarray, " m"]
 
@@ -108,6 +116,7 @@ class Batch:
     images: Float[Tensor, "B C 3 h w"]
     state: Float[Tensor, "B S"]
     words: Int64[Tensor, "B W G"]
+    points: Float[Tensor, "B K 2"]
     chunks: Float[Tensor, "B 1 H A"]
     noise: Float[Tensor, "B M H A"]
     time: Float[Tensor, "B M"]
@@ -176,14 +185,15 @@ class Run:
         batch = draw(self._frames, self.config, self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
-        loss = flow_loss(self._network, batch)
+        flow, pointing = losses(self._network, batch)
+        loss = flow + self.config.pointing * pointing
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
         self._optimizer.step()
         self.step += 1
         self._follow()
-        value = loss.item()
+        value = flow.item()
         self._losses.append(value)
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             self._log()
@@ -192,15 +202,23 @@ class Run:
         return value
 
     @torch.no_grad()
-    def held_out_loss(self) -> float | None:
-        """Return the averaged weights' loss on fixed frames of the held-out demonstrations; None if there are none."""
+    def held_out_losses(self, start_share: float = 0.0) -> tuple[float, float] | None:
+        """Return the averaged weights' losses on fixed held-out frames; None if there are none."""
         if not len(self._frames.held_out):
             return None
         plain = dataclasses.replace(
-            self.config, batch=256, shift_px=0, colour=0.0, camera_dropout=0.0, word_dropout=0.0, state_noise=0.0
+            self.config,
+            batch=256,
+            shift_px=0,
+            colour=0.0,
+            camera_dropout=0.0,
+            word_dropout=0.0,
+            state_noise=0.0,
+            start_share=start_share,
         )
         frames = dataclasses.replace(self._frames, train=self._frames.held_out)
-        return float(flow_loss(self._average, draw(frames, plain, -1)))
+        flow, pointing = losses(self._average, draw(frames, plain, -1))
+        return float(flow), float(pointing)
 
     def bundle(self) -> mini_vla.Bundle:
         """Return the policy as it is now, in float16: half the file, and finer than the bfloat16 it acts in."""
@@ -252,10 +270,14 @@ class Run:
     def _log(self) -> None:
         seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
         images = len(self._losses) * self.config.batch * self._frames.images.shape[1]
+        held_out, starts = (self.held_out_losses(share) or (None, None) for share in (0.0, 1.0))
         line = {
             "step": self.step,
             "loss": float(np.mean(self._losses)),
-            "held_out_loss": self.held_out_loss(),
+            "held_out_loss": held_out[0],
+            "held_out_pointing": held_out[1],
+            "held_out_start_loss": starts[0],
+            "held_out_start_pointing": starts[1],
             "images_per_s": images / seconds,
             "learning_rate": learning_rate(self.config, self.step - 1),
         }
@@ -292,28 +314,53 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def flow_loss(network: MiniVlaNetwork, batch: Batch) -> Float[Tensor, ""]:
-    """Return the mean squared error of the velocity (Lipman et al. 2023, equation 9, straight paths)."""
+def losses(network: MiniVlaNetwork, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the two losses.
+
+    The first is the mean squared error of the velocity (Lipman et al. 2023, equation 9, straight paths). The second is
+    how far the first camera's first K maps are from the places of what the instruction names: localisation as a task
+    beside acting, as in pi0.5 (arXiv 2504.16054, section IV.C).
+    """
     time_ = batch.time[..., None, None]
     noisy = (1 - time_) * batch.noise + time_ * batch.chunks
     with torch.autocast("cpu", torch.bfloat16, enabled=mini_vla.HAS_BF16):
-        caches, mask = network.prefix(batch.images, batch.state, batch.words)
-        velocity = network.velocity(noisy, batch.time, caches, mask)
-    return (velocity.float() - (batch.chunks - batch.noise)).square().mean()
+        encoded = network.prefix(batch.images, batch.state, batch.words)
+        velocity = network.velocity(noisy, batch.time, encoded.caches, encoded.mask)
+    flow = (velocity.float() - (batch.chunks - batch.noise)).square().mean()
+    return flow, pointing_loss(encoded.maps, batch.points)
+
+
+def pointing_loss(maps: Float[Tensor, "B k h w"], points: Float[Tensor, "B K 2"]) -> Float[Tensor, ""]:
+    """Return the mean divergence KL(blob around the point, softmax of its map) [nat]; a point of NaN counts as none."""
+    height, width = maps.shape[-2:]
+    marked = points.isfinite().all(-1)
+    if not bool(marked.any()):
+        return maps.new_zeros(())
+    cells = torch.tensor([width / 2, height / 2])
+    apart = (points.nan_to_num()[..., None, :] - cell_centres(height, width)) * cells
+    blob = (-apart.square().sum(-1) / (2 * _POINT_SPREAD**2)).log_softmax(-1)
+    found = maps[:, : points.shape[1]].flatten(2).log_softmax(-1)
+    divergence: Tensor = (blob.exp() * (blob - found)).sum(-1)
+    return divergence[marked].mean()
 
 
 def draw(frames: Frames, config: TrainConfig, step: int) -> Batch:
     """Return the batch of a step: frames of the training demonstrations, augmented, with noises and times."""
     rng = generator(derive(config.seed, "batch", step))
-    rows = rng.choice(frames.train, config.batch)
+    starts = frames.train[frames.step[frames.train] < START_STEPS]
+    n_starts = round(config.start_share * config.batch)
+    rows = np.concatenate([rng.choice(starts, n_starts), rng.choice(frames.train, config.batch - n_starts)])
     n_draws, shape = config.draws, frames.labels.shape[1:]
     state = frames.state[rows] + config.state_noise * rng.standard_normal((len(rows), frames.state.shape[1]))
     # Times lean towards noise, where the mode is chosen: t = .999 (1 - Beta(1.5, 1)), pi0 appendix B; stratified.
     uniform = (np.arange(n_draws) + rng.random((len(rows), n_draws))) / n_draws
+    shifts = rng.integers(-config.shift_px, config.shift_px, (len(rows), frames.images.shape[1], 2), endpoint=True)
+    across_first = 2 * shifts[:, 0, ::-1] / np.array(frames.images.shape[3:1:-1])  # of the picture, whose width is 2
     return Batch(
-        images=_augment(frames.images, rows, config, rng),
+        images=_augment(frames.images, rows, shifts, config, rng),
         state=torch.from_numpy(state.astype(np.float32)),
         words=torch.from_numpy(_drop_words(frames.words[frames.instruction[rows]], config.word_dropout, rng)),
+        points=torch.from_numpy((frames.points[rows] - across_first[:, None]).astype(np.float32)),
         chunks=torch.from_numpy(frames.labels[rows][:, None]),
         noise=torch.from_numpy(rng.standard_normal((len(rows), n_draws, *shape), np.float32)),
         time=torch.from_numpy((0.999 * (1 - uniform ** (2 / 3))).astype(np.float32)),
@@ -321,11 +368,14 @@ def draw(frames: Frames, config: TrainConfig, step: int) -> Batch:
 
 
 def _augment(
-    images: UInt8[np.ndarray, "N C h w 3"], rows: Int64[np.ndarray, " B"], config: TrainConfig, rng: np.random.Generator
+    images: UInt8[np.ndarray, "N C h w 3"],
+    rows: Int64[np.ndarray, " B"],
+    shifts: Int64[np.ndarray, "B C 2"],
+    config: TrainConfig,
+    rng: np.random.Generator,
 ) -> Float[Tensor, "B C 3 h w"]:
     """Return images of the rows, shifted (the edge repeats), with random gains and blanks, in about [-1, 1]."""
     n_batch, (n_cameras, height, width) = len(rows), images.shape[1:4]
-    shifts = rng.integers(-config.shift_px, config.shift_px, (n_batch, n_cameras, 2), endpoint=True)
     down = np.clip(np.arange(height) + shifts[..., :1], 0, height - 1)
     across = np.clip(np.arange(width) + shifts[..., 1:], 0, width - 1)
     shifted = np.empty((n_batch, *images.shape[1:]), np.uint8)
@@ -370,13 +420,14 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
         lengths = [file.steps(i) for i in range(len(file))]
         size = next(iter(spec.cameras.values()))
         images = np.empty((sum(lengths), len(spec.cameras), *size, 3), np.uint8)
-        states, labels, instructions = [], [], []
+        states, labels, instructions, points = [], [], [], []
         for start, each in zip(np.cumsum([0, *lengths]), file, strict=False):
             for c, camera in enumerate(spec.cameras):
                 images[start : start + len(each), c] = each.images[camera]
             states.append(each.state)
             labels.append(chunk_labels(each.actions, each.anchors, config.horizon))
             instructions.append(each.info.instruction)
+            points.append(each.points)
     normalisation = statistics(np.concatenate(labels), np.concatenate(states))
     n = normalisation
     known = sorted(set(instructions))
@@ -388,6 +439,8 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
         labels=(np.concatenate(labels) - n.action_mean) / n.action_std,
         words=pad([tokenize(text) for text in known]),
         instruction=np.repeat(np.searchsorted(known, instructions), lengths),
+        points=np.concatenate(points),
+        step=np.concatenate([np.arange(n) for n in lengths]),
         train=np.flatnonzero(~held_out),
         held_out=np.flatnonzero(held_out),
     )

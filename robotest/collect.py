@@ -19,6 +19,7 @@ from jaxtyping import Float64
 from robotest import registry
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.envs.dual_arm import DualArmEnv
+from robotest.envs.dual_arm_tasks import N_POINTS
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.policies.scripted import MIXTURE, STYLES, Expert
 from robotest.randomness import derive, generator
@@ -74,10 +75,11 @@ def demonstrate(env: DualArmEnv, seed: int, style: str, noise_m: float, picture:
     commands = Expert(env, style, rng).commands()
     noise = np.zeros((2, 3))
     images: list[Mapping[str, np.ndarray]] = []
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    rows: list[tuple[np.ndarray, ...]] = []
     success = False
     for _ in range(env.spec.max_steps):
         seen, state = _see(env, picture)
+        points = env.points()
         pose, opening = next(commands)
         anchor = env.commanded
         noise = _NOISE_DECAY * noise + np.sqrt(1 - _NOISE_DECAY**2) * noise_m * rng.standard_normal((2, 3))
@@ -86,7 +88,7 @@ def demonstrate(env: DualArmEnv, seed: int, style: str, noise_m: float, picture:
         env.begin_chunk()
         status = env.apply(_pack(sent, opening))
         images.append(seen)
-        rows.append((state, _pack(pose, opening), _pack(anchor, np.zeros(2))))
+        rows.append((state, _pack(pose, opening), _pack(anchor, np.zeros(2)), points))
         if status.done:
             success = status.success
             break
@@ -129,7 +131,8 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     if not isinstance(env, DualArmEnv):
         env.close()
         raise RobotestError(f"env {config.env!r} has no scripted experts; 'dual_arm' has")
-    spec = DatasetSpec(config.env, env.spec.action, env.spec.state, env.spec.cameras, env.spec.control_dt, mixture)
+    e = env.spec
+    spec = DatasetSpec(config.env, e.action, e.state, e.cameras, e.control_dt, mixture, N_POINTS)
     env.close()
     tallies = {}
     context = multiprocessing.get_context("spawn")

@@ -1,7 +1,8 @@
 """Demonstration files: what the experts did, and the chunk labels that a policy learns from.
 
-Layout (HDF5): ``data/demo_K/{obs/images/<camera> uint8[T,h,w,3], obs/state f32[T,S], actions f32[T,A], anchors
-f32[T,A]}``, with the attributes of `DemonstrationInfo` on each demonstration and those of `DatasetSpec` on the file.
+Layout (HDF5): ``data/demo_N/{obs/images/<camera> uint8[T,h,w,3], obs/state f32[T,S], actions f32[T,A], anchors
+f32[T,A], points f32[T,K,2]}``, with the attributes of `DemonstrationInfo` on each demonstration and those of
+`DatasetSpec` on the file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Float32, UInt8
 from robotest.errors import ArtifactError, SpecMismatchError
 from robotest.specs import VectorSpec
 
-FORMAT = "robotest-demonstrations-1"
+FORMAT = "robotest-demonstrations-2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class DatasetSpec:
         cameras: camera -> (height, width) [px].
         control_dt: seconds between two actions [s].
         mixture: style -> share of the demonstrations that was asked for; shares sum to 1.
+        n_points: K, 0 where nobody marked the pictures.
     """
 
     env: str
@@ -42,6 +44,7 @@ class DatasetSpec:
     cameras: Mapping[str, tuple[int, int]]
     control_dt: float
     mixture: Mapping[str, float]
+    n_points: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form, read back by `from_json`."""
@@ -87,6 +90,8 @@ class Demonstration:
         actions: absolute set-points, laid out by `DatasetSpec.action`.
         anchors: the value that a ``chunk_start`` component is measured from when a chunk starts at step t; 0 for
             absolute components.
+        points: where the first camera sees what the instruction speaks of and is to be acted on next: x right, y down,
+            in [-1, 1] inside the picture; NaN where there is less to point at.
     """
 
     info: DemonstrationInfo
@@ -94,6 +99,7 @@ class Demonstration:
     state: Float32[np.ndarray, "T S"]
     actions: Float32[np.ndarray, "T A"]
     anchors: Float32[np.ndarray, "T A"]
+    points: Float32[np.ndarray, "T K 2"]
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -154,6 +160,7 @@ class DemonstrationWriter:
         group["obs/state"] = demonstration.state
         group["actions"] = demonstration.actions
         group["anchors"] = demonstration.anchors
+        group["points"] = demonstration.points
 
 
 class DemonstrationFile:
@@ -189,6 +196,7 @@ class DemonstrationFile:
             state=group["obs/state"][:],
             actions=group["actions"][:],
             anchors=group["anchors"][:],
+            points=group["points"][:],
         )
 
     def __iter__(self) -> Iterator[Demonstration]:
@@ -218,12 +226,14 @@ def _require_shapes(spec: DatasetSpec, demonstration: Demonstration) -> None:
         "actions": (n_steps, spec.action.size),
         "anchors": (n_steps, spec.action.size),
         "state": (n_steps, spec.state.size),
+        "points": (n_steps, spec.n_points, 2),
         **{f"images of {camera}": (n_steps, *size, 3) for camera, size in spec.cameras.items()},
     }
     given: dict[str, tuple[int, ...]] = {
         "actions": demonstration.actions.shape,
         "anchors": demonstration.anchors.shape,
         "state": demonstration.state.shape,
+        "points": demonstration.points.shape,
         **{f"images of {camera}": images.shape for camera, images in demonstration.images.items()},
     }
     if n_steps == 0 or given != wanted:

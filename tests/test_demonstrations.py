@@ -27,6 +27,7 @@ SPEC = DatasetSpec(
     cameras={"head": (4, 6)},
     control_dt=0.1,
     mixture={"clean": 1.0},
+    n_points=2,
 )
 
 
@@ -38,6 +39,7 @@ def demonstration(seed: int, n_steps: int = 5) -> Demonstration:
         state=rng.standard_normal((n_steps, 2), np.float32),
         actions=rng.standard_normal((n_steps, 3), np.float32),
         anchors=rng.standard_normal((n_steps, 3), np.float32),
+        points=np.where(rng.random((n_steps, 2, 1)) < 0.2, np.nan, rng.random((n_steps, 2, 2), np.float32)),
     )
 
 
@@ -56,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert [file.steps(i) for i in range(len(file))] == [5, 40]
         for mine, theirs in zip(written, file, strict=True):
             assert mine.info == theirs.info
-            for name in ("state", "actions", "anchors"):
+            for name in ("state", "actions", "anchors", "points"):
                 np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
             np.testing.assert_array_equal(mine.images["head"], theirs.images["head"])
         with pytest.raises(IndexError):
@@ -79,6 +81,7 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
     bad = [
         dataclasses.replace(good, state=good.state[:, :1]),
         dataclasses.replace(good, anchors=good.anchors[:-1]),
+        dataclasses.replace(good, points=good.points[:, :1]),
         dataclasses.replace(good, images={}),
         dataclasses.replace(good, images={"head": good.images["head"][:, :2]}),
         demonstration(0, n_steps=0),

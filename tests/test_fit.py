@@ -48,6 +48,7 @@ def demonstration(index: int, n_steps: int = 9, camera: int = 16) -> Demonstrati
         state=np.concatenate([tips[:-1], np.tile(target, (n_steps, 1))], axis=1).astype(np.float32),
         actions=np.concatenate([tips[1:], np.full((n_steps, 1), 0.5)], axis=1).astype(np.float32),
         anchors=np.concatenate([tips[:-1], np.zeros((n_steps, 1))], axis=1).astype(np.float32),
+        points=np.zeros((n_steps, 0, 2), np.float32),
     )
 
 

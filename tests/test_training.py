@@ -12,6 +12,7 @@ import torch
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
 from robotest.policies import mini_vla, training
+from robotest.policies.mini_vla_network import cell_centres
 from robotest.policies.training import TrainConfig, train
 from robotest.specs import Component, VectorSpec
 from robotest.types import Observation
@@ -25,6 +26,7 @@ SPEC = DatasetSpec(
     cameras={"head": (PX, PX)},
     control_dt=0.1,
     mixture={"left": 0.5, "right": 0.5},
+    n_points=1,
 )
 
 
@@ -66,6 +68,7 @@ def demonstration(seed: int) -> Demonstration:
         state=np.stack([steps, 0 * steps], -1),
         actions=(start + shown.path).astype(np.float32),
         anchors=np.tile(start, (HORIZON, 1)).astype(np.float32),
+        points=np.tile(shown.goal.astype(np.float32), (HORIZON, 1, 1)),
     )
 
 
@@ -195,6 +198,42 @@ def test_augmentation_off_is_the_image(demos: Path, tmp_path: Path) -> None:
     shifted = training.draw(frames, dataclasses.replace(config, shift_px=3), 0)
     assert not torch.equal(batch.images, shifted.images)
     assert bool(((batch.time >= 0) & (batch.time < 1)).all())
+
+
+def test_points_move_with_the_picture(demos: Path, tmp_path: Path) -> None:
+    """The named square stays where the point says, whatever the shift."""
+    config = tiny(demos, tmp_path, batch=40, shift_px=3, colour=0, word_dropout=0)
+    _, frames, _ = training.load_frames(config)
+    batch = training.draw(frames, config, 0)
+    pixels = ((batch.points[:, 0] + 1) * PX / 2).floor().long().clamp(0, PX - 1)
+    colours = batch.images[torch.arange(40), 0, :, pixels[:, 1], pixels[:, 0]]
+    painted = torch.tensor(list(COLOURS.values())) / 127.5 - 1
+    nearest = (colours[:, None] - painted).abs().amax(-1).amin(-1)
+    assert (nearest < 0.01).float().mean() > 0.95  # a square may leave the picture
+
+
+def test_pointing_loss_is_smallest_at_the_point_and_ignores_what_is_not_marked() -> None:
+    points = torch.tensor([[[0.1, -0.6], [0.5, 0.5]], [[torch.nan, torch.nan], [-0.2, 0.3]]])
+    apart = (points[..., None, :] - cell_centres(6, 12)) * torch.tensor([6.0, 3.0])
+    perfect = (-apart.square().sum(-1) / (2 * 0.7**2)).nan_to_num().unflatten(-1, (6, 12))
+    assert training.pointing_loss(perfect, points) == pytest.approx(0, abs=1e-5)
+    assert training.pointing_loss(perfect.flip(-1), points) > 1
+    spoilt = perfect.clone()
+    spoilt[1, 0] = torch.randn(6, 12)
+    assert training.pointing_loss(spoilt, points) == pytest.approx(0, abs=1e-5)
+    assert training.pointing_loss(perfect, torch.full((2, 2, 2), torch.nan)) == 0
+    more_maps = torch.cat([perfect, torch.randn(2, 3, 6, 12)], 1)
+    assert training.pointing_loss(more_maps, points) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_batch_is_from_the_start(demos: Path, tmp_path: Path, share: float) -> None:
+    config = tiny(demos, tmp_path, batch=8, start_share=share, state_noise=0)
+    _, frames, _ = training.load_frames(config)
+    late = np.unique(frames.state[frames.step >= training.START_STEPS, 0])
+    drawn = training.draw(frames, config, 0).state[:, 0].numpy()
+    assert not np.isin(drawn[: round(8 * share)], late).any()
+    assert share == 1.0 or np.isin(drawn, late).any()
 
 
 def test_left_and_right_share_a_trunk() -> None:
