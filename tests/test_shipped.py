@@ -1,0 +1,67 @@
+"""The shipped policy with its verifiers in the real simulator: results depend on the arguments alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from robotest.evaluate import EvalConfig, evaluate
+
+pytestmark = pytest.mark.slow
+CONDITIONS = ("random", "medoid", "cfn", "leverage")
+
+
+def lines(config: EvalConfig) -> list[str]:
+    """Run, and return the lines of ``episodes.jsonl`` without their times."""
+    evaluate(config)
+    records = [json.loads(line) for line in (config.out / "episodes.jsonl").read_text().splitlines()]
+    return [json.dumps({k: v for k, v in record.items() if k != "time"}) for record in records]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> EvalConfig:
+    out = tmp_path_factory.mktemp("shipped") / "whole"
+    return EvalConfig(out, verifiers=CONDITIONS, tasks=("lift_tray", "place_block_pad"), episodes=2, execute=None)
+
+
+@pytest.fixture(scope="module")
+def whole(config: EvalConfig) -> list[str]:
+    return lines(config)
+
+
+def test_the_same_command_gives_the_same_lines_on_any_number_of_threads(
+    config: EvalConfig, whole: list[str], tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2 if before == 1 else 1)
+    try:
+        assert lines(dataclasses.replace(config, out=tmp_path)) == whole
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_conditions_in_another_order_or_alone_give_the_same_episodes(
+    config: EvalConfig, whole: list[str], tmp_path: Path
+) -> None:
+    assert sorted(lines(dataclasses.replace(config, out=tmp_path / "r", verifiers=CONDITIONS[::-1]))) == sorted(whole)
+    for name in ("random", "leverage"):
+        alone = lines(dataclasses.replace(config, out=tmp_path / name, verifiers=(name,)))
+        assert alone == [line for line in whole if json.loads(line)["condition"] == name]
+
+
+def test_more_episodes_continue_the_run(config: EvalConfig, whole: list[str], tmp_path: Path) -> None:
+    few = dataclasses.replace(config, out=tmp_path, episodes=1)
+    kept = lines(few)
+    assert set(kept) < set(whole)
+    assert sorted(lines(dataclasses.replace(few, episodes=2))) == sorted(whole)
+
+
+def test_conditions_choose_differently(whole: list[str]) -> None:
+    records = [json.loads(line) for line in whole]
+    chosen = {(r["task"], r["index"], r["condition"]): r["chosen"] for r in records}
+    for verifier in ("medoid", "cfn", "leverage"):
+        assert any(chosen[t, i, verifier] != chosen[t, i, "random"] for t, i, _ in chosen)
