@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm, t
 
 from robotest.errors import RobotestError
 from robotest.types import Episode
@@ -125,14 +125,62 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
+def mcnemar(only_a: int, only_b: int, mid: bool = False) -> float:
     """Return the exact two-sided p-value that `a` and `b` succeed equally often; 1 without discordant pairs.
 
     McNemar, Q. (1947), Note on the sampling error of the difference between correlated proportions, Psychometrika 12,
     153-157: under the null the discordant pairs fall either way like fair coins.
+
+    With `mid`, splits as likely as the one seen count half: less conservative, no longer guaranteed. Fagerland,
+    Lydersen and Laake (2013), The McNemar test for binary matched-pairs data: mid-p and asymptotic are better than
+    exact conditional, BMC Medical Research Methodology 13, 91.
     """
     discordant = only_a + only_b
-    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+    if not discordant:
+        return 1.0
+    p = float(binomtest(only_a, discordant, 0.5).pvalue)
+    if not mid:
+        return p
+    as_likely = binom.pmf(only_a, discordant, 0.5) * (1 if only_a == only_b else 2)
+    return p - float(as_likely) / 2
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return p-values adjusted for all being looked at, in the order given.
+
+    Holm, S. (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
+    65-70: rejecting where the adjusted value is below alpha errs anywhere at all with a chance of at most alpha.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return tuple(adjusted)
+
+
+def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
+    """Return an interval of ``sum(totals) / sum(sizes)`` for other tasks *like these*; None for fewer than two.
+
+    Wilson's and Tango's intervals are about these tasks: they say how the same tasks would come out with other
+    starts. This one takes the tasks themselves as a sample, so it is wider the more they differ.
+
+    The cluster-robust variance of a mean with the usual small-sample factor and Student's t with one degree of freedom
+    less than there are tasks: Cameron and Miller (2015), A practitioner's guide to cluster-robust inference, Journal of
+    Human Resources 50, 317-372, sections II.B and VI.
+
+    Args:
+        totals: of each task, successes, or ``only_a - only_b`` for a paired difference.
+        sizes: of each task, episodes or pairs.
+        level: of confidence.
+    """
+    n_tasks, n = len(sizes), sum(sizes)
+    if n_tasks < 2 or n == 0:
+        return None
+    mean = sum(totals) / n
+    squares = sum((total - mean * size) ** 2 for total, size in zip(totals, sizes, strict=True))
+    error = math.sqrt(n_tasks / (n_tasks - 1) * squares) / n
+    half = float(t.ppf(0.5 + _checked(level) / 2, n_tasks - 1)) * error
+    return (mean - half, mean + half)
 
 
 def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> Interval | None:
@@ -169,6 +217,10 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
 
 
 def _z(level: float) -> float:
+    return float(norm.ppf(0.5 + _checked(level) / 2))
+
+
+def _checked(level: float) -> float:
     if not 0.0 < level < 1.0:
         raise RobotestError(f"confidence level {level} given; it lies between 0 and 1, e.g. 0.95")
-    return float(norm.ppf(0.5 + level / 2))
+    return level

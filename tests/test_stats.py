@@ -4,11 +4,12 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, binomtest, multinomial, norm
+from scipy.stats import binom, binomtest, multinomial, norm, ttest_1samp
 
 from robotest import stats
 from robotest.errors import RobotestError
@@ -75,6 +76,50 @@ def test_mcnemar_sums_the_coin_flips_as_unlikely_as_these(only_a: int, only_b: i
 @pytest.mark.parametrize(("only_a", "only_b", "p"), [(0, 0, 1.0), (1, 0, 1.0), (62, 31, 0.0017), (42, 73, 0.005)])
 def test_mcnemar_of_known_tables(only_a: int, only_b: int, p: float) -> None:
     assert stats.mcnemar(only_a, only_b) == pytest.approx(p, abs=6e-4)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mid_p_counts_equally_likely_splits_half(only_a: int, only_b: int) -> None:
+    n = only_a + only_b
+    chances = [math.comb(n, k) / 2**n for k in range(n + 1)]
+    here = chances[only_a] if n else 0.0
+    expected = sum(c if c < here * (1 - 1e-9) else c / 2 for c in chances if c <= here * (1 + 1e-9)) if n else 1.0
+    assert stats.mcnemar(only_a, only_b, mid=True) == pytest.approx(expected)
+    assert stats.mcnemar(only_a, only_b, mid=True) <= stats.mcnemar(only_a, only_b)
+
+
+def test_holms_example() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert stats.holm([]) == ()
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.sampled_from([0.01, 0.05, 0.2]))
+def test_holm_rejects_step_by_step(p_values: list[float], alpha: float) -> None:
+    """The procedure as Holm describes it: from the smallest on, stop at the first that is too large."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    small = [p_values[i] * (len(p_values) - rank) <= alpha for rank, i in enumerate(order)]
+    rejected = set(order[: small.index(False) if False in small else len(small)])
+    assert {i for i, p in enumerate(stats.holm(p_values)) if p <= alpha} == rejected
+
+
+def test_clustered_with_equal_sizes_is_the_t_interval_of_the_task_means() -> None:
+    totals, sizes = [12, 17, 9, 15], [20, 20, 20, 20]
+    means = np.array(totals) / 20
+    theirs = ttest_1samp(means, 0).confidence_interval(0.9)
+    assert stats.clustered(totals, sizes, 0.9) == pytest.approx((theirs.low, theirs.high))
+    assert stats.clustered([3], [20]) is None
+    assert stats.clustered([0, 0], [0, 0]) is None
+
+
+def test_clustered_covers_the_rate_of_all_tasks() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(4000):
+        rates = rng.beta(3, 2, 8)  # tasks differ; their mean over all that could be drawn is 0.6
+        interval = stats.clustered(rng.binomial(50, rates).tolist(), [50] * 8)
+        assert interval is not None
+        covered.append(interval[0] <= 0.6 <= interval[1])
+    assert 0.935 <= np.mean(covered) <= 0.965
 
 
 def profile_score(only_a: int, only_b: int, n: int, delta: float) -> float:

@@ -215,7 +215,7 @@ def test_points_move_with_the_picture(demos: Path, tmp_path: Path) -> None:
 def test_pointing_loss_is_smallest_at_the_point_and_ignores_what_is_not_marked() -> None:
     points = torch.tensor([[[0.1, -0.6], [0.5, 0.5]], [[torch.nan, torch.nan], [-0.2, 0.3]]])
     apart = (points[..., None, :] - cell_centres(6, 12)) * torch.tensor([6.0, 3.0])
-    perfect = (-apart.square().sum(-1) / (2 * 0.7**2)).nan_to_num().unflatten(-1, (6, 12))
+    perfect = (-apart.square().sum(-1) / (2 * 0.7**2)).nan_to_num().reshape(2, 2, 6, 12)
     assert training.pointing_loss(perfect, points) == pytest.approx(0, abs=1e-5)
     assert training.pointing_loss(perfect.flip(-1), points) > 1
     spoilt = perfect.clone()
