@@ -1,0 +1,168 @@
+"""Messages between processes: MessagePack frames with arrays as they lie in memory.
+
+For workers in another Python environment and for policies behind a socket alike. Nothing is unpickled: a frame can hold
+None, booleans, numbers, text, bytes, lists, maps with text keys, and arrays of plain numbers, and whatever else it
+claims to hold is a `WireError`.
+
+A frame is its length as 8 bytes, little endian, and that many bytes of MessagePack. An array is the extension type 1:
+MessagePack of [dtype, shape], then the numbers, little endian, row by row. It is read without being copied, so arrays
+that arrive cannot be written to.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from robotest.errors import RobotestError
+
+MAX_FRAME_BYTES = 256 * 2**20
+_ARRAY = 1
+_LENGTH = struct.Struct("<Q")
+_KINDS = "biuf"
+_READ_BYTES = 2**20
+
+
+class WireError(RobotestError):
+    """Bytes that are no message, or something that cannot be one."""
+
+
+class DisconnectedError(RobotestError):
+    """The other side closed the connection, or died."""
+
+
+def pack(message: object) -> bytes:
+    """Return a message as bytes.
+
+    Raises:
+        WireError: it holds something that no message can, e.g. an array of objects.
+    """
+    try:
+        packed: bytes = msgpack.packb(message, default=_pack_array, strict_types=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"cannot be sent: {error}") from error
+    return packed
+
+
+def unpack(data: bytes | bytearray) -> Any:
+    """Inverse of `pack`; tuples come back as lists.
+
+    Raises:
+        WireError: these bytes are no message.
+    """
+    try:
+        return msgpack.unpackb(data, ext_hook=_unpack_array, strict_map_key=True)
+    except WireError:
+        raise
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"{len(data)} bytes that are no message: {error or type(error).__name__}") from error
+
+
+class Channel:
+    """Frames over a connected stream socket. Not shared between threads.
+
+    Args:
+        connection: closed by `close`.
+        max_frame_bytes: larger frames are refused in both directions.
+    """
+
+    def __init__(self, connection: socket.socket, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._socket = connection
+        self._max = max_frame_bytes
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
+
+    def send(self, message: object) -> None:
+        """Send one frame.
+
+        Raises:
+            WireError: it cannot be packed, or is too large.
+            DisconnectedError: nobody is there to take it.
+        """
+        packed = pack(message)
+        self._require_allowed(len(packed))
+        try:
+            self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
+        except OSError as error:
+            raise DisconnectedError(f"the other side is gone ({error.strerror or error})") from error
+        self.sent_bytes += _LENGTH.size + len(packed)
+
+    def receive(self, timeout_s: float | None = None) -> Any:
+        """Wait for one frame and return its message.
+
+        Raises:
+            TimeoutError: it did not arrive within `timeout_s`; the channel is of no use afterwards.
+            DisconnectedError: the other side is gone.
+            WireError: too large, or no message.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
+            self._require_allowed(length)
+            return unpack(self._read(length))
+        finally:
+            self._socket.settimeout(None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _read(self, n_bytes: int) -> bytearray:
+        data, filled = bytearray(n_bytes), 0
+        view = memoryview(data)
+        while filled < n_bytes:
+            try:
+                n = self._socket.recv_into(view[filled : filled + _READ_BYTES])
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise DisconnectedError(f"the other side is gone ({error.strerror or error})") from error
+            if n == 0:
+                raise DisconnectedError("the other side closed the connection")
+            filled += n
+        self.received_bytes += n_bytes
+        return data
+
+    def _require_allowed(self, n_bytes: int) -> None:
+        if n_bytes > self._max:
+            raise WireError(f"a frame of {n_bytes} bytes; at most {self._max} are allowed")
+
+
+def _pack_array(value: object) -> msgpack.ExtType:
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{type(value).__name__} is no part of a message")
+    if value.dtype.kind not in _KINDS or value.dtype.itemsize > 8:
+        raise TypeError(f"arrays of {value.dtype} are no part of a message")
+    plain = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).reshape(value.shape)
+    return msgpack.ExtType(_ARRAY, msgpack.packb([plain.dtype.str, list(plain.shape)]) + plain.tobytes())
+
+
+def _unpack_array(code: int, data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
+    if code != _ARRAY:
+        raise WireError(f"extension type {code} is no part of a message")
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    match unpacker.unpack():
+        case [str() as name, [*shape]] if all(type(n) is int and n >= 0 for n in shape):
+            dtype = np.dtype(name)
+        case header:
+            raise WireError(f"an array with header {header!r}")
+    if dtype.kind not in _KINDS or dtype.itemsize > 8:
+        raise WireError(f"an array of {dtype}")
+    start = unpacker.tell()
+    if len(data) - start != math.prod(shape) * dtype.itemsize:
+        raise WireError(f"an array of shape {tuple(shape)} in {len(data) - start} bytes")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
