@@ -57,7 +57,7 @@ def test_what_is_packed_is_unpacked(message: Any) -> None:
 def _has_big_endian(message: Any) -> bool:
     """A message whose arrays come back in the other byte order, with equal numbers."""
     if isinstance(message, np.ndarray):
-        return message.dtype.byteorder == ">"
+        return bool(message.dtype.byteorder == ">")
     inner = message.values() if isinstance(message, dict) else message if isinstance(message, list) else ()
     return any(map(_has_big_endian, inner))
 
