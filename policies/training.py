@@ -50,7 +50,7 @@ class TrainConfig:
     """name of the policy in tables"""
     seed: int = 0
     """of weights, batches, noise"""
-    steps: int = 7000
+    steps: int = 3000
     """optimiser steps"""
     batch: int = 64
     """observations in a step"""

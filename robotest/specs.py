@@ -131,7 +131,8 @@ class PolicySpec:
         state: the state layout it reads.
         cameras: the images it reads, name -> (height, width) [px].
         horizon: H, actions per chunk.
-        feature_shape: (T, F) of a candidate's token features, or None if it gives none.
+        feature_shapes: (T, F) of each of a candidate's token features by name, the one to prefer first; empty if it
+            gives none.
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
     """
 
@@ -141,7 +142,7 @@ class PolicySpec:
     state: VectorSpec
     cameras: Mapping[str, tuple[int, int]]
     horizon: int
-    feature_shape: tuple[int, int] | None
+    feature_shapes: Mapping[str, tuple[int, int]]
     action_scale: Float32[np.ndarray, "H A"]
 
     def require_fits(self, env: EnvSpec) -> None:
@@ -166,18 +167,21 @@ class VerifierSpec:
 
     Attributes:
         name: for tables and records.
-        needs_features: whether `Candidates.features` must be there.
+        feature: which of `Candidates.features` must be there; None for verifiers that need none.
         policy_fingerprint: the policy it was fitted to; None for verifiers that fit any.
     """
 
     name: str
-    needs_features: bool
+    feature: str | None = None
     policy_fingerprint: str | None = None
 
     def require_fits(self, policy: PolicySpec) -> None:
         """Raise `SpecMismatchError` unless this verifier can score candidates of `policy`."""
-        if self.needs_features and policy.feature_shape is None:
-            raise SpecMismatchError(f"verifier {self.name!r} needs features; policy {policy.name!r} gives none")
+        if self.feature is not None and self.feature not in policy.feature_shapes:
+            raise SpecMismatchError(
+                f"verifier {self.name!r} needs features {self.feature!r}; policy {policy.name!r} gives"
+                f" {', '.join(policy.feature_shapes) or 'none'}"
+            )
         if self.policy_fingerprint not in (None, policy.fingerprint):
             raise SpecMismatchError(
                 f"verifier {self.name!r} was fitted to policy {self.policy_fingerprint}, not to {policy.name!r}"

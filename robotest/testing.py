@@ -180,10 +180,10 @@ def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
         f"actions are {actions.dtype}{list(actions.shape)}, not float32{list(shape)}",
     )
     _require(bool(np.isfinite(actions).all()), "actions are not finite")
-    _require((features is None) == (spec.feature_shape is None), "spec.feature_shape and the features given disagree")
-    if features is not None and spec.feature_shape is not None:
-        _require(features.shape == (n, *spec.feature_shape), f"features have shape {features.shape}")
-        _require(bool(np.isfinite(features).all()), "features are not finite")
+    _require(list(features) == list(spec.feature_shapes), "spec.feature_shapes and the features given disagree")
+    for name, values in features.items():
+        _require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
+        _require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
 
 
 def _two_observations(env: Env) -> tuple[Observation, Observation]:

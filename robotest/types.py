@@ -38,13 +38,13 @@ class Candidates:
 
     Attributes:
         actions: in the environment's units, laid out by `EnvSpec.action`.
-        features: the policy's own representation of (observation, chunk), one vector for each token of the chunk in
-            its order; a verifier pools them as it was fitted to. None if the policy has none.
+        features: the policy's own representations of (observation, chunk) by name, one vector for each token of the
+            chunk in its order; a verifier takes one and pools it as it was fitted to. Empty if the policy has none.
         log_probs: log-probability of each chunk, if the policy knows it.
     """
 
     actions: Float32[np.ndarray, "M H A"]
-    features: Float32[np.ndarray, "M T F"] | None = None
+    features: Mapping[str, Float32[np.ndarray, "M T F"]] = dataclasses.field(default_factory=dict)
     log_probs: Float32[np.ndarray, " M"] | None = None
 
 

@@ -118,7 +118,7 @@ class PointPolicy:
             state=STATE,
             cameras={"top": (16, 16)},
             horizon=HORIZON,
-            feature_shape=(HORIZON, 4),
+            feature_shapes={"hidden": (HORIZON, 4)},
             action_scale=np.full((HORIZON, 3), 0.1, np.float32),
         )
 
@@ -139,7 +139,7 @@ class PointPolicy:
         steps = np.minimum(1.0, np.arange(1, HORIZON + 1) * 0.05 / np.linalg.norm(ends, axis=1, keepdims=True))
         actions = np.concatenate([ends[:, None] * steps[..., None], np.full((n, HORIZON, 1), 0.5)], axis=2)
         features = np.concatenate([actions, np.ones((n, HORIZON, 1))], axis=2)
-        return Candidates(actions.astype(np.float32), features.astype(np.float32))
+        return Candidates(actions.astype(np.float32), {"hidden": features.astype(np.float32)})
 
 
 class BrokenPolicy(PointPolicy):
@@ -156,16 +156,15 @@ class TowardsVerifier:
     """Knows the way: scores by how near the chunk's end is to the target."""
 
     def __init__(self, policy: PolicySpec) -> None:
-        self._spec = VerifierSpec("towards", needs_features=True, policy_fingerprint=policy.fingerprint)
+        self._spec = VerifierSpec("towards", "hidden", policy.fingerprint)
 
     @property
     def spec(self) -> VerifierSpec:
         return self._spec
 
     def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:
-        assert candidates.features is not None
         way = (observation.state[2:4] - observation.state[0:2]).astype(np.float64)
-        scores: Float64[np.ndarray, " M"] = -np.linalg.norm(candidates.features[:, -1, :2] - way, axis=1)
+        scores: Float64[np.ndarray, " M"] = -np.linalg.norm(candidates.features["hidden"][:, -1, :2] - way, axis=1)
         return scores
 
 
@@ -216,4 +215,4 @@ def towards(spec: PolicySpec, path: Path | None) -> TowardsVerifier:
 
 def from_file(spec: PolicySpec, path: Path | None) -> FileVerifier:
     assert path is not None
-    return FileVerifier(VerifierSpec("from_file", needs_features=False), float(path.read_text()))
+    return FileVerifier(VerifierSpec("from_file"), float(path.read_text()))

@@ -29,7 +29,9 @@ def artifact() -> Artifact:
     transform = FeatureMap.fit(features(), "concat", 8)
     tensors = knn.fit(transform(features()), settings, 0)
     quantiles = ((0.01, -9.0), (0.5, -5.0), (0.99, -1.0))
-    return Artifact("knn", POLICY.fingerprint, transform, dataclasses.asdict(settings), 40, quantiles, tensors)
+    return Artifact(
+        "knn", POLICY.fingerprint, "hidden", transform, dataclasses.asdict(settings), 40, quantiles, tensors
+    )
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_what_was_saved_is_loaded(artifact: Artifact, path: Path) -> None:
 
 def test_scores_are_float64_one_a_candidate(path: Path) -> None:
     verifier = knn.load(POLICY, path)
-    scores = verifier.score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), features(5)), 0)
+    scores = verifier.score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), {"hidden": features(5)}), 0)
     assert scores.shape == (5,)
     assert scores.dtype == np.float64
     assert verifier.spec.policy_fingerprint == POLICY.fingerprint
@@ -119,13 +121,13 @@ def test_nan_features_are_an_error_and_not_a_score(path: Path) -> None:
     broken = features(5)
     broken[2, 0, 0] = np.nan
     with pytest.raises(InvalidActionError, match="NaN"):
-        knn.load(POLICY, path).score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), broken), 0)
+        knn.load(POLICY, path).score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), {"hidden": broken}), 0)
 
 
 def test_a_score_that_is_not_finite_is_an_error(artifact: Artifact) -> None:
     verifier = FittedVerifier(artifact, lambda x: np.full(len(x), np.nan))
     with pytest.raises(InvalidActionError, match="scored a candidate NaN"):
-        verifier.score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), features(5)), 0)
+        verifier.score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32), {"hidden": features(5)}), 0)
 
 
 def test_threshold_interpolates_between_quantiles_and_refuses_to_extrapolate(artifact: Artifact) -> None:

@@ -71,7 +71,7 @@ def test_lowest_takes_what_the_other_verifier_likes_least() -> None:
     lowest = controls.Lowest(towards)
     assert lowest.score(HERE, candidates, 0).argmax() == towards.score(HERE, candidates, 0).argmin()
     assert lowest.spec.name == "lowest:towards"
-    assert (lowest.spec.needs_features, lowest.spec.policy_fingerprint) == (True, SPEC.fingerprint)
+    assert (lowest.spec.feature, lowest.spec.policy_fingerprint) == ("hidden", SPEC.fingerprint)
 
 
 def test_the_lowest_factory_inverts_leverage(monkeypatch: pytest.MonkeyPatch) -> None:

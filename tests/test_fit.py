@@ -99,10 +99,10 @@ def test_the_search_keeps_the_candidate_that_goes_the_demonstrated_way(data: Pat
         states = np.concatenate([d.state for d in file])
     way = states[:, 2:] - states[:, :2]
     far = np.linalg.norm(way, axis=1) > 0.1
-    cosine = np.sum(searched.features[:, -1, :2] * way, axis=1)
+    cosine = np.sum(searched.features["hidden"][:, -1, :2] * way, axis=1)
     assert (cosine[far] > 0).all()
-    assert searched.features.shape == (12 * 9, HORIZON, 4)
-    assert searched.features.dtype == np.float16
+    assert searched.features["hidden"].shape == (12 * 9, HORIZON, 4)
+    assert searched.features["hidden"].dtype == np.float16
     np.testing.assert_array_equal(searched.demonstration, np.repeat(np.arange(12), 9))
 
 
@@ -116,7 +116,7 @@ def test_more_candidates_come_nearer(data: Path) -> None:
 def test_the_batch_does_not_change_the_result(data: Path) -> None:
     with DemonstrationFile(data) as file:
         one, many = (search(PointPolicy(), file, SearchConfig(candidates=3), batch, silent) for batch in (1, 100))
-    np.testing.assert_array_equal(one.features, many.features)
+    np.testing.assert_array_equal(one.features["hidden"], many.features["hidden"])
 
 
 def test_nearest_measures_in_the_policys_scale() -> None:
@@ -124,9 +124,9 @@ def test_nearest_measures_in_the_policys_scale() -> None:
     actions[0, 0, 0], actions[1, 0, 1] = 0.2, 1.0  # two spreads off in one number; one spread off in the other
     features = np.arange(2, dtype=np.float32).reshape(2, 1, 1)
     found, distance = nearest(
-        Candidates(actions, features), np.zeros((1, 2), np.float32), np.array([[0.1, 1.0]], np.float32)
+        Candidates(actions, {"hidden": features}), np.zeros((1, 2), np.float32), np.array([[0.1, 1.0]], np.float32)
     )
-    assert found[0, 0] == 1
+    assert found == 1
     assert distance == pytest.approx(np.sqrt(0.5))
 
 
@@ -174,7 +174,7 @@ def test_progress_is_told_to_the_end(data: Path) -> None:
 def test_max_samples_are_spread_over_all_demonstrations(data: Path) -> None:
     with DemonstrationFile(data) as file:
         searched = search(PointPolicy(), file, SearchConfig(candidates=1, stride=1, max_samples=24), 8, silent)
-    assert len(searched.features) == 24
+    assert len(searched.features["hidden"]) == 24
     assert set(searched.demonstration) == set(range(12))
 
 
@@ -188,7 +188,9 @@ def test_whole_demonstrations_are_held_out() -> None:
 
 @pytest.mark.parametrize("settings", [CFN, KnnSettings(), LeverageSettings(n_features=64)])
 def test_one_frame_can_be_fitted_without_thresholds(settings: fitting.Settings) -> None:
-    searched = SearchedFeatures(np.ones((1, 3, 4), np.float16), np.zeros(1, np.int32), np.zeros(1, np.float32), "x")
+    searched = SearchedFeatures(
+        {"hidden": np.ones((1, 3, 4), np.float16)}, np.zeros(1, np.int32), np.zeros(1, np.float32), "x"
+    )
     artifact = fit_features(searched, settings, 0.1, 0, silent)
     assert artifact.quantiles == ()
 

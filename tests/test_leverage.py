@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,20 +90,6 @@ def test_the_seed_decides_and_nothing_else() -> None:
 def test_one_sample_is_enough_not_to_crash() -> None:
     x = clusters.training()[:1]
     assert np.isfinite(scores(x, x, SMALL)).all()
-
-
-def test_eight_candidates_are_scored_quickly(fitted: dict[str, np.ndarray]) -> None:
-    score, x = leverage.make_score(fitted, DEFAULTS), clusters.fresh(n=1)[:8]
-    assert best_of(lambda: score(x)) < 2e-3  # 0.3 ms with one thread; here there may be many
-
-
-def best_of(call: Callable[[], object], n: int = 30) -> float:
-    times = []
-    for _ in range(n):
-        started = time.process_time()
-        call()
-        times.append(time.process_time() - started)
-    return min(times)
 
 
 def test_the_module_is_short() -> None:

@@ -13,6 +13,8 @@ from robotest.errors import ArtifactError, SpecMismatchError
 from robotest.policies import mini_vla
 from robotest.policies.mini_vla import Bundle, Interface, MiniVla, Normalisation
 from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig, chunk_mask
+from robotest.policies.text import Tokenizer, pad
+from robotest.randomness import derive, generator
 from robotest.specs import Component, VectorSpec
 from robotest.types import Observation
 
@@ -48,19 +50,40 @@ def test_shapes_and_spec(policy: MiniVla) -> None:
     (candidates,) = policy.sample([observation()], [1], 9)
     assert candidates.actions.shape == (9, 8, 3)
     assert candidates.actions.dtype == np.float32
-    assert candidates.features is not None
-    assert candidates.features.shape == (9, *(policy.spec.feature_shape or ()))
-    assert candidates.features.dtype == np.float32
+    assert {name: array.shape[1:] for name, array in candidates.features.items()} == policy.spec.feature_shapes
+    assert {(len(array), array.dtype) for array in candidates.features.values()} == {(9, np.dtype(np.float32))}
     assert policy.spec.action_scale.shape == (8, 3)
     assert np.isfinite(candidates.actions).all()
     assert candidates.actions.std(0).min() > 0  # the candidates differ
+
+
+def test_the_residual_is_the_error_of_the_velocity(policy: MiniVla) -> None:
+    """Against the training network in full precision: v(x_t, t) - (chunk - noise), t = 0.4, for the two noises."""
+    bundle, seen = make_bundle(), observation()
+    network = MiniVlaNetwork(bundle.config).eval()
+    network.load_state_dict(dict(bundle.weights))
+    n = bundle.normalisation
+    (candidates,) = policy.sample([seen], [1], 4)
+    chunks = torch.from_numpy((candidates.actions - n.action_mean) / n.action_std)
+    noises = generator(derive(0, "residual noise")).standard_normal((2, 1, 8, 3)).astype(np.float32)
+    pictures = np.stack([seen.images[camera] for camera in policy.spec.cameras])
+    state = torch.from_numpy((seen.state - n.state_mean) / n.state_std)[None]
+    words = torch.from_numpy(pad([Tokenizer(bundle.config.buckets, bundle.config.max_words)(seen.instruction)]))
+    with torch.inference_mode():
+        caches, mask, _ = network.prefix(mini_vla.scale_images(torch.from_numpy(pictures)[None]), state, words)
+        expected = []
+        for noise in torch.from_numpy(noises):
+            noisy = 0.4 * chunks + 0.6 * noise
+            velocity = network.velocity(noisy[None], torch.full((1, 4), 0.4), caches, mask)[0]
+            expected.append(velocity - (chunks - noise))
+    np.testing.assert_allclose(candidates.features["residual"], torch.cat(expected, -1), atol=0.06)
 
 
 def test_same_call_same_bits_in_any_company(policy: MiniVla) -> None:
     alone = policy.sample([observation(3)], [7], 8)[0]
     together = policy.sample([observation(1), observation(3)], [7, 7], 8)[1]
     np.testing.assert_array_equal(alone.actions, together.actions)
-    np.testing.assert_array_equal(alone.features, together.features)
+    np.testing.assert_array_equal(alone.features["residual"], together.features["residual"])
 
 
 def test_candidates_are_nested(policy: MiniVla) -> None:

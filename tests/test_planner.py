@@ -20,7 +20,7 @@ class Given:
     """Scores that a test gives."""
 
     def __init__(self, *scores: float) -> None:
-        self.spec = VerifierSpec("given", needs_features=False)
+        self.spec = VerifierSpec("given")
         self.scores = np.array(scores, np.float64)
 
     def score(self, observation: Observation, candidates: Candidates, seed: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_a_verifier_of_another_policy_does_not_fit() -> None:
 
 def test_a_verifier_that_needs_features_does_not_fit_a_policy_without() -> None:
     with pytest.raises(SpecMismatchError, match="needs features"):
-        planner(Seeing(feature_shape=None), a=TowardsVerifier(PointPolicy().spec))
+        planner(Seeing(feature_shapes={}), a=TowardsVerifier(PointPolicy().spec))
 
 
 @pytest.mark.parametrize(

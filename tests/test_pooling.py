@@ -52,6 +52,19 @@ def test_features_that_hardly_vary_are_not_blown_up() -> None:
     assert np.abs(fitted(moved) - fitted(features[:1])).max() < 0.1
 
 
+def test_a_common_scale_keeps_proportions() -> None:
+    features = tokens(200) * np.linspace(0.1, 3, 24, dtype=np.float32).reshape(4, 6)
+    mapped = FeatureMap.fit(features, "concat", 24, "common")(features)
+    x = features.reshape(200, -1)
+    overall = np.sqrt(x.var(0).mean())
+    np.testing.assert_allclose(
+        np.linalg.norm(mapped, axis=1), np.linalg.norm(x - x.mean(0), axis=1) / overall, rtol=1e-4
+    )
+    each = FeatureMap.fit(features, "concat", 24, "each")(features)
+    assert np.square(mapped).sum() == pytest.approx(np.square(each).sum(), rel=1e-3)
+    assert np.square(mapped)[:, 0].sum() > 1.5 * np.square(each)[:, 0].sum()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_an_error(bad: float) -> None:
     features = tokens(8)

@@ -68,8 +68,8 @@ def test_modes_and_numbers_count(other: VectorSpec, message: str) -> None:
 
 
 def test_a_verifier_for_any_policy_fits() -> None:
-    VerifierSpec("v", needs_features=True).require_fits(PointPolicy().spec)
-    VerifierSpec("v", needs_features=True, policy_fingerprint="fake-weights").require_fits(PointPolicy().spec)
+    VerifierSpec("v", "hidden").require_fits(PointPolicy().spec)
+    VerifierSpec("v", "hidden", policy_fingerprint="fake-weights").require_fits(PointPolicy().spec)
 
 
 def test_states_differ_from_actions() -> None:

@@ -179,7 +179,7 @@ class Shuffling(PointPolicy):
     def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
         actions = super()._one(observation, seed, n).actions
         noise = generator(seed).standard_normal(n)[::-1, None, None]
-        return Candidates((actions + noise).astype(np.float32), np.zeros((n, 6, 4), np.float32))
+        return Candidates((actions + noise).astype(np.float32), {"hidden": np.zeros((n, 6, 4), np.float32)})
 
 
 class Sociable(PointPolicy):
@@ -217,7 +217,7 @@ class Scaleless(PointPolicy):
         (Deaf(), "the noise seed changes nothing"),
         (Shuffling(), "candidate 0 depends on n_candidates"),
         (Sociable(), "candidates depend on the rest of the batch"),
-        (Stingy(), "feature_shape and the features given disagree"),
+        (Stingy(), "feature_shapes and the features given disagree"),
         (Brief(), r"actions are float32\[3, 5, 3\], not float32\[3, 6, 3\]"),
         (Nan(), "actions are not finite"),
         (Scaleless(), "action_scale is not finite and positive"),
@@ -232,7 +232,7 @@ class Scores:
     """A verifier that gives what a test's function makes of (candidates, number of the call)."""
 
     def __init__(self, function: Any) -> None:
-        self.spec = VerifierSpec("bad", needs_features=False)
+        self.spec = VerifierSpec("bad")
         self._function = function
         self._calls = 0
 

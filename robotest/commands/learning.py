@@ -66,7 +66,7 @@ class Train:
     """Name of the policy in tables."""
     seed: int = 0
     """Seed of weights, batches and noise."""
-    steps: int = 6500
+    steps: int = 3000
     """Optimiser steps."""
     batch: int = 64
     """Observations in a step."""
@@ -103,8 +103,12 @@ class Fit:
     """What to fit."""
     out: Path | None = None
     """File to write; None: VERIFIER.safetensors in the policy's folder, where `robotest eval` looks."""
+    feature: str | None = None
+    """Which of the policy's features; None: the first that it names."""
     pooling: Literal["first", "mean", "concat"] | None = None
     """How a chunk's token features become one vector; None: the verifier's own choice."""
+    scaling: Literal["each", "common"] | None = None
+    """Bring each number to unit spread, or divide all by one; None: the verifier's own choice."""
     candidates: int = 16
     """Chunks sampled for each frame in the feature search."""
     stride: int = 2
@@ -125,12 +129,12 @@ class Fit:
         search = SearchConfig(self.candidates, self.stride, self.max_samples, self.seed)
         config = FitConfig(self.data, out, self.policy, self.verifier, seed=self.seed, search=search)
         with progress.steps() as update:
-            artifact = fit(self._pooled(config), update)
+            artifact = fit(self._with_settings(config), update)
         sys.stdout.write(f"{self.verifier} fitted to {artifact.n_samples} frames in {out}\n")
         return 0
 
-    def _pooled(self, config: FitConfig) -> FitConfig:
-        if self.pooling is None:
-            return config
-        settings: Any = dataclasses.replace(getattr(config, self.verifier), pooling=self.pooling)
+    def _with_settings(self, config: FitConfig) -> FitConfig:
+        given = {name: getattr(self, name) for name in ("feature", "pooling", "scaling")}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        settings: Any = dataclasses.replace(getattr(config, self.verifier), **chosen)
         return dataclasses.replace(config, **{self.verifier: settings})

@@ -23,7 +23,7 @@ from robotest.specs import PolicySpec, VerifierSpec
 from robotest.types import Candidates, Observation
 from robotest.verifiers.pooling import POOLINGS, FeatureMap
 
-FORMAT = 1
+FORMAT = 2
 QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _KEY = "robotest"
 
@@ -40,6 +40,7 @@ class Artifact:
     Attributes:
         kind: ``cfn``, ``leverage`` or ``knn``.
         policy_fingerprint: the policy whose features it was fitted to.
+        feature: which of them.
         features: from token features to the vector scored.
         hyperparameters: as given to the fit.
         n_samples: training samples.
@@ -49,6 +50,7 @@ class Artifact:
 
     kind: str
     policy_fingerprint: str
+    feature: str
     features: FeatureMap
     hyperparameters: Mapping[str, Any]
     n_samples: int
@@ -63,6 +65,7 @@ class Artifact:
             "kind": self.kind,
             "format": FORMAT,
             "policy_fingerprint": self.policy_fingerprint,
+            "feature": self.feature,
             "pooling": self.features.pooling,
             "feature_shape": self.features.feature_shape,
             "hyperparameters": dict(self.hyperparameters),
@@ -110,6 +113,7 @@ class Artifact:
         return cls(
             kind=meta["kind"],
             policy_fingerprint=meta["policy_fingerprint"],
+            feature=meta["feature"],
             features=features,
             hyperparameters=meta["hyperparameters"],
             n_samples=meta["n_samples"],
@@ -136,9 +140,7 @@ class FittedVerifier:
     @property
     def spec(self) -> VerifierSpec:
         """Needs features, of the policy it was fitted to."""
-        return VerifierSpec(
-            self.artifact.kind, needs_features=True, policy_fingerprint=self.artifact.policy_fingerprint
-        )
+        return VerifierSpec(self.artifact.kind, self.artifact.feature, self.artifact.policy_fingerprint)
 
     def score(
         self,
@@ -152,12 +154,13 @@ class FittedVerifier:
             SpecMismatchError: the candidates carry no features.
             InvalidActionError: features of another shape or not finite, or a score that is not finite.
         """
-        if candidates.features is None:
+        features = candidates.features.get(self.artifact.feature)
+        if features is None:
             raise SpecMismatchError(
-                f"verifier {self.artifact.kind!r} needs features and the candidates have none;"
-                " use a policy with features, or the verifier 'medoid'"
+                f"verifier {self.artifact.kind!r} needs features {self.artifact.feature!r} and the candidates have"
+                f" {', '.join(candidates.features) or 'none'}; use a policy with them, or the verifier 'medoid'"
             )
-        scores = self.score_features(candidates.features)
+        scores = self.score_features(features)
         if not np.isfinite(scores).all():
             raise InvalidActionError(f"verifier {self.artifact.kind!r} scored a candidate NaN or infinite")
         return scores

@@ -20,7 +20,7 @@ class Control:
     """A verifier that needs no features and fits every policy: a name and a function (candidates, seed) -> scores."""
 
     def __init__(self, name: str, score: Score) -> None:
-        self._spec = VerifierSpec(name=name, needs_features=False)
+        self._spec = VerifierSpec(name)
         self._score = score
 
     @property
@@ -39,7 +39,7 @@ class Lowest:
     def __init__(self, verifier: Verifier) -> None:
         spec = verifier.spec
         self._verifier = verifier
-        self._spec = VerifierSpec(f"lowest:{spec.name}", spec.needs_features, spec.policy_fingerprint)
+        self._spec = VerifierSpec(f"lowest:{spec.name}", spec.feature, spec.policy_fingerprint)
 
     @property
     def spec(self) -> VerifierSpec:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from robotest.demonstrations import Demonstration, DemonstrationFile, chunk_labels
-from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError, UnknownNameError
 from robotest.evaluate import load_policy
 from robotest.randomness import derive, generator
 from robotest.types import Candidates, Observation, Policy
@@ -90,14 +90,14 @@ class SearchedFeatures:
     """What a search found, one row a frame.
 
     Attributes:
-        features: token features of the candidate nearest to the demonstration.
+        features: name -> token features of the candidate nearest to the demonstration.
         demonstration: which demonstration the frame is from.
         distance: between that candidate and the demonstration: root mean square over the chunk, in units of
             `PolicySpec.action_scale`.
         policy_fingerprint: the policy searched with.
     """
 
-    features: Float16[np.ndarray, "N T F"]
+    features: Mapping[str, Float16[np.ndarray, "N T F"]]
     demonstration: Int32[np.ndarray, " N"]
     distance: Float32[np.ndarray, " N"]
     policy_fingerprint: str
@@ -129,7 +129,7 @@ def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> Sea
         key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=6).hexdigest()
         path = config.features or config.data.with_name(f"{config.data.stem}.features-{key}.safetensors")
         if path.exists():
-            return _read_features(path, key, policy.spec.fingerprint)
+            return _read_features(path, key, policy.spec.fingerprint, policy.spec.feature_shapes)
         searched = search(policy, data, config.search, config.batch, progress)
     _write_features(path, key, searched)
     return searched
@@ -141,7 +141,7 @@ def search(
     """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration."""
     _require_fits(policy, data)
     frames = _frames([data.steps(index) for index in range(len(data))], config)
-    rows: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in policy.spec.feature_shapes}
     distances: list[float] = []
     for index in np.unique(frames[:, 0]):
         demonstration = data[int(index)]
@@ -152,12 +152,13 @@ def search(
             seeds = [derive(config.seed, "feature search", int(index), int(step)) for step in chosen]
             sampled = policy.sample(observations, seeds, config.candidates)
             for candidates, step in zip(sampled, chosen, strict=True):
-                features, distance = nearest(candidates, labels[step], policy.spec.action_scale)
-                rows.append(features.astype(np.float16))
+                best, distance = nearest(candidates, labels[step], policy.spec.action_scale)
+                for name, column in rows.items():
+                    column.append(candidates.features[name][best].astype(np.float16))
                 distances.append(distance)
-            progress("feature search", len(rows), len(frames))
-    features = np.stack(rows)
-    if not np.isfinite(features).all():
+            progress("feature search", len(distances), len(frames))
+    features = {name: np.stack(column) for name, column in rows.items()}
+    if not all(np.isfinite(array).all() for array in features.values()):
         raise InvalidActionError(f"policy {policy.spec.name!r} gives features that are NaN, infinite or above 65504")
     return SearchedFeatures(
         features, frames[:, 0].astype(np.int32), np.array(distances, np.float32), policy.spec.fingerprint
@@ -166,13 +167,13 @@ def search(
 
 def nearest(
     candidates: Candidates, label: Float32[np.ndarray, "H A"], scale: Float32[np.ndarray, "H A"]
-) -> tuple[Float32[np.ndarray, "T F"], float]:
-    """Return the features of the candidate nearest to `label`, and the root mean square difference in `scale`."""
-    if candidates.features is None or not np.isfinite(candidates.actions).all():
+) -> tuple[int, float]:
+    """Return the number of the candidate nearest to `label`, and the root mean square difference in `scale`."""
+    if not candidates.features or not np.isfinite(candidates.actions).all():
         raise InvalidActionError("the policy returned candidates without features or with actions that are not finite")
     distances = np.sqrt(np.mean(((candidates.actions - label) / scale) ** 2, axis=(1, 2)))
     best = int(np.argmin(distances))
-    return candidates.features[best], float(distances[best])
+    return best, float(distances[best])
 
 
 def fit_features(
@@ -182,8 +183,11 @@ def fit_features(
     kind, make_score = implementation(settings)
     validation = hold_out(searched.demonstration, held_out, seed)
     progress("feature map", 0, 1)
-    features = searched.features.astype(np.float32)
-    transform = FeatureMap.fit(features[~validation], settings.pooling, settings.n_components, seed)
+    name = settings.feature or next(iter(searched.features))
+    if name not in searched.features:
+        raise UnknownNameError("feature of the policy", name, searched.features)
+    features = searched.features[name].astype(np.float32)
+    transform = FeatureMap.fit(features[~validation], settings.pooling, settings.n_components, settings.scaling, seed)
     x, unseen = transform(features[~validation]), transform(features[validation])
     progress(f"fit {kind}", 0, 1)
     if isinstance(settings, CfnSettings):
@@ -194,7 +198,8 @@ def fit_features(
         tensors = leverage.fit(x, settings, seed)
     else:
         tensors = knn.fit(x, settings, seed)
-    artifact = Artifact(kind, searched.policy_fingerprint, transform, dataclasses.asdict(settings), len(x), (), tensors)
+    hyperparameters = dataclasses.asdict(settings)
+    artifact = Artifact(kind, searched.policy_fingerprint, name, transform, hyperparameters, len(x), (), tensors)
     scores = FittedVerifier(artifact, make_score(tensors, artifact.hyperparameters)).score_mapped(unseen)
     progress(f"fit {kind}", 1, 1)
     return dataclasses.replace(artifact, quantiles=_quantiles(scores))
@@ -225,7 +230,7 @@ def _quantiles(scores: np.ndarray) -> tuple[tuple[float, float], ...]:
 
 
 def _require_fits(policy: Policy, data: DemonstrationFile) -> None:
-    if policy.spec.feature_shape is None:
+    if not policy.spec.feature_shapes:
         raise SpecMismatchError(
             f"policy {policy.spec.name!r} gives no features; only one that does can have a verifier"
         )
@@ -259,7 +264,7 @@ def _observation(demonstration: Demonstration, step: int, control_dt: float) -> 
 
 def _write_features(path: Path, key: str, searched: SearchedFeatures) -> None:
     arrays = {
-        "features": searched.features,
+        **{f"features.{name}": array for name, array in searched.features.items()},
         "demonstration": searched.demonstration,
         "distance": searched.distance,
     }
@@ -272,7 +277,7 @@ def _write_features(path: Path, key: str, searched: SearchedFeatures) -> None:
         raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
 
 
-def _read_features(path: Path, key: str, fingerprint: str) -> SearchedFeatures:
+def _read_features(path: Path, key: str, fingerprint: str, names: Iterable[str]) -> SearchedFeatures:
     try:
         with safe_open(path, framework="numpy") as file:
             found = (file.metadata() or {}).get("search")
@@ -281,7 +286,9 @@ def _read_features(path: Path, key: str, fingerprint: str) -> SearchedFeatures:
                     f"features in {path} are from another policy, other demonstrations or other search settings;"
                     " delete the file or give another --features"
                 )
-            arrays = {name: file.get_tensor(name) for name in ("features", "demonstration", "distance")}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"features in {path} are damaged ({error}); delete the file") from error
-    return SearchedFeatures(policy_fingerprint=fingerprint, **arrays)
+    # The policy's own order is kept apart: a safetensors file has one of its own.
+    features = {name: arrays[f"features.{name}"] for name in names}
+    return SearchedFeatures(features, arrays["demonstration"], arrays["distance"], fingerprint)

@@ -1,8 +1,7 @@
 """From a chunk's token features to the one vector a verifier scores.
 
-Pool the tokens, standardise every number, project onto principal directions. After pooling all of it is affine, so it
-is kept as one matrix; another linear step (whitening by the covariance between candidates of one observation, say)
-changes only how that matrix is made.
+Pool the tokens, bring them to a common scale, project onto principal directions. After pooling all of it is affine, so
+it is kept as one matrix.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from robotest.errors import InvalidActionError
 from robotest.randomness import derive, generator
 
 Pooling = Literal["first", "mean", "concat"]
+Scaling = Literal["each", "common"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 _OVERSAMPLING = 16
 _ITERATIONS = 6
@@ -68,18 +68,26 @@ class FeatureMap:
 
     @classmethod
     def fit(
-        cls, features: Float32[np.ndarray, "N T F"], pooling: Pooling, n_components: int, seed: int = 0
+        cls,
+        features: Float32[np.ndarray, "N T F"],
+        pooling: Pooling,
+        n_components: int,
+        scaling: Scaling = "each",
+        seed: int = 0,
     ) -> FeatureMap:
-        """Standardise and keep the leading `n_components` principal directions (fewer if D is smaller).
+        """Scale and keep the leading `n_components` principal directions (fewer if D is smaller).
 
-        A number that hardly varies in training is not blown up: its spread counts as at least 1 % of the root mean
-        square spread. `seed` starts the search for the principal directions.
+        ``each`` number is brought to unit spread; one that hardly varies in training is not blown up: its spread counts
+        as at least 1 % of the root mean square spread. ``common`` divides all by that root mean square, for features
+        whose numbers are of one kind and matter by how large they are. `seed` starts the search for the principal
+        directions.
         """
         pooled = pool(features, pooling)
         mean = pooled.mean(axis=0, dtype=np.float64)
         centred = (pooled - mean).astype(np.float32)
         spread = np.sqrt(np.mean(np.square(centred, dtype=np.float64), axis=0))
-        scale = np.maximum(spread, _SCALE_FLOOR * np.sqrt(np.mean(spread**2)))
+        overall = np.sqrt(np.mean(spread**2))
+        scale = np.maximum(spread, _SCALE_FLOOR * overall) if scaling == "each" else np.full_like(spread, overall)
         scale = np.where(scale > 0, scale, 1.0)
         centred /= scale.astype(np.float32)
         matrix = _principal_directions(centred, n_components, seed) / scale[:, None]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from robotest.verifiers.pooling import Pooling
+from robotest.verifiers.pooling import Pooling, Scaling
 
 
 @dataclasses.dataclass(frozen=True)
 class LeverageSettings:
     """Of `robotest.verifiers.leverage`."""
 
-    pooling: Pooling = "mean"
+    feature: str | None = None
+    """Which of the policy's features; None: the first that it names."""
+    pooling: Pooling = "concat"
     """How a chunk's token features become one vector."""
+    scaling: Scaling = "common"
+    """Bring each number to unit spread, or divide all by one."""
     n_components: int = 64
     """Principal directions kept."""
     n_features: int = 2048
@@ -30,8 +34,12 @@ class LeverageSettings:
 class KnnSettings:
     """Of `robotest.verifiers.knn`."""
 
+    feature: str | None = None
+    """Which of the policy's features; None: the first that it names."""
     pooling: Pooling = "concat"
     """How a chunk's token features become one vector."""
+    scaling: Scaling = "common"
+    """Bring each number to unit spread, or divide all by one."""
     n_components: int = 64
     """Principal directions kept."""
     neighbours: int = 5
@@ -44,8 +52,12 @@ class KnnSettings:
 class CfnSettings:
     """Of `robotest.verifiers.cfn`; the names of arXiv 2306.03186 and 2512.02834."""
 
-    pooling: Pooling = "mean"
+    feature: str | None = None
+    """Which of the policy's features; None: the first that it names."""
+    pooling: Pooling = "concat"
     """How a chunk's token features become one vector."""
+    scaling: Scaling = "common"
+    """Bring each number to unit spread, or divide all by one."""
     n_components: int = 128
     """Principal directions kept; all of them if the feature is narrower."""
     hidden: int = 96

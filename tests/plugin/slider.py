@@ -113,7 +113,7 @@ class SliderPolicy:
         state=STATE,
         cameras={"top": (32, 32)},
         horizon=HORIZON,
-        feature_shape=None,
+        feature_shapes={},
         action_scale=np.ones((HORIZON, 1), np.float32),
     )
 
@@ -137,7 +137,7 @@ def load_policy(path: Path | None) -> Policy:
 class Calm:
     """Prefers the chunk that moves least."""
 
-    spec = VerifierSpec("calm", needs_features=False)
+    spec = VerifierSpec("calm")
 
     def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:
         """See `Verifier.score`."""
