@@ -65,7 +65,7 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
     data = clusters(noise, seed)
     n = len(data.training)
     searched = SearchedFeatures(
-        {"synthetic": data.training.astype(np.float16)},
+        {"hidden": data.training.astype(np.float16)},
         np.arange(n, dtype=np.int32),
         np.zeros(n, np.float32),
         "synthetic",
@@ -89,7 +89,7 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
 
 def score_ms(verifier: FittedVerifier, features: Float32[np.ndarray, "M 1 F"]) -> float:
     """Median processor time of one `score` call [ms]."""
-    candidates = Candidates(np.zeros((len(features), 1, 1), np.float32), {"synthetic": features})
+    candidates = Candidates(np.zeros((len(features), 1, 1), np.float32), {"hidden": features})
     times = []
     for _ in range(200):
         started = time.process_time()

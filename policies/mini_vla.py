@@ -23,7 +23,7 @@ from torch import Tensor
 from robotest.errors import ArtifactError, SpecMismatchError
 from robotest.policies.mini_vla_network import LayerCache, MiniVlaNetwork, NetworkConfig, chunk_mask
 from robotest.policies.text import Tokenizer, pad
-from robotest.randomness import derive, generator
+from robotest.randomness import generator
 from robotest.specs import PolicySpec, VectorSpec
 from robotest.types import Candidates, Observation
 
@@ -34,7 +34,6 @@ EULER_STEPS = 6
 BLOCK = 8
 """Candidates denoised together. More are done in further blocks: a candidate does not depend on how many follow."""
 RESIDUAL_TIME = 0.4
-N_RESIDUALS = 2
 HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - there is no public name
 """Whether this processor multiplies bfloat16: 8 candidates three times as fast; elsewhere float32 is used."""
 
@@ -194,9 +193,6 @@ class MiniVla:
             *self._modulations, self._residual_modulation = (
                 self._network.expert.modulation(times[:, None, None]).to(self._precision).unbind(0)
             )
-        shape = (N_RESIDUALS, 1, config.horizon, config.n_action)
-        noises = generator(derive(0, "residual noise")).standard_normal(shape)
-        self._residual_noises = torch.from_numpy(noises.astype(np.float32))
         for part in (self._network.prefix.trunks, self._network.expert):
             part.to(self._precision)
         self.spec = PolicySpec(
@@ -207,7 +203,7 @@ class MiniVla:
             cameras=dict(bundle.interface.cameras),
             horizon=config.horizon,
             feature_shapes={
-                "residual": (config.horizon, N_RESIDUALS * config.n_action),
+                "residual": (config.horizon, config.n_action),
                 "hidden": (config.horizon, config.width),
             },
             action_scale=self._normalisation.action_std,
@@ -220,10 +216,10 @@ class MiniVla:
 
         There are two features, one vector for each action of the chunk. ``hidden``: the expert's states after the last
         normalisation at the last denoising step (TACO's choice). ``residual``: how far the expert's velocity is off,
-        v(x_t, t) - (chunk - noise), at t = 0.4 for two noises that are always the same. It is what training made small
-        on the data: where the network has seen an observation and a chunk together it is small, elsewhere it is not,
-        as with random network distillation (Burda et al. 2018, arXiv 1810.12894) but with the policy as its own
-        predictor. Halfway it tells modes apart; near t = 1 any chunk is predicted well.
+        v(t chunk + (1 - t) noise, t) - (chunk - noise), at t = 0.4 and with the noise at its mean, 0. It is what
+        training made small on the data: where the network has seen an observation and a chunk together it is small,
+        elsewhere it is not, as with random network distillation (Burda et al. 2018, arXiv 1810.12894) but with the
+        policy as its own predictor. Halfway it tells modes apart; near t = 1 any chunk is predicted well.
 
         Raises:
             SpecMismatchError: an image or a state of another size than in training, or a missing camera.
@@ -254,19 +250,16 @@ class MiniVla:
 
     def _denoise(
         self, noise: Float[Tensor, "1 M H A"], caches: list[LayerCache]
-    ) -> tuple[Float[Tensor, "M H A"], Float[Tensor, "M H F"], Float[Tensor, "M H R"]]:
+    ) -> tuple[Float[Tensor, "M H A"], Float[Tensor, "M H F"], Float[Tensor, "M H A"]]:
         """Follow the flow from noise to chunks in Euler steps; return them and their two features."""
         mask = chunk_mask(None, caches[0][0].shape[2], noise.shape[1], noise.shape[2])
         chunk, hidden = noise, noise
         for modulation in self._modulations:
             velocity, hidden = self._network.expert(chunk.to(self._precision), modulation[None], caches, mask)
             chunk = chunk + velocity.float() / EULER_STEPS
-        residuals = []
-        for known in self._residual_noises:
-            noisy = RESIDUAL_TIME * chunk + (1 - RESIDUAL_TIME) * known
-            velocity, _ = self._network.expert(noisy.to(self._precision), self._residual_modulation[None], caches, mask)
-            residuals.append(velocity[0].float() - (chunk[0] - known))
-        return chunk[0], hidden[0].float(), torch.cat(residuals, -1)
+        halfway = (RESIDUAL_TIME * chunk).to(self._precision)
+        velocity, _ = self._network.expert(halfway, self._residual_modulation[None], caches, mask)
+        return chunk[0], hidden[0].float(), velocity[0].float() - chunk[0]
 
     def _require_sizes(self, observation: Observation) -> None:
         for camera, size in self.spec.cameras.items():

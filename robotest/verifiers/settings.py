@@ -52,11 +52,11 @@ class KnnSettings:
 class CfnSettings:
     """Of `robotest.verifiers.cfn`; the names of arXiv 2306.03186 and 2512.02834."""
 
-    feature: str | None = None
+    feature: str | None = "hidden"
     """Which of the policy's features; None: the first that it names."""
-    pooling: Pooling = "concat"
+    pooling: Pooling = "mean"
     """How a chunk's token features become one vector."""
-    scaling: Scaling = "common"
+    scaling: Scaling = "each"
     """Bring each number to unit spread, or divide all by one."""
     n_components: int = 128
     """Principal directions kept; all of them if the feature is narrower."""
