@@ -123,6 +123,7 @@ def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> Sea
     with DemonstrationFile(config.data) as data:
         identity = {
             "policy": policy.spec.fingerprint,
+            "features": dict(policy.spec.feature_shapes),
             "data": [config.data.name, config.data.stat().st_size, len(data)],
             **dataclasses.asdict(config.search),
         }
