@@ -147,7 +147,7 @@ def test_half_precision_changes_no_ranking_that_matters() -> None:
 
 @pytest.mark.slow
 def test_counts_are_recovered() -> None:
-    x, settings = clusters.training(width=16), CfnSettings(hidden=32, n_blocks=2)
+    x, settings = clusters.training(width=16), CfnSettings(hidden=64, n_blocks=2)
     held_out = np.arange(len(x)) % 10 == 0
     tensors = cfn.fit(x[~held_out], x[held_out], settings, 0)
     found = cfn.make_score(tensors, dataclasses.asdict(settings))(clusters.fresh(width=16)).reshape(60, 16)
