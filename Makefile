@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # What pip is told to install torch from; where the index serves accelerator builds, e.g. TORCH='torch --index-url URL'.
 TORCH ?= torch
-DEMO ?= --tasks handover_block,lift_tray,pick_dual_bottles --episodes 20 --out runs/demo
+DEMO ?= --tasks handover_block,place_block_pad,lift_tray --episodes 20 --out runs/demo
 
 BIN := .venv/bin
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
