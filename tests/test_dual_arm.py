@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from robotest.envs.dual_arm import ACTIONS, HOME_TIP, DualArmEnv, suite
-from robotest.envs.dual_arm_tasks import Wording
+from robotest.envs.dual_arm_tasks import TASKS, Wording
+from robotest.envs.dual_arm_world import COLOURS
 from robotest.errors import InvalidActionError, UnknownNameError
 from robotest.testing import check_env
 from robotest.types import EnvOptions
@@ -174,3 +175,36 @@ def test_unknown_names_are_answered_with_the_known_ones(task: str, options: EnvO
 def test_the_two_modes_name_robotwins_layout() -> None:
     assert ACTIONS["joint"].size == 16
     assert ACTIONS["tip"].size == 10
+
+
+@pytest.mark.parametrize("setting", ["clean", "randomized"])
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("place_block_pad", ("object", "target")),
+        ("stack_blocks_two", ("top", "base")),
+        ("pick_dual_bottles", ("left", "right")),
+        ("push_buttons_in_order", ("first", "second")),
+    ],
+)
+def test_points_lie_on_what_the_instruction_names(task: str, names: tuple[str, str], setting: str) -> None:
+    """The head camera's picture has the named colour there, also with the camera shaken and the table raised."""
+    with closing(suite.make(task, EnvOptions(setting=setting))) as env:
+        right = []
+        for seed in range(6):
+            env.reset(seed)
+            picture = env.render("head", 240, 480).astype(float)
+            for (x, y), name in zip(env.points(), names, strict=True):
+                colour = picture[int((y + 1) * 120), int((x + 1) * 240)]
+                painted = np.array(COLOURS[env.scene.words[name]])
+                right.append(colour @ painted / np.linalg.norm(colour) / np.linalg.norm(painted) > 0.97)
+        assert np.mean(right) > 0.9  # a distractor may stand in the way
+
+
+def test_a_pressed_button_is_no_longer_pointed_at() -> None:
+    with closing(suite.make("push_buttons_in_order", EnvOptions())) as env:
+        env.reset(0)
+        task, world = TASKS["push_buttons_in_order"], env.world
+        left = [len(task.points(world, env.scene, pressed)) for pressed in (-1, 0, 1, 2, 3)]
+        assert left == [2, 2, 2, 1, 0]
+        np.testing.assert_array_equal(task.points(world, env.scene, 1)[0], task.points(world, env.scene, 0)[1])
