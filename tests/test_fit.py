@@ -195,6 +195,14 @@ def test_one_frame_can_be_fitted_without_thresholds(settings: fitting.Settings) 
     assert artifact.quantiles == ()
 
 
+def test_a_feature_the_policy_does_not_give_is_refused_before_the_search(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "search", lambda *_: pytest.fail("searched"))
+    with pytest.raises(SpecMismatchError, match=r"'hiden'.*gives hidden.*--feature"):
+        fit(config(data, leverage=LeverageSettings(feature="hiden")), silent)
+
+
 def test_a_policy_that_gives_nan_is_an_error(data: Path) -> None:
     with pytest.raises(InvalidActionError, match="not finite"):
         fit(config(data, policy="tests.fakes:broken_policy"), silent)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from robotest.demonstrations import Demonstration, DemonstrationFile, chunk_labels
-from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError, UnknownNameError
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.evaluate import load_policy
 from robotest.randomness import derive, generator
 from robotest.types import Candidates, Observation, Policy
@@ -111,8 +111,14 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
         SpecMismatchError: the policy gives no features, or does not fit the demonstrations.
     """
     policy, _ = load_policy(config.policy)
-    searched = search_or_read(policy, config, progress)
     settings: Settings = getattr(config, config.verifier)
+    given = policy.spec.feature_shapes
+    if given and settings.feature is not None and settings.feature not in given:  # said before the long search
+        raise SpecMismatchError(
+            f"{config.verifier} is to count features {settings.feature!r}; policy {policy.spec.name!r} gives"
+            f" {', '.join(given)}: say which with --feature"
+        )
+    searched = search_or_read(policy, config, progress)
     artifact = fit_features(searched, settings, config.held_out, config.seed, progress)
     artifact.save(config.out)
     return artifact
@@ -185,8 +191,6 @@ def fit_features(
     validation = hold_out(searched.demonstration, held_out, seed)
     progress("feature map", 0, 1)
     name = settings.feature or next(iter(searched.features))
-    if name not in searched.features:
-        raise UnknownNameError("feature of the policy", name, searched.features)
     features = searched.features[name].astype(np.float32)
     transform = FeatureMap.fit(features[~validation], settings.pooling, settings.n_components, settings.scaling, seed)
     x, unseen = transform(features[~validation]), transform(features[validation])
