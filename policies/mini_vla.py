@@ -207,6 +207,7 @@ class MiniVla:
                 "hidden": (config.horizon, config.width),
             },
             action_scale=self._normalisation.action_std,
+            concurrent=True,
         )
 
     def sample(

@@ -18,6 +18,8 @@ from robotest import runs
 from robotest.evaluate import EvalConfig
 
 FILE = "complete.json"
+_NO_MATTER = ("out", "workers", "env_python", "batch_window_s")
+"""Arguments that no result depends on."""
 
 
 def read(config: EvalConfig) -> runs.Summary | None:
@@ -50,7 +52,7 @@ def write(config: EvalConfig, summary: runs.Summary) -> None:
 
 def _asked(config: EvalConfig) -> dict[str, Any]:
     """The arguments in the form that JSON gives back, and what the files they name hold."""
-    asked = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    asked = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
     files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(_files(config))}
     result: dict[str, Any] = json.loads(json.dumps({**asked, "files": files}))
     return result

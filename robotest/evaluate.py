@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +13,16 @@ from threadpoolctl import threadpool_limits
 
 import robotest.policies
 from robotest import recording
+from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
-from robotest.planner import DecisionRequest, Planner
+from robotest.fleet import Fleet
+from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
-from robotest.rollout import SimClock, Trace, WallClock, run_episode
-from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, summarise, writing
+from robotest.rollout import WallClock
+from robotest.runs import Arguments, RunDirectory, Summary, episode_path, key_of, summarise, writing
 from robotest.specs import EnvSpec, PolicySpec
-from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Policy, Suite, Verifier
+from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,12 @@ class EvalConfig:
     """Height and width of the policy's images [px]; None: what the policy needs."""
     record: bool = True
     """Write episode files; without them there are no videos."""
+    workers: int = 0
+    """Environment processes; 0: none but this one. Changes nothing but speed."""
+    env_python: Path | None = None
+    """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
+    batch_window_s: float = 0.0
+    """How long a batch waits for more requests before it is sampled [s]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +111,20 @@ def evaluate(
         RobotestError: anything wrong with the arguments, before the first episode.
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
-    job = _prepare(config, timer or WallClock())
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
-    with threadpool_limits(limits=1), RunDirectory(config.out, job.arguments, about or {}) as run:
-        try:
-            _run_missing(job, run, progress)
-        except KeyboardInterrupt as interrupt:
-            raise InterruptedRunError(
-                f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
-                " the same command goes on from there"
-            ) from interrupt
-        summary = summarise([run.episodes[key] for key in job.keys], list(job.arguments.verifiers), job.arguments.tasks)
-        run.write_summary(summary)
+    with threadpool_limits(limits=1), contextlib.closing(_crew(config, timer or WallClock())) as crew:
+        job = _prepare(config, crew, timer or WallClock())
+        with RunDirectory(config.out, job.arguments, about or {}) as run:
+            try:
+                _run_missing(job, crew, run, progress)
+            except KeyboardInterrupt as interrupt:
+                raise InterruptedRunError(
+                    f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
+                    " the same command goes on from there"
+                ) from interrupt
+            asked = job.arguments
+            summary = summarise([run.episodes[key] for key in asked.keys], list(asked.verifiers), asked.tasks)
+            run.finish(summary)
     return summary
 
 
@@ -124,68 +133,64 @@ class _Job:
     """A configuration with its names resolved and its parts found to fit each other."""
 
     config: EvalConfig
-    suite: Suite
     options: EnvOptions
     planner: Planner
     execute: int
     arguments: Arguments
-    timer: Clock
-
-    @property
-    def keys(self) -> list[Key]:
-        """Every episode asked for. Conditions are innermost, so that a part of a run is paired too."""
-        tasks, conditions = self.arguments.tasks, self.arguments.verifiers
-        return [(c, t, i) for t in tasks for i in range(self.arguments.episodes) for c in conditions]
 
 
-def _prepare(config: EvalConfig, timer: Clock) -> _Job:
+def _crew(config: EvalConfig, timer: Clock) -> Crew:
+    if config.workers < 0:
+        raise RobotestError(f"--workers {config.workers} given; at least 1 is needed, or 0 for none but this process")
+    if config.workers == 0 and config.env_python is None:
+        return InProcess(config.env, timer)
+    return Fleet(config.env, max(1, config.workers), config.env_python, config.batch_window_s)
+
+
+def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     """Load everything and check it, the cheap things first."""
-    suite: Suite = resolve("env", config.env)
-    tasks = _check(config, suite)
+    tasks = _check(config, crew.suite())
     policy, folder = load_policy(config.policy)
     conditions = _load_conditions(config.verifiers, policy, folder)
     planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
     execute, options = _execute(config.execute, policy), _options(config, policy)
-    with contextlib.closing(suite.make(tasks[0], options)) as env:
-        planner.require_fits(env.spec)
-        identity = _identity(config, env.spec, policy.spec, options, execute)
+    spec = crew.spec(tasks[0], options)
+    planner.require_fits(spec)
+    identity = _identity(config, spec, policy.spec, options, execute)
     arguments = Arguments(identity, {c.name: c.fingerprint for c in conditions}, tasks, config.episodes)
-    return _Job(config, suite, options, planner, execute, arguments, timer)
+    return _Job(config, options, planner, execute, arguments)
 
 
-def _run_missing(job: _Job, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
-    """Run the episodes that are not in the directory yet, in order, with one environment a task."""
-    keys = job.keys
+def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
+    """Run the episodes that are not in the directory yet."""
+    keys = job.arguments.keys
     missing = [key for key in keys if key not in run.episodes]
-    found = done = len(keys) - len(missing)
-    progress(Progress(len(keys), done, found, None))
-    for task, group in itertools.groupby(missing, key=lambda key: key[1]):
-        with contextlib.closing(job.suite.make(task, job.options)) as env:
-            job.planner.require_fits(env.spec)
-            for key in group:
-                episode = _run_one(job, run.path, env, key)
-                run.append(episode)
-                done += 1
-                progress(Progress(len(keys), done, found, episode))
+    found = len(keys) - len(missing)
+    progress(Progress(len(keys), found, found, None))
+    assignments = (
+        Assignment(condition, EpisodeSeeds(job.config.seed, task, index), job.options, job.execute)
+        for condition, task, index in missing
+    )
+    for done, finished in enumerate(crew.run(job.planner, assignments), found + 1):
+        _file(job, run, finished)
+        progress(Progress(len(keys), done, found, finished.episode))
 
 
-def _run_one(job: _Job, directory: Path, env: Env, key: Key) -> Episode:
-    """Run one episode and write its file."""
-    condition, task, index = key
-    seeds, trace = EpisodeSeeds(job.config.seed, task, index), Trace()
-
-    def decide(observation: Observation, number: int) -> Decision:
-        return job.planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
-
-    episode = run_episode(env, decide, condition, seeds, trace, SimClock(), job.timer, job.execute)
-    if job.config.record:
-        scene = recording.Scene(job.config.env, task, job.options, seeds.reset, env.spec.control_dt)
-        with writing(directory):
-            recording.write(episode_path(directory, key), recording.from_trace(episode, scene, trace))
-    return episode
+def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
+    """Write an episode's files, then its line, which makes it count."""
+    path = episode_path(run.path, key_of(finished.episode))
+    seeds = EpisodeSeeds(job.config.seed, finished.episode.task, finished.episode.index)
+    scene = recording.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
+    with writing(run.path):
+        if job.config.record:
+            recording.write(path, recording.from_trace(finished.episode, scene, finished.trace))
+        if finished.traceback:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".txt").write_text(finished.traceback, encoding="utf-8")
+    run.append(finished.episode)
 
 
-def _check(config: EvalConfig, suite: Suite) -> tuple[str, ...]:
+def _check(config: EvalConfig, suite: SuiteInfo) -> tuple[str, ...]:
     """Check what can be checked without loading a policy; return the tasks to run."""
     if config.episodes < 1:
         raise RobotestError(f"--episodes {config.episodes} given; at least 1 is needed")

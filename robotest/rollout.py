@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import traceback
 from collections.abc import Callable
 
 import numpy as np
@@ -53,47 +54,79 @@ def rollout(
         env.stop()
 
 
-def run_episode(
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """How an attempt at an episode ended.
+
+    Attributes:
+        outcome: success, failure or error.
+        error: one line when `outcome` is error.
+        traceback: where it happened, for people; empty otherwise.
+        wall_s: wall-clock time of the episode [s].
+    """
+
+    outcome: Outcome
+    error: str | None
+    traceback: str
+    wall_s: float
+
+
+def attempt(
     env: Env,
     decide: Decide,
-    condition: str,
     seeds: EpisodeSeeds,
-    trace: Trace,
+    recorder: Recorder,
     clock: Clock,
     timer: Clock,
     execute: int | None = None,
-) -> Episode:
-    """Run one episode to its `Episode`; an exception makes it an error with a one-line reason.
+) -> Attempt:
+    """`rollout`, with an exception made into an error.
 
     Args:
         env: as for `rollout`.
         decide: as for `rollout`.
-        condition: name that the result is filed under.
-        seeds: of this episode.
-        trace: an empty one; holds the episode afterwards, as far as it went.
+        seeds: as for `rollout`.
+        recorder: as for `rollout`.
         clock: paces the actions.
         timer: measures `wall_s`.
         execute: as for `rollout`.
     """
-    start, error = timer.now(), None
+    start, error, where = timer.now(), None, ""
     outcome: Outcome
     try:
-        outcome = "success" if rollout(env, decide, seeds, trace, clock, execute) else "failure"
+        outcome = "success" if rollout(env, decide, seeds, recorder, clock, execute) else "failure"
     except Exception as exception:  # noqa: BLE001 - whatever breaks an episode is that episode's result, not the run's end
-        outcome, error = "error", " ".join(f"{type(exception).__name__}: {exception}".split())
+        outcome, error, where = "error", describe(exception), traceback.format_exc()
+    return Attempt(outcome, error, where, timer.now() - start)
+
+
+def describe(exception: BaseException) -> str:
+    """Return an exception as one line."""
+    return " ".join(f"{type(exception).__name__}: {exception}".split())
+
+
+def result(condition: str, seeds: EpisodeSeeds, attempt: Attempt, trace: Trace) -> Episode:
+    """Return what is filed about an episode.
+
+    Args:
+        condition: name that the result is filed under.
+        seeds: of the episode.
+        attempt: how it ended.
+        trace: what happened, as far as it went.
+    """
     return Episode(
         condition=condition,
         task=seeds.task,
         index=seeds.episode,
-        outcome=outcome,
+        outcome=attempt.outcome,
         steps=len(trace.actions),
         decisions=len(trace.decisions),
         instruction=trace.instruction,
         chosen=tuple(d.chosen for _, d in trace.decisions),
-        error=error,
+        error=attempt.error,
         sample_s=sum(d.sample_s for _, d in trace.decisions),
         verify_s=sum(d.verify_s for _, d in trace.decisions),
-        wall_s=timer.now() - start,
+        wall_s=attempt.wall_s,
     )
 
 

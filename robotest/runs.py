@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, get_args
@@ -28,6 +28,10 @@ from robotest.types import Episode, Outcome
 FORMAT = 1
 Key = tuple[str, str, int]
 """(condition, task, index): what identifies an episode within a run."""
+Start = tuple[str, int]
+"""(task, index): what the conditions share."""
+ROUND = 10
+"""Episodes of a task before the next one's turn; an environment is built again for every turn."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
 _KINDS = {"condition": str, "task": str, "index": int, "steps": int, "decisions": int, "chosen": list}
 
@@ -48,6 +52,17 @@ class Arguments:
     verifiers: Mapping[str, str | None]
     tasks: tuple[str, ...]
     episodes: int
+
+    @property
+    def starts(self) -> list[Start]:
+        """Every start in the order of running: tasks take turns, so that a part of a run says something of all."""
+        rounds = range(0, self.episodes, ROUND)
+        return [(t, i) for r in rounds for t in self.tasks for i in range(r, min(r + ROUND, self.episodes))]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every episode in the order of running; conditions are innermost, so that a part of a run is paired too."""
+        return [(condition, task, index) for task, index in self.starts for condition in self.verifiers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +130,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, arguments: Arguments, about: Mapping[str, Any]) -> None:
         self.path = path
+        self._lines: IO[str]
+        self._arguments: Arguments
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
@@ -146,10 +163,29 @@ class RunDirectory:
             os.fsync(self._lines.fileno())
         self._episodes[key_of(episode)] = episode
 
-    def write_summary(self, summary: Summary) -> None:
-        """Write `summary.json`."""
+    def finish(self, summary: Summary) -> None:
+        """Write `summary.json`, and bring the lines into the order of running.
+
+        Workers end when they end; afterwards a run has the same lines however it was run.
+        """
+        ordered = sorted(self._episodes, key=_position(self._arguments))
         with writing(self.path):
+            if ordered != list(self._episodes):
+                self._rewrite({key: self._episodes[key] for key in ordered})
             write_json(self.path / "summary.json", summary.to_json())
+
+    def _rewrite(self, episodes: dict[Key, Episode]) -> None:
+        """Put these lines in place of those that are there; a crash leaves one or the other."""
+        file = self.path / "episodes.jsonl"
+        partial = file.with_name(file.name + ".partial")
+        with partial.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(_to_line(episode)) + "\n" for episode in episodes.values())
+            lines.flush()
+            os.fsync(lines.fileno())
+        self._lines.close()
+        partial.replace(file)
+        self._lines = file.open("a", encoding="utf-8")
+        self._episodes = episodes
 
     def _open(self, arguments: Arguments, about: Mapping[str, Any]) -> dict[Key, Episode]:
         """Check `run.json` against the arguments and read what is there; order matters: nothing is written before."""
@@ -163,9 +199,9 @@ class RunDirectory:
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
             sessions.append(session)
-        asked = dataclasses.asdict(dataclasses.replace(arguments, verifiers=verifiers))
+        self._arguments = dataclasses.replace(arguments, verifiers=verifiers)
         with writing(self.path):
-            write_json(file, {"format": FORMAT, **asked, "sessions": sessions})
+            write_json(file, {"format": FORMAT, **dataclasses.asdict(self._arguments), "sessions": sessions})
             _drop_torn_line(self.path / "episodes.jsonl")
             self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
         return episodes
@@ -290,6 +326,18 @@ def commit() -> str | None:
 
     head = ask("rev-parse", "HEAD")
     return head + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "") if head else None
+
+
+def _position(arguments: Arguments) -> Callable[[Key], tuple[int, int, str, int, int]]:
+    """Return a sort key: the order of `Arguments.keys`, also for tasks that are not asked for at present."""
+    tasks = {task: i for i, task in enumerate(arguments.tasks)}
+    conditions = {condition: i for i, condition in enumerate(arguments.verifiers)}
+
+    def position(key: Key) -> tuple[int, int, str, int, int]:
+        condition, task, index = key
+        return (index // ROUND, tasks.get(task, len(tasks)), task, index, conditions[condition])
+
+    return position
 
 
 def _processor() -> str:

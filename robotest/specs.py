@@ -107,6 +107,7 @@ class EnvSpec:
         max_steps: step limit of an episode.
         standin_assets: whether models or pictures of ours replace the original's, so that rates cannot be compared
             with published ones. Written to `run.json`.
+        patience_s: a reset, or the actions of a chunk, that take longer than this have hung [s].
     """
 
     name: str
@@ -118,6 +119,18 @@ class EnvSpec:
     control_dt: float
     max_steps: int
     standin_assets: bool = False
+    patience_s: float = 60.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form, read back by `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EnvSpec:
+        """Inverse of `to_json`."""
+        cameras = {name: (int(height), int(width)) for name, (height, width) in data["cameras"].items()}
+        layouts = {name: VectorSpec.from_json(data[name]) for name in ("action", "state")}
+        return cls(**{**data, **layouts, "cameras": cameras})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +147,8 @@ class PolicySpec:
         feature_shapes: (T, F) of each of a candidate's token features by name, the one to prefer first; empty if it
             gives none.
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
+        concurrent: whether `Policy.sample` may be called from several threads at once, and is better so than with
+            larger batches.
     """
 
     name: str
@@ -144,6 +159,7 @@ class PolicySpec:
     horizon: int
     feature_shapes: Mapping[str, tuple[int, int]]
     action_scale: Float32[np.ndarray, "H A"]
+    concurrent: bool = False
 
     def require_fits(self, env: EnvSpec) -> None:
         """Raise `SpecMismatchError` unless this policy can act in `env`."""

@@ -11,7 +11,7 @@ from robotest import recording
 from robotest.errors import ArtifactError
 from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
-from robotest.rollout import SimClock, Trace, run_episode
+from robotest.rollout import SimClock, Trace, attempt, result
 from robotest.types import Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls
 from tests.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
@@ -27,7 +27,8 @@ def record(policy: PointPolicy) -> tuple[recording.Recording, Trace]:
         return planner.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
 
     trace = Trace()
-    episode = run_episode(PointEnv("near", OPTIONS), decide, "random", SEEDS, trace, SimClock(), FakeClock(), 4)
+    ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)
+    episode = result("random", SEEDS, ended, trace)
     scene = recording.Scene("tests.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
     return recording.from_trace(episode, scene, trace), trace
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robotest.randomness import EpisodeSeeds
-from robotest.rollout import SimClock, Trace, WallClock, rollout, run_episode
+from robotest.rollout import SimClock, Trace, WallClock, attempt, result, rollout
 from robotest.types import Candidates, Decision, EnvOptions, Episode, Observation
 from tests.fakes import FakeClock, PointEnv
 
@@ -35,7 +35,8 @@ def nan(observation: Observation, number: int) -> Decision:
 def run(env: PointEnv, decide: object, execute: int | None = None) -> tuple[Episode, Trace]:
     trace = Trace()
     assert callable(decide)
-    return run_episode(env, decide, "c", SEEDS, trace, SimClock(), FakeClock(), execute), trace
+    ended = attempt(env, decide, SEEDS, trace, SimClock(), FakeClock(), execute)
+    return result("c", SEEDS, ended, trace), trace
 
 
 def test_success_ends_the_episode_at_once() -> None:

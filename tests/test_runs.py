@@ -191,7 +191,7 @@ def test_the_summary_is_as_documented(tmp_path: Path) -> None:
     episodes += [episode("cfn", i) for i in range(3)] + [episode("other", 0), episode("cfn", 0, task="elsewhere")]
     summary = runs.summarise(episodes, ("random", "cfn"), ("near", "far"))
     with open_run(tmp_path) as run:
-        run.write_summary(summary)
+        run.finish(summary)
     data = json.loads((tmp_path / "summary.json").read_text())
     assert set(data) == {"conditions", "comparisons", "performance"}
     assert list(data["conditions"]) == ["random", "cfn"]

@@ -51,6 +51,12 @@ class Eval:
     """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
     out: Path | None = None
     """Run directory; None: runs/ENV-POLICY-seedSEED."""
+    workers: Literal["auto"] | int = "auto"
+    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    env_python: Path | None = None
+    """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
+    batch_window_s: float = 0.0
+    """How long a batch waits for more requests before it is sampled [s]."""
     videos: Literal["none", "default", "all"] = "default"
     """Episodes to render afterwards; default: up to 2 failures and 1 success per task and condition."""
     json: bool = False
@@ -76,6 +82,7 @@ class Eval:
 
     def _config(self) -> EvalConfig:
         """Turn what was typed into what is meant."""
+        from robotest import fleet
         from robotest.evaluate import EvalConfig
 
         name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")
@@ -93,6 +100,9 @@ class Eval:
             action_mode=self.action_mode,
             wording=self.wording,
             image_size=self.image_size,
+            workers=fleet.usable_cores() if self.workers == "auto" else self.workers,
+            env_python=self.env_python,
+            batch_window_s=self.batch_window_s,
         )
 
 
