@@ -1,7 +1,7 @@
 """The command line: parse, run, and turn what went wrong into one line and an exit code.
 
 Exit codes: 0 done; 1 done, but episodes ended in errors (or `doctor` found a problem); 2 bad usage or input, one line
-on standard error; 130 interrupted.
+on standard error; 3 `compare --fail-if-worse` found it worse; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 import tyro
 
-from robotest.commands.evaluation import Compare, Eval, Video
+from robotest.commands.evaluation import Compare, Eval, Plan, Video
 from robotest.commands.inspection import Check, Doctor, List
 from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError, RobotestError
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "fit": Fit,
     "eval": Eval,
     "compare": Compare,
+    "plan": Plan,
     "video": Video,
     "doctor": Doctor,
 }

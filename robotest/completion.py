@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import robotest.policies
-from robotest import runs
+from robotest import runs, schedule
 from robotest.evaluate import EvalConfig
 
 FILE = "complete.json"
@@ -35,11 +35,11 @@ def read(config: EvalConfig) -> runs.Summary | None:
         return None  # never completed, or damaged: the slow way finds out
     if record.get("asked") != _asked(config):
         return None
-    finished = runs.read_episodes(config.out)
-    keys = [(c, t, i) for t in tasks for i in range(config.episodes) for c in conditions]
-    if not all(key in finished for key in keys):
+    asked, finished = runs.read_arguments(config.out), runs.read_episodes(config.out)
+    asked = dataclasses.replace(asked, verifiers={c: asked.verifiers.get(c) for c in conditions}, tasks=tuple(tasks))
+    if not all(key in finished for key in schedule.keys(asked, finished)):
         return None
-    return runs.summarise([finished[key] for key in keys], conditions, tasks)
+    return schedule.summarise(asked, finished)
 
 
 def write(config: EvalConfig, summary: runs.Summary) -> None:

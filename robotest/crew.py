@@ -133,7 +133,8 @@ class InProcess:
             return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
         ended = attempt(env, decide, seeds, trace, SimClock(), self._timer, assignment.execute)
-        return Finished(result(condition, seeds, ended, trace), trace, env.spec.control_dt, ended.traceback)
+        episode = result(condition, seeds, env.spec.max_steps, ended, trace)
+        return Finished(episode, trace, env.spec.control_dt, ended.traceback)
 
     def _env(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

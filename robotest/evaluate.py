@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
 import robotest.policies
-from robotest import recording
+from robotest import recording, schedule
 from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
 from robotest.fleet import Fleet
@@ -20,7 +20,7 @@ from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
 from robotest.rollout import WallClock
-from robotest.runs import Arguments, RunDirectory, Summary, episode_path, key_of, summarise, writing
+from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, key_of, writing
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
 
@@ -57,6 +57,14 @@ class EvalConfig:
     """Height and width of the policy's images [px]; None: what the policy needs."""
     record: bool = True
     """Write episode files; without them there are no videos."""
+    pair: tuple[str, str] | None = None
+    """The two conditions that the next three are about; None: the only two."""
+    stop_when_decided: bool = False
+    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
+    alpha: float = 0.05
+    """Error rate of stopping."""
+    allocate: Literal["equal", "adaptive"] = "equal"
+    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
     workers: int = 0
     """Environment processes; 0: none but this one. Changes nothing but speed."""
     env_python: Path | None = None
@@ -122,8 +130,7 @@ def evaluate(
                     f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                     " the same command goes on from there"
                 ) from interrupt
-            asked = job.arguments
-            summary = summarise([run.episodes[key] for key in asked.keys], list(asked.verifiers), asked.tasks)
+            summary = schedule.summarise(job.arguments, run.episodes)
             run.finish(summary)
     return summary
 
@@ -157,23 +164,44 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     spec = crew.spec(tasks[0], options)
     planner.require_fits(spec)
     identity = _identity(config, spec, policy.spec, options, execute)
-    arguments = Arguments(identity, {c.name: c.fingerprint for c in conditions}, tasks, config.episodes)
+    names = [c.name for c in conditions]
+    arguments = Arguments(
+        identity=identity,
+        verifiers={c.name: c.fingerprint for c in conditions},
+        tasks=tasks,
+        episodes=config.episodes,
+        pair=_pair(config, names) if config.stop_when_decided or config.allocate == "adaptive" else None,
+        alpha=config.alpha if config.stop_when_decided else None,
+        adaptive=config.allocate == "adaptive",
+    )
     return _Job(config, options, planner, execute, arguments)
 
 
 def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
-    """Run the episodes that are not in the directory yet."""
-    keys = job.arguments.keys
-    missing = [key for key in keys if key not in run.episodes]
-    found = len(keys) - len(missing)
-    progress(Progress(len(keys), found, found, None))
-    assignments = (
-        Assignment(condition, EpisodeSeeds(job.config.seed, task, index), job.options, job.execute)
-        for condition, task, index in missing
-    )
-    for done, finished in enumerate(crew.run(job.planner, assignments), found + 1):
-        _file(job, run, finished)
-        progress(Progress(len(keys), done, found, finished.episode))
+    """Run what is not in the directory yet; an adaptive run's second pass is known when its first is done."""
+    found = sum(key in run.episodes for key in schedule.keys(job.arguments, run.episodes))
+    total = len(job.arguments.verifiers) * len(job.arguments.tasks) * job.arguments.episodes
+    done = found
+    progress(Progress(total, found, found, None))
+    while missing := [key for key in schedule.keys(job.arguments, run.episodes) if key not in run.episodes]:
+        for finished in crew.run(job.planner, _until_decided(job, run, missing)):
+            _file(job, run, finished)
+            done += 1
+            progress(Progress(total, done, found, finished.episode))
+
+
+def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iterator[Assignment]:
+    """Yield what is missing, but nothing that a decision has made superfluous in the meantime."""
+    arguments = job.arguments
+    watched = schedule.monitor(arguments, run.episodes)
+    planned = schedule.planned(arguments.tasks, arguments.episodes)
+    position = {start: i for i, start in enumerate(planned)}
+    for condition, task, index in missing:
+        if watched is not None:
+            watched.look(planned, schedule.outcomes(run.episodes))
+            if watched.decided_after is not None and position[task, index] >= watched.decided_after:
+                return
+        yield Assignment(condition, EpisodeSeeds(job.config.seed, task, index), job.options, job.execute)
 
 
 def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
@@ -203,6 +231,23 @@ def _check(config: EvalConfig, suite: SuiteInfo) -> tuple[str, ...]:
             raise UnknownNameError(f"task of {config.env}", task, suite.tasks)
     _require_distinct("task", config.tasks)
     return config.tasks or suite.tasks
+
+
+def _pair(config: EvalConfig, conditions: Sequence[str]) -> tuple[str, str]:
+    """Return the conditions that stopping or allocating is about."""
+    if config.stop_when_decided and config.allocate == "adaptive":
+        raise RobotestError("stopping when decided and adaptive allocation given; a run can do one of the two")
+    if config.pair is None:
+        if len(conditions) != 2:
+            raise RobotestError(
+                f"{len(conditions)} conditions given; say which two are to be told apart, e.g. --pair leverage:random"
+            )
+        return conditions[0], conditions[1]
+    for name in config.pair:
+        if name not in conditions:
+            raise UnknownNameError("condition", name, conditions)
+    _require_distinct("condition", config.pair)
+    return config.pair
 
 
 def _execute(given: int | None, policy: Policy) -> int:
@@ -292,14 +337,23 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
         kind = inner or "leverage"
         condition = load_condition(f"{kind}{given}{file}", policy, folder)
         return Condition(
-            f"lowest:{condition.name}" if inner or given else "lowest",
+            condition_name(text),
             resolve("verifier", "robotest.verifiers.controls:Lowest")(condition.verifier),
             condition.fingerprint,
         )
     path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
     verifier: Verifier = resolve("verifier", name)(policy.spec, path)
     _require_made(name, verifier, Verifier)
-    return Condition(Path(file).stem if given else name, verifier, _fingerprint(path))
+    return Condition(condition_name(text), verifier, _fingerprint(path))
+
+
+def condition_name(text: str) -> str:
+    """Return what the condition of a verifier is called, given as to `load_condition`."""
+    name, given, file = text.partition("=")
+    inverted, _, inner = name.partition(":")
+    if inverted == "lowest" and (inner or given):
+        return f"lowest:{Path(file).stem if given else inner}"
+    return Path(file).stem if given else name
 
 
 def _require_made(name: str, made: object, protocol: type) -> None:

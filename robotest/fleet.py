@@ -236,9 +236,10 @@ class _Worker:
         here, there = socket.socketpair()
         self._output: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `end`
         single = dict.fromkeys(_ONE_THREAD, "1")
+        path = sys.path if python == sys.executable else []  # what is found here is found there
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter the user runs, or named
-                [python, "-m", "robotest.worker", str(there.fileno()), str(os.getpid())],
+                [python, "-m", "robotest.worker", str(there.fileno()), str(os.getpid()), *path],
                 pass_fds=[there.fileno()],
                 # PYTHONSAFEPATH: `-m` would put the present folder first, where a types.py of the user's could lie.
                 env={**os.environ, **single, "PYTHONSAFEPATH": "1"},
@@ -367,9 +368,10 @@ class _Worker:
     def finished(self, ended: Attempt, trace: Trace) -> Finished:
         """File an episode and be idle again."""
         assert self.assignment is not None
-        episode = result(self.assignment.condition, self.assignment.seeds, ended, trace)
+        max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
+        episode = result(self.assignment.condition, self.assignment.seeds, max_steps, ended, trace)
         self.assignment, self._deadline = None, math.inf
-        return Finished(episode, trace, self._spec.control_dt if self._spec else 0.0, ended.traceback)
+        return Finished(episode, trace, control_dt, ended.traceback)
 
     def end(self) -> None:
         """End the process, whatever it is doing."""

@@ -105,12 +105,13 @@ def describe(exception: BaseException) -> str:
     return " ".join(f"{type(exception).__name__}: {exception}".split())
 
 
-def result(condition: str, seeds: EpisodeSeeds, attempt: Attempt, trace: Trace) -> Episode:
+def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt, trace: Trace) -> Episode:
     """Return what is filed about an episode.
 
     Args:
         condition: name that the result is filed under.
         seeds: of the episode.
+        max_steps: the task's step limit.
         attempt: how it ended.
         trace: what happened, as far as it went.
     """
@@ -120,6 +121,7 @@ def result(condition: str, seeds: EpisodeSeeds, attempt: Attempt, trace: Trace) 
         index=seeds.episode,
         outcome=attempt.outcome,
         steps=len(trace.actions),
+        max_steps=max_steps,
         decisions=len(trace.decisions),
         instruction=trace.instruction,
         chosen=tuple(d.chosen for _, d in trace.decisions),

@@ -22,7 +22,9 @@ from types import TracebackType
 from typing import IO, Any, get_args
 
 from robotest import stats
+from robotest.allocation import Estimate
 from robotest.errors import RunDirectoryError
+from robotest.sequential import Monitor
 from robotest.types import Episode, Outcome
 
 FORMAT = 1
@@ -33,7 +35,15 @@ Start = tuple[str, int]
 ROUND = 10
 """Episodes of a task before the next one's turn; an environment is built again for every turn."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
-_KINDS = {"condition": str, "task": str, "index": int, "steps": int, "decisions": int, "chosen": list}
+_KINDS = {
+    "condition": str,
+    "task": str,
+    "index": int,
+    "steps": int,
+    "max_steps": int,
+    "decisions": int,
+    "chosen": list,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +55,27 @@ class Arguments:
         verifiers: condition -> fingerprint of its verifier's file, None if it has no file; must be equal for the
             conditions that are already in the run. New conditions may come.
         tasks: may change.
-        episodes: per task and condition; may change.
+        episodes: per task and condition, on average if the run is adaptive; may change.
+        pair: the two conditions that `alpha` and `adaptive` are about; None if neither is asked for. May change.
+        alpha: error rate at which the run stops as soon as the pair is told apart; None: it does not. May change.
+        adaptive: whether tasks get episodes by how much they tell about the pair. May change.
     """
 
     identity: Mapping[str, Any]
     verifiers: Mapping[str, str | None]
     tasks: tuple[str, ...]
     episodes: int
-
-    @property
-    def starts(self) -> list[Start]:
-        """Every start in the order of running: tasks take turns, so that a part of a run says something of all."""
-        rounds = range(0, self.episodes, ROUND)
-        return [(t, i) for r in rounds for t in self.tasks for i in range(r, min(r + ROUND, self.episodes))]
-
-    @property
-    def keys(self) -> list[Key]:
-        """Every episode in the order of running; conditions are innermost, so that a part of a run is paired too."""
-        return [(condition, task, index) for task, index in self.starts for condition in self.verifiers]
+    pair: tuple[str, str] | None = None
+    alpha: float | None = None
+    adaptive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSummary:
-    """One condition, over all tasks and by task."""
+    """One condition, over all tasks and by task; `clustered` is for other tasks like these, None for fewer than two."""
 
     overall: stats.Rate
+    clustered: stats.Interval | None
     tasks: Mapping[str, stats.Rate]
 
 
@@ -99,19 +105,27 @@ class Summary:
     conditions: Mapping[str, ConditionSummary]
     comparisons: tuple[stats.Comparison, ...]
     performance: Performance
+    level: float = 0.95
+    sequential: Monitor | None = None
+    adaptive: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout of `summary.json`."""
         return {
             "conditions": {
-                name: {**_rate_json(c.overall), "tasks": {task: _rate_json(r) for task, r in c.tasks.items()}}
+                name: {
+                    **_rate_json(c.overall),
+                    "clustered": c.clustered,
+                    "tasks": {task: _rate_json(r) for task, r in c.tasks.items()},
+                }
                 for name, c in self.conditions.items()
             },
             "comparisons": [
-                {**dataclasses.asdict(c), "pairs": c.pairs, "interval": list(c.interval) if c.interval else None}
-                for c in self.comparisons
+                {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
             ],
             "performance": dataclasses.asdict(self.performance),
+            **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
+            **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
         }
 
 
@@ -231,7 +245,15 @@ def read_arguments(run: Path) -> Arguments:
         data = json.loads(file.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise RunDirectoryError(f"{file} has format {data['format']}; this version reads {FORMAT}")
-        return Arguments(data["identity"], data["verifiers"], tuple(data["tasks"]), data["episodes"])
+        return Arguments(
+            identity=data["identity"],
+            verifiers=data["verifiers"],
+            tasks=tuple(data["tasks"]),
+            episodes=data["episodes"],
+            pair=tuple(data["pair"]) if data["pair"] else None,
+            alpha=data["alpha"],
+            adaptive=data["adaptive"],
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
 
@@ -261,22 +283,35 @@ def read_episodes(run: Path) -> dict[Key, Episode]:
 
 
 def summarise(
-    episodes: Sequence[Episode], conditions: Sequence[str], tasks: Sequence[str], level: float = 0.95
+    episodes: Sequence[Episode],
+    conditions: Sequence[str],
+    tasks: Sequence[str],
+    level: float = 0.95,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Summary:
-    """Compute the summary of some conditions and tasks, every pair of conditions compared, in the order given."""
+    """Compute the summary of some conditions and tasks.
+
+    Args:
+        episodes: those of other conditions and tasks are left out.
+        conditions: in the order to show them.
+        tasks: in the order to show them.
+        level: of every interval.
+        pairs: of conditions to compare; None: every pair, the later condition against the earlier.
+    """
+    if pairs is None:
+        pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
     within = [e for e in episodes if e.task in tasks and e.condition in conditions]
     by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
     return Summary(
         conditions={
             c: ConditionSummary(
                 overall=stats.rate(mine, level),
+                clustered=_clustered(mine, level),
                 tasks={t: stats.rate([e for e in mine if e.task == t], level) for t in tasks},
             )
             for c, mine in by_condition.items()
         },
-        comparisons=tuple(
-            stats.compare(a, b, within, level) for i, b in enumerate(conditions) for a in conditions[i + 1 :]
-        ),
+        comparisons=tuple(stats.compare(a, b, within, level) for a, b in pairs),
         performance=Performance(
             episodes=len(within),
             steps=sum(e.steps for e in within),
@@ -284,6 +319,7 @@ def summarise(
             wall_s=sum(e.wall_s for e in within),
             decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
         ),
+        level=level,
     )
 
 
@@ -410,11 +446,13 @@ def _from_line(data: dict[str, Any]) -> Episode:
 
 
 def _rate_json(rate: stats.Rate) -> dict[str, Any]:
-    return {
-        "episodes": rate.episodes,
-        **dataclasses.asdict(rate),
-        "interval": list(rate.interval) if rate.interval else None,
-    }
+    return {"episodes": rate.episodes, **dataclasses.asdict(rate)}
+
+
+def _clustered(episodes: Sequence[Episode], level: float) -> stats.Interval | None:
+    rates = [stats.rate([e for e in episodes if e.task == task]) for task in {e.task: None for e in episodes}]
+    valid = [r for r in rates if r.successes + r.failures]
+    return stats.clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
 
 
 def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm, t
 
 from robotest.errors import RobotestError
+from robotest.randomness import derive, generator
 from robotest.types import Episode
 
 Interval = tuple[float, float]
+_RESAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Comparison:
         difference: rate of `a` minus rate of `b` over the pairs; None if there are none.
         interval: Tango's interval of it; None if there are none.
         p_value: exact two-sided McNemar; None if there are no pairs.
+        mid_p_value: its mid-p; None if there are no pairs.
+        clustered: interval of the difference for other tasks like these; None for fewer than two tasks.
+        bootstrap: the same by resampling tasks; None for fewer than two tasks.
+        tasks: by task, in the order of the episodes.
     """
 
     a: str
@@ -66,11 +73,43 @@ class Comparison:
     difference: float | None
     interval: Interval | None
     p_value: float | None
+    mid_p_value: float | None
+    clustered: Interval | None
+    bootstrap: Interval | None
+    tasks: Mapping[str, TaskDifference]
 
     @property
     def pairs(self) -> int:
         """Pairs compared."""
         return self.both + self.only_a + self.only_b + self.neither
+
+    @property
+    def discordance(self) -> float | None:
+        """Share of pairs in which exactly one side succeeded."""
+        return (self.only_a + self.only_b) / self.pairs if self.pairs else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDifference:
+    """A comparison within one task.
+
+    Attributes:
+        pairs: pairs compared.
+        only_a: pairs in which only `a` succeeded.
+        only_b: pairs in which only `b` did.
+        difference: rate of `a` minus rate of `b`; None if there are no pairs.
+        interval: Tango's interval of it; None if there are no pairs.
+        p_value: exact two-sided McNemar; None if there are no pairs.
+        adjusted_p_value: Holm's, over the tasks; None if there are no pairs.
+    """
+
+    pairs: int
+    only_a: int
+    only_b: int
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+    adjusted_p_value: float | None
 
 
 def rate(episodes: Iterable[Episode], level: float = 0.95) -> Rate:
@@ -93,9 +132,15 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
     for episode in episodes:
         if episode.condition in sides:
             sides[episode.condition][episode.task, episode.index] = episode
-    common = [(sides[a][key].outcome, sides[b][key].outcome) for key in sides[a] if key in sides[b]]
-    pairs = [(x == "success", y == "success") for x, y in common if "error" not in (x, y)]
+    common = [(key[0], sides[a][key].outcome, sides[b][key].outcome) for key in sides[a] if key in sides[b]]
+    valid = [(task, x == "success", y == "success") for task, x, y in common if "error" not in (x, y)]
+    by_task: dict[str, list[tuple[bool, bool]]] = {task: [] for task, _, _ in common}
+    for task, x, y in valid:
+        by_task[task].append((x, y))
+    pairs = [(x, y) for _, x, y in valid]
     n, only_a, only_b = len(pairs), pairs.count((True, False)), pairs.count((False, True))
+    totals = [own.count((True, False)) - own.count((False, True)) for own in by_task.values() if own]
+    sizes = [len(own) for own in by_task.values() if own]
     return Comparison(
         a=a,
         b=b,
@@ -107,7 +152,29 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         difference=(only_a - only_b) / n if n else None,
         interval=tango(only_a, only_b, n, level),
         p_value=mcnemar(only_a, only_b) if n else None,
+        mid_p_value=mcnemar(only_a, only_b, mid=True) if n else None,
+        clustered=clustered(totals, sizes, level),
+        bootstrap=clustered_bootstrap(totals, sizes, level),
+        tasks=_by_task(by_task, level),
     )
+
+
+def _by_task(by_task: Mapping[str, Sequence[tuple[bool, bool]]], level: float) -> dict[str, TaskDifference]:
+    counts = {t: (len(own), own.count((True, False)), own.count((False, True))) for t, own in by_task.items()}
+    p_values = {task: mcnemar(only_a, only_b) for task, (n, only_a, only_b) in counts.items() if n}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {
+        task: TaskDifference(
+            pairs=n,
+            only_a=only_a,
+            only_b=only_b,
+            difference=(only_a - only_b) / n if n else None,
+            interval=tango(only_a, only_b, n, level),
+            p_value=p_values.get(task),
+            adjusted_p_value=adjusted.get(task),
+        )
+        for task, (n, only_a, only_b) in counts.items()
+    }
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
@@ -181,6 +248,27 @@ def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95
     error = math.sqrt(n_tasks / (n_tasks - 1) * squares) / n
     half = float(t.ppf(0.5 + _checked(level) / 2, n_tasks - 1)) * error
     return (mean - half, mean + half)
+
+
+def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
+    """Return the percentile interval of ``sum(totals) / sum(sizes)`` over resampled tasks; None for fewer than two.
+
+    Beside `clustered`: it assumes no shape, but with few tasks it is too narrow (with 6, a nominal 95 % covers about
+    88 %). Cameron, Gelbach and Miller (2008), Bootstrap-based improvements for inference with clustered errors, Review
+    of Economics and Statistics 90, 414-427, section II.
+
+    Args:
+        totals: as for `clustered`.
+        sizes: as for `clustered`.
+        level: of confidence.
+    """
+    n_tasks = len(sizes)
+    if n_tasks < 2 or sum(sizes) == 0:
+        return None
+    picks = generator(derive("bootstrap", n_tasks)).integers(n_tasks, size=(_RESAMPLES, n_tasks))
+    means = np.asarray(totals, np.float64)[picks].sum(axis=1) / np.asarray(sizes)[picks].sum(axis=1)
+    low, high = np.quantile(means, (0.5 - _checked(level) / 2, 0.5 + level / 2))
+    return (float(low), float(high))
 
 
 def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> Interval | None:

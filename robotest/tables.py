@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robotest.allocation import Estimate
 from robotest.runs import Performance, Summary
-from robotest.stats import Comparison, Interval, Rate
+from robotest.sequential import Monitor
+from robotest.stats import Comparison, Interval, Rate, TaskDifference
 
 
-def report(summary: Summary) -> RenderableType:
-    """Return everything a run says: rates, every pair of conditions, what it cost."""
-    parts: list[RenderableType] = [rates(summary)]
+def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> list[Table | Text]:
+    """Return everything a run says: rates, every pair of conditions, what it cost.
+
+    Args:
+        summary: of the run.
+        detail: whether to show every pair by task as well, and intervals for other tasks.
+        mid_p: whether to show mid-p values in place of exact ones.
+    """
+    parts: list[Table | Text] = [rates(summary)]
     if summary.comparisons:
-        parts.append(comparisons(summary))
-    return Group(*parts, *performance(summary.performance))
+        parts.append(comparisons(summary, mid_p=mid_p))
+    if detail and summary.comparisons:
+        parts += [other_tasks(summary), by_task(summary)]
+    if summary.sequential:
+        parts.append(sequential(summary.sequential))
+    if summary.adaptive:
+        parts.append(adaptive(summary.adaptive))
+    return [*parts, *performance(summary.performance)]
+
+
+def markdown(parts: Iterable[Table | Text]) -> str:
+    """Return a report as Markdown."""
+    return "\n\n".join(_markdown(part) if isinstance(part, Table) else part.plain for part in parts) + "\n"
 
 
 def rates(summary: Summary) -> Table:
-    """Return success rates by task and condition with Wilson's 95 % intervals; errors stand beside, never inside."""
-    table = Table(title="Success rate, % [95 % interval], successes/episodes", title_justify="left")
+    """Return success rates by task and condition with Wilson's intervals; errors stand beside, never inside."""
+    table = Table(title=f"Success rate, % [{_percent(summary)} interval], successes/episodes", title_justify="left")
     table.add_column("task")
     for name in summary.conditions:
         table.add_column(name, justify="right")
@@ -34,19 +52,71 @@ def rates(summary: Summary) -> Table:
     return table
 
 
-def comparisons(summary: Summary) -> Table:
+def comparisons(summary: Summary, *, mid_p: bool = False) -> Table:
     """Return the paired comparison of every pair of conditions."""
+    test = "McNemar's mid-p" if mid_p else "McNemar's, exact"
     table = Table(
-        title="Paired comparison: the same episodes under a and b; p is McNemar's, exact and two-sided",
+        title=f"Paired comparison: the same episodes under a and b; p is {test} and two-sided", title_justify="left"
+    )
+    for column in ("a", "b"):
+        table.add_column(column)
+    for column in ("pairs", "both", "only a", "only b", "neither", f"a - b, points [{_percent(summary)}]", "p"):
+        table.add_column(column, justify="right")
+    for c in summary.comparisons:
+        p_value = c.mid_p_value if mid_p else c.p_value
+        counts = map(str, (c.both, c.only_a, c.only_b, c.neither))
+        table.add_row(c.a, c.b, _pairs(c), *counts, difference(c), _p(p_value))
+    return table
+
+
+def other_tasks(summary: Summary) -> Table:
+    """Return what the run says about other tasks like these, which is less than what it says about these."""
+    table = Table(
+        title=f"For other tasks like these: {_percent(summary)} intervals that take the tasks as a sample",
         title_justify="left",
     )
     for column in ("a", "b"):
         table.add_column(column)
-    for column in ("pairs", "both", "only a", "only b", "neither", "a - b, points [95 %]", "p"):
+    for column in ("a - b, points", "clustered", "bootstrap"):
         table.add_column(column, justify="right")
     for c in summary.comparisons:
-        table.add_row(c.a, c.b, _pairs(c), *map(str, (c.both, c.only_a, c.only_b, c.neither)), _difference(c), _p(c))
+        points = "-" if c.difference is None else f"{100 * c.difference:+.1f}"
+        table.add_row(c.a, c.b, points, *(_interval(i, "+") if i else "-" for i in (c.clustered, c.bootstrap)))
     return table
+
+
+def by_task(summary: Summary) -> Table:
+    """Return every pair of conditions within every task."""
+    table = Table(title="By task; the last column is Holm's, over the tasks of a pair", title_justify="left")
+    for column in ("a", "b", "task"):
+        table.add_column(column)
+    for column in ("pairs", "only a", "only b", f"a - b, points [{_percent(summary)}]", "p", "p adjusted"):
+        table.add_column(column, justify="right")
+    for c in summary.comparisons:
+        for task, d in c.tasks.items():
+            counts = map(str, (d.pairs, d.only_a, d.only_b))
+            table.add_row(c.a, c.b, task, *counts, difference(d), _p(d.p_value), _p(d.adjusted_p_value))
+        table.add_section()
+    return table
+
+
+def sequential(found: Monitor) -> Text:
+    """Return the verdict of a run that stops when it is decided; the p-value is the one that may be looked at."""
+    verdict = "told apart" if found.decided_after is not None else "not told apart"
+    return Text(
+        f"{found.a} and {found.b} {verdict} at alpha {found.alpha:g} after {found.pairs} pairs (only {found.a}"
+        f" {found.only_a}, only {found.b} {found.only_b}): p = {found.p_value:.2g} at any time; the p-values in the"
+        " table hold for numbers of episodes that were fixed beforehand"
+    )
+
+
+def adaptive(found: Estimate) -> Text:
+    """Return the difference of a run that spent episodes where they inform."""
+    return Text(
+        f"tasks weighed alike, whatever episodes each had: {100 * found.difference:+.1f}"
+        f" {_interval(found.interval, '+')} points; rates and differences over all tasks in the tables weigh episodes"
+        " alike"
+    )
 
 
 def performance(cost: Performance) -> Iterator[Text]:
@@ -70,11 +140,16 @@ def rate(r: Rate) -> str:
     return f"{100 * r.rate:.1f} {_interval(r.interval)} {r.successes}/{r.successes + r.failures}{errors}"
 
 
+def _percent(summary: Summary) -> str:
+    return f"{100 * summary.level:g} %"
+
+
 def _pairs(c: Comparison) -> str:
     return f"{c.pairs} (-{c.excluded})" if c.excluded else str(c.pairs)
 
 
-def _difference(c: Comparison) -> str:
+def difference(c: Comparison | TaskDifference) -> str:
+    """Return a difference as text, e.g. ``+15.7 [+12.3, +19.1]``."""
     if c.difference is None or c.interval is None:
         return "-"
     return f"{100 * c.difference:+.1f} {_interval(c.interval, '+')}"
@@ -85,7 +160,16 @@ def _interval(interval: Interval, sign: str = "") -> str:
     return f"[{low}, {high}]"
 
 
-def _p(c: Comparison) -> str:
-    if c.p_value is None:
+def _p(value: float | None) -> str:
+    if value is None:
         return "-"
-    return f"{c.p_value:.3f}" if c.p_value >= 0.001 else f"{c.p_value:.1e}"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _markdown(table: Table) -> str:
+    """Return a rich table as a Markdown table under its title."""
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    rows = [[str(column.header) for column in table.columns], *map(list, zip(*cells, strict=True))]
+    rule = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    lines = ["| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]]
+    return "\n".join([str(table.title), "", *lines])

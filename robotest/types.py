@@ -101,6 +101,7 @@ class Episode:
         index: episode number within the task; equal indices of different conditions are paired.
         outcome: success, failure or error; an error never enters a rate.
         steps: actions executed.
+        max_steps: the task's step limit.
         decisions: chunks requested.
         instruction: the words given.
         chosen: the candidate executed at each decision.
@@ -115,6 +116,7 @@ class Episode:
     index: int
     outcome: Outcome
     steps: int
+    max_steps: int
     decisions: int
     instruction: str
     chosen: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""An environment process of a fleet: ``python -m robotest.worker SOCKET PARENT``, started by `robotest.fleet`.
+"""An environment process of a fleet: ``python -m robotest.worker SOCKET PARENT [PATH ...]``, as `robotest.fleet` does.
 
 It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. It answers three requests, each a map
 with the keys ``do`` and ``env``, the suite's name:
@@ -126,12 +126,13 @@ class Worker:
 
 def main() -> None:
     """Serve the parent at the other end of the socket, and end with it."""
-    descriptor, parent = (int(argument) for argument in sys.argv[1:])
-    _end_with(parent)
+    descriptor, parent, *path = sys.argv[1:]
+    _end_with(int(parent))
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL)
-    sys.path.append(str(Path.cwd()))  # as the command line does: module:attribute also finds modules that lie here
-    with _quiet_exit(), contextlib.closing(Channel(socket.socket(fileno=descriptor))) as channel:
+    # As the command line does: module:attribute also finds modules that lie here.
+    sys.path += [folder for folder in (*path, str(Path.cwd())) if folder not in sys.path]
+    with _quiet_exit(), contextlib.closing(Channel(socket.socket(fileno=int(descriptor)))) as channel:
         Worker(channel).serve()
 
 

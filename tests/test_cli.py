@@ -241,7 +241,7 @@ def _defaults(kind: type) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("command", "config", "apart"),
     [
-        (Eval, "robotest.evaluate:EvalConfig", {"verifiers", "tasks", "execute", "out"}),
+        (Eval, "robotest.evaluate:EvalConfig", {"verifiers", "tasks", "execute", "out", "workers"}),
         (Collect, "robotest.collect:CollectConfig", {"tasks"}),
         (Train, "robotest.policies.training:TrainConfig", set()),
         (Fit, "robotest.verifiers.fit:SearchConfig", set()),

@@ -28,7 +28,7 @@ def record(policy: PointPolicy) -> tuple[recording.Recording, Trace]:
 
     trace = Trace()
     ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)
-    episode = result("random", SEEDS, ended, trace)
+    episode = result("random", SEEDS, 20, ended, trace)
     scene = recording.Scene("tests.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
     return recording.from_trace(episode, scene, trace), trace
 
@@ -79,7 +79,7 @@ def test_recorded_states_can_be_shown_again() -> None:
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_an_episode_that_broke_before_its_first_decision(simulated: bool, tmp_path: Path) -> None:
-    episode = Episode("c", "near", 0, "error", 0, 0, "", (), "RuntimeError: no", 0.0, 0.0, 0.1)
+    episode = Episode("c", "near", 0, "error", 0, 20, 0, "", (), "RuntimeError: no", 0.0, 0.0, 0.1)
     trace = Trace(snapshots=[np.zeros(7)] if simulated else [])
     scene = recording.Scene("e", "near", OPTIONS, 2**64 - 1, 0.1)
     recording.write(tmp_path / "e.h5", recording.from_trace(episode, scene, trace))

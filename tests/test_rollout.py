@@ -36,7 +36,7 @@ def run(env: PointEnv, decide: object, execute: int | None = None) -> tuple[Epis
     trace = Trace()
     assert callable(decide)
     ended = attempt(env, decide, SEEDS, trace, SimClock(), FakeClock(), execute)
-    return result("c", SEEDS, ended, trace), trace
+    return result("c", SEEDS, env.spec.max_steps, ended, trace), trace
 
 
 def test_success_ends_the_episode_at_once() -> None:

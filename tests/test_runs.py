@@ -19,7 +19,7 @@ ARGUMENTS = Arguments({"env": "fake", "seed": 0}, {"random": None, "cfn": "abc"}
 
 def episode(condition: str = "random", index: int = 0, outcome: Outcome = "success", task: str = "near") -> Episode:
     error = "RuntimeError: no" if outcome == "error" else None
-    return Episode(condition, task, index, outcome, 9, 2, "go", (1, 0), error, 0.5, 0.25, 1.0)
+    return Episode(condition, task, index, outcome, 9, 20, 2, "go", (1, 0), error, 0.5, 0.25, 1.0)
 
 
 def open_run(path: Path, **changes: Any) -> RunDirectory:
@@ -197,6 +197,7 @@ def test_the_summary_is_as_documented(tmp_path: Path) -> None:
     assert list(data["conditions"]) == ["random", "cfn"]
     overall = data["conditions"]["random"]
     near, far = overall.pop("tasks").values()
+    assert overall.pop("clustered") is None  # one task has episodes
     assert overall == near
     assert {k: overall[k] for k in ("episodes", "successes", "failures", "errors", "rate")} == {
         "episodes": 3,

@@ -21,7 +21,7 @@ SHORT: dict[str, Outcome] = {"+": "success", "-": "failure", "!": "error"}
 
 def episodes(condition: str, outcomes: str, task: str = "near") -> list[Episode]:
     return [
-        Episode(condition, task, i, SHORT[o], 1, 1, "go", (0,), "broke" if o == "!" else None, 0, 0, 0)
+        Episode(condition, task, i, SHORT[o], 1, 20, 1, "go", (0,), "broke" if o == "!" else None, 0, 0, 0)
         for i, o in enumerate(outcomes)
         if o != " "
     ]

@@ -8,7 +8,7 @@ from robotest.types import Episode, Outcome
 
 
 def _episode(condition: str, task: str, index: int, outcome: Outcome) -> Episode:
-    return Episode(condition, task, index, outcome, 10, 2, "go", (0, 0), None, 0.01, 0.001, 0.5)
+    return Episode(condition, task, index, outcome, 10, 20, 2, "go", (0, 0), None, 0.01, 0.001, 0.5)
 
 
 def _summary(**outcomes: str) -> runs.Summary:
@@ -24,7 +24,8 @@ def _summary(**outcomes: str) -> runs.Summary:
 
 def _text(summary: runs.Summary, width: int = 140) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(tables.report(summary))
+    for part in tables.report(summary, detail=True):
+        console.print(part)
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()

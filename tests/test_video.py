@@ -15,7 +15,7 @@ from tests.fakes import PointEnv
 
 
 def _episode(index: int, outcome: Outcome = "success", condition: str = "a", task: str = "near") -> Episode:
-    return Episode(condition, task, index, outcome, 12, 3, "reach the target", (1, 0, 1), None, 0.0, 0.0, 0.0)
+    return Episode(condition, task, index, outcome, 12, 20, 3, "reach the target", (1, 0, 1), None, 0.0, 0.0, 0.0)
 
 
 def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:

@@ -1,4 +1,4 @@
-"""``eval``, ``compare``, ``video``: the main job and what can be read off its directory afterwards."""
+"""``eval``, ``compare``, ``plan``, ``video``: the main job and what can be read off its directory afterwards."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import dataclasses
 import json as json_format
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from robotest.commands.text import among, split
-from robotest.errors import InterruptedRunError
+from robotest.commands.text import among, pair, split
+from robotest.errors import InterruptedRunError, RobotestError
 
 if TYPE_CHECKING:
     from robotest.evaluate import EvalConfig
-    from robotest.runs import Key, Summary
+    from robotest.runs import Arguments, Key, Summary
+    from robotest.types import Episode
     from robotest.video import Selection
 
 
@@ -51,6 +52,14 @@ class Eval:
     """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
     out: Path | None = None
     """Run directory; None: runs/ENV-POLICY-seedSEED."""
+    pair: str | None = None
+    """A:B, the conditions that the next three are about; None: the only two."""
+    stop_when_decided: bool = False
+    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
+    alpha: float = 0.05
+    """Error rate of stopping."""
+    allocate: Literal["equal", "adaptive"] = "equal"
+    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
     workers: Literal["auto"] | int = "auto"
     """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
     env_python: Path | None = None
@@ -83,7 +92,7 @@ class Eval:
     def _config(self) -> EvalConfig:
         """Turn what was typed into what is meant."""
         from robotest import fleet
-        from robotest.evaluate import EvalConfig
+        from robotest.evaluate import EvalConfig, condition_name
 
         name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")
         return EvalConfig(
@@ -100,6 +109,10 @@ class Eval:
             action_mode=self.action_mode,
             wording=self.wording,
             image_size=self.image_size,
+            pair=pair(self.pair, tuple(map(condition_name, split(self.verifiers)))) if self.pair else None,
+            stop_when_decided=self.stop_when_decided,
+            alpha=self.alpha,
+            allocate=self.allocate,
             workers=fleet.usable_cores() if self.workers == "auto" else self.workers,
             env_python=self.env_python,
             batch_window_s=self.batch_window_s,
@@ -108,27 +121,130 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compare the conditions of a run, paired by episode."""
+    """Compare the conditions of a run, or of two runs over the same starts, paired by episode."""
 
     run_directory: Positional[Path]
     """What `robotest eval --out` wrote; it may still be growing."""
+    other: Positional[Path | None] = None
+    """A second run, e.g. of another policy: same environment, tasks, seed and step limits."""
     conditions: str = "all"
-    """Conditions to compare, separated by commas."""
+    """Conditions to compare, separated by commas; those of two runs are called RUN/CONDITION."""
     tasks: str = "all"
     """Tasks to count, separated by commas."""
+    level: float = 0.95
+    """Of every interval."""
+    mid_p: bool = False
+    """Show mid-p values: less conservative, not guaranteed."""
+    fail_if_worse: str | None = None
+    """A:B: exit with 3 if condition A succeeds less often than B with a p-value below alpha."""
+    alpha: float = 0.05
+    """For --fail-if-worse."""
     json: bool = False
     """Print the summary as JSON."""
+    markdown: bool = False
+    """Print the tables as Markdown."""
 
     def run(self) -> int:
-        """Print the tables of what is in the directory; 1 if an episode ended in an error."""
-        from robotest import runs
+        """Print the tables of what is there; 1 if an episode ended in an error, 3 if worse was to fail."""
+        from robotest import pairing, runs, schedule
 
-        asked = runs.read_arguments(self.run_directory)
+        asked: Arguments
+        episodes: Mapping[Key, Episode]
+        pairs: Sequence[tuple[str, str]] | None
+        if self.other is None:
+            asked, episodes = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+            pairs = None
+        else:
+            both = pairing.pair(self.run_directory, self.other)
+            asked, episodes, pairs = both.arguments, both.episodes, both.pairs
         conditions = among("condition", self.conditions, tuple(asked.verifiers))
-        tasks = among("task", self.tasks, asked.tasks)
-        summary = runs.summarise(list(runs.read_episodes(self.run_directory).values()), conditions, tasks)
-        _print(summary, as_json=self.json)
+        asked = dataclasses.replace(
+            asked,
+            verifiers={c: asked.verifiers[c] for c in conditions},
+            tasks=among("task", self.tasks, asked.tasks),
+        )
+        if pairs is not None:
+            pairs = [(a, b) for a, b in pairs if a in conditions and b in conditions]
+        summary = schedule.summarise(asked, episodes, self.level, pairs)
+        _print(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
+        if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
+            return 3
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
+
+    def _worse(self, sides: tuple[str, str], asked: Arguments, episodes: Mapping[Key, Episode]) -> bool:
+        """Judge the pair, and say the verdict."""
+        from robotest import stats
+
+        if not 0 < self.alpha < 1:
+            raise RobotestError(f"--alpha {self.alpha} given; it lies between 0 and 1, e.g. 0.05")
+        within = [e for e in episodes.values() if e.task in asked.tasks]
+        found = stats.compare(*sides, within, self.level)
+        p_value = found.mid_p_value if self.mid_p else found.p_value
+        if found.difference is None or p_value is None:
+            raise RobotestError(f"not enough data: {sides[0]} and {sides[1]} have no pair of episodes without errors")
+        worse = found.difference < 0 and p_value < self.alpha
+        sys.stderr.write(
+            f"{sides[0]} is {'' if worse else 'not '}worse than {sides[1]}:"
+            f" {100 * found.difference:+.1f} points, p = {p_value:.2g} over {found.pairs} pairs\n"
+        )
+        return worse
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Say how many episodes a question needs, paired and unpaired."""
+
+    rate: float | None = None
+    """Success rate of the condition that is there; None: measured in --run-directory."""
+    gain: float = 0.05
+    """Difference that must not be missed."""
+    power: float = 0.8
+    """Chance of finding it if it is there."""
+    alpha: float = 0.05
+    """Chance of finding a difference that is not."""
+    discordance: float | None = None
+    """Share of pairs in which exactly one side succeeds; None: from what is measured."""
+    run_directory: Path | None = None
+    """A run to measure in; None: what was measured on the built-in suite."""
+    pair: str | None = None
+    """A:B, the conditions of the run to measure; None: its first two."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Print the numbers and where they come from."""
+        from robotest import planning, runs, schedule, stats
+
+        measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
+        if self.run_directory is not None:
+            asked, episodes = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+            names = tuple(asked.verifiers)
+            sides = pair(self.pair, names) if self.pair else names[:2]
+            if len(sides) < 2:
+                raise RobotestError(f"{self.run_directory} has one condition, {names[0]}; two are needed")
+            counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
+            measured = planning.measure(stats.compare(sides[0], sides[1], counted))
+            where = f"{sides[0]} and {sides[1]} of {self.run_directory}, {measured.pairs} pairs"
+        elif self.pair is not None:
+            raise RobotestError("--pair given without --run-directory; give the run that has these conditions")
+        rate = measured.rate if self.rate is None else self.rate
+        given = self.discordance
+        discordance = measured.discordance_at(rate, rate + self.gain) if given is None else given
+        question = planning.Question(rate, self.gain, discordance, self.power, self.alpha)
+        paired, unpaired = planning.pairs_needed(question), planning.episodes_needed_unpaired(question)
+        if self.json:
+            numbers = {"question": dataclasses.asdict(question), "paired": paired, "unpaired": unpaired}
+            sys.stdout.write(json_format.dumps(numbers, indent=2) + "\n")
+            return 0
+        sys.stdout.write(
+            f"to tell {100 * rate:.1f} % from {100 * (rate + self.gain):.1f} % with a chance of {100 * self.power:g} %"
+            f" at alpha {self.alpha:g}:\n"
+            f"  paired    {paired:>7} episodes of each condition\n"
+            f"  unpaired  {unpaired:>7} episodes of each condition\n"
+            f"with one of both sides succeeding alone in {100 * discordance:.1f} % of the pairs"
+            f" ({'as given' if given is not None else f'measured: {where}'})\n"
+        )
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +313,17 @@ def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
         ) from interrupt
 
 
-def _print(summary: Summary, *, as_json: bool) -> None:
+def _print(
+    summary: Summary, *, as_json: bool, as_markdown: bool = False, detail: bool = False, mid_p: bool = False
+) -> None:
     from robotest import progress, tables
 
     if as_json:
         sys.stdout.write(json_format.dumps(summary.to_json(), indent=2) + "\n")
-    else:
-        progress.console().print(tables.report(summary))
+        return
+    parts = tables.report(summary, detail=detail, mid_p=mid_p)
+    if as_markdown:
+        sys.stdout.write(tables.markdown(parts))
+        return
+    for part in parts:
+        progress.console().print(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robotest.errors import UnknownNameError
+from robotest.errors import RobotestError, UnknownNameError
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -21,3 +21,17 @@ def among(kind: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
         if name not in known:
             raise UnknownNameError(kind, name, known)
     return names
+
+
+def pair(text: str, known: tuple[str, ...]) -> tuple[str, str]:
+    """Return the two names of ``A:B``, each of which may have colons itself.
+
+    Raises:
+        RobotestError: these are not two known names.
+    """
+    parts = text.split(":")
+    for i in range(1, len(parts)):
+        a, b = ":".join(parts[:i]), ":".join(parts[i:])
+        if a in known and b in known and a != b:
+            return a, b
+    raise RobotestError(f"{text!r} given; two different conditions are needed as A:B, out of {', '.join(known)}")
