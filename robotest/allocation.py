@@ -94,6 +94,6 @@ def _mean(differences: Differences) -> float:
 
 
 def _variance(differences: Differences) -> float:
-    """Variance with an imagined pair of either sign: a task without a discordant pair is not called certain."""
-    n = len(differences) + 2
-    return (sum(abs(d) for d in differences) + 2) / n - (sum(differences) / n) ** 2
+    """Variance with half an imagined pair of either sign: a task without a discordant pair is not called certain."""
+    n = len(differences) + 1
+    return (sum(abs(d) for d in differences) + 1) / n - (sum(differences) / n) ** 2

@@ -21,6 +21,7 @@ from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
 from robotest.rollout import WallClock
 from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, key_of, writing
+from robotest.sequential import decided
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
 
@@ -237,6 +238,7 @@ def _pair(config: EvalConfig, conditions: Sequence[str]) -> tuple[str, str]:
     """Return the conditions that stopping or allocating is about."""
     if config.stop_when_decided and config.allocate == "adaptive":
         raise RobotestError("stopping when decided and adaptive allocation given; a run can do one of the two")
+    decided(0, 0, config.alpha)  # refuses an alpha that is none
     if config.pair is None:
         if len(conditions) != 2:
             raise RobotestError(

@@ -11,7 +11,8 @@ from scipy.integrate import quad
 from scipy.stats import beta
 
 from robotest.errors import RobotestError
-from robotest.sequential import CONCENTRATION, anytime_p, decided, log_e_value
+from robotest.sequential import CONCENTRATION, Monitor, anytime_p, decided, log_e_value
+from robotest.types import Outcome
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
@@ -67,3 +68,38 @@ def test_the_anytime_p_is_never_forgotten(a_won: list[bool]) -> None:
 def test_alpha_is_a_fraction(alpha: float) -> None:
     with pytest.raises(RobotestError, match="alpha"):
         decided(1, 2, alpha)
+
+
+STARTS = [("x", i) for i in range(30)]
+OUTCOMES = st.lists(st.sampled_from(("success", "failure", "error")), min_size=30, max_size=30)
+
+
+@given(OUTCOMES, OUTCOMES, st.permutations(range(60)))
+def test_the_verdict_does_not_depend_on_the_order_in_which_episodes_end(
+    a: list[Outcome], b: list[Outcome], order: list[int]
+) -> None:
+    everything = {("a", *s): o for s, o in zip(STARTS, a, strict=True)}
+    everything |= {("b", *s): o for s, o in zip(STARTS, b, strict=True)}
+    keys = list(everything)
+    once, step_by_step = Monitor("a", "b", 0.3), Monitor("a", "b", 0.3)
+    once.look(STARTS, everything)
+    seen: dict[tuple[str, str, int], Outcome] = {}
+    for i in order:
+        seen[keys[i]] = everything[keys[i]]
+        step_by_step.look(STARTS, seen)
+    assert step_by_step == once
+    valid = [(x, y) for x, y in zip(a, b, strict=True) if "error" not in (x, y)]
+    if once.decided_after is None:
+        assert once.pairs == len(valid)
+        assert once.p_value == pytest.approx(anytime_p(x == "success" for x, y in valid if x != y))
+
+
+def test_a_monitor_stops_counting_when_it_is_decided() -> None:
+    outcomes: dict[tuple[str, str, int], Outcome] = {("a", *s): "success" for s in STARTS}
+    outcomes |= {("b", *s): "failure" for s in STARTS}
+    monitor = Monitor("a", "b", 0.05)
+    monitor.look(STARTS, outcomes)
+    assert monitor.decided_after == monitor.pairs == monitor.only_a
+    assert decided(monitor.only_a, 0)
+    assert not decided(monitor.only_a - 1, 0)
+    assert monitor.p_value <= 0.05

@@ -226,3 +226,63 @@ def test_the_difference_is_a_minus_b() -> None:
 def test_no_common_pair_is_not_enough_data(a: str, b: str) -> None:
     comparison = stats.compare("a", "b", episodes("a", a) + episodes("b", b))
     assert (comparison.pairs, comparison.difference, comparison.interval, comparison.p_value) == (0, None, None, None)
+
+
+def test_tasks_are_compared_one_by_one_and_adjusted_together() -> None:
+    both = (
+        episodes("a", "++++++++")
+        + episodes("b", "--------")
+        + episodes("a", "+-+!", "far")
+        + episodes("b", "--++", "far")
+    )
+    comparison = stats.compare("a", "b", both)
+    near, far = comparison.tasks.values()
+    assert (near.pairs, near.only_a, near.only_b, near.difference) == (8, 8, 0, 1.0)
+    assert (far.pairs, far.only_a, far.only_b) == (3, 1, 0)
+    assert near.interval == stats.tango(8, 0, 8)
+    assert (near.adjusted_p_value, far.adjusted_p_value) == stats.holm([stats.mcnemar(8, 0), stats.mcnemar(1, 0)])
+    assert comparison.mid_p_value == stats.mcnemar(9, 0, mid=True)
+    assert comparison.clustered == stats.clustered([8, 1], [8, 3])
+    assert comparison.discordance == 9 / 11
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(9, 20)), min_size=2, max_size=6), LEVELS)
+def test_the_bootstrap_agrees_with_every_resample(tasks: list[tuple[int, int]], level: float) -> None:
+    """With few tasks every resample can be enumerated."""
+    totals, sizes = zip(*tasks, strict=True)
+    found = stats.clustered_bootstrap(totals, sizes, level)
+    assert found is not None
+    if len(tasks) > 4:
+        return
+    means = [
+        sum(totals[i] for i in picks) / sum(sizes[i] for i in picks)
+        for picks in itertools.product(range(len(tasks)), repeat=len(tasks))
+    ]
+    # The quantiles of the sample lie between those of slightly lower and higher levels of the whole.
+    for side, quantile in zip(found, (0.5 - level / 2, 0.5 + level / 2), strict=True):
+        low, high = np.quantile(means, np.clip([quantile - 0.03, quantile + 0.03], 0, 1), method="inverted_cdf")
+        assert low - 1e-12 <= side <= high + 1e-12
+
+
+def test_one_task_says_nothing_of_others() -> None:
+    assert stats.clustered_bootstrap([3], [9]) is None
+    assert stats.clustered_bootstrap([0, 0], [0, 0]) is None
+
+
+@pytest.mark.slow
+def test_two_copies_of_one_condition_are_seldom_told_apart() -> None:
+    """200 comparisons of two conditions with the same rate by task: exact tests call at most 5 % of them different."""
+    rng = np.random.default_rng(5)
+    rates = (0.2, 0.5, 0.7, 0.9)
+    called = 0
+    for _ in range(200):
+        both = [
+            episode
+            for condition in "ab"
+            for t, rate in enumerate(rates)
+            for episode in episodes(condition, "".join("+" if x else "-" for x in rng.random(30) < rate), str(t))
+        ]
+        p_value = stats.compare("a", "b", both).p_value
+        assert p_value is not None
+        called += p_value <= 0.05
+    assert called <= 16  # P(X > 16) < 0.03 for a binomial of 200 at 5 %
