@@ -16,6 +16,7 @@ from typing import Protocol
 
 import tyro
 
+from robotest.commands.branching import Branch
 from robotest.commands.evaluation import Compare, Eval, Plan, Video
 from robotest.commands.inspection import Check, Doctor, List
 from robotest.commands.learning import Collect, Fit, Train
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "eval": Eval,
     "compare": Compare,
     "plan": Plan,
+    "branch": Branch,
     "video": Video,
     "doctor": Doctor,
 }

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.rollout import SimClock, Trace, attempt, result
+from robotest.rollout import Origin, SimClock, Trace, attempt, result
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Suite
 
@@ -43,12 +43,14 @@ class Assignment:
         seeds: of the episode; they name its task.
         options: how to build the environment.
         execute: how many actions of a chunk to execute.
+        origin: where to start within the episode; None is its beginning.
     """
 
     condition: str
     seeds: EpisodeSeeds
     options: EnvOptions
     execute: int
+    origin: Origin | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,8 @@ class InProcess:
         def decide(observation: Observation, number: int) -> Decision:
             return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
-        ended = attempt(env, decide, seeds, trace, SimClock(), self._timer, assignment.execute)
+        clock = SimClock()
+        ended = attempt(env, decide, seeds, trace, clock, self._timer, assignment.execute, assignment.origin)
         episode = result(condition, seeds, env.spec.max_steps, ended, trace)
         return Finished(episode, trace, env.spec.control_dt, ended.traceback)
 

@@ -314,6 +314,7 @@ class _Worker:
                 "seeds": dataclasses.asdict(assignment.seeds),
                 "options": dataclasses.asdict(assignment.options),
                 "execute": assignment.execute,
+                "origin": vars(assignment.origin) if assignment.origin else None,
             }
         )
 

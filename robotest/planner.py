@@ -76,10 +76,13 @@ class Planner:
         """
         start = self._clock.now()
         batch = self._policy.sample(
-            [r.observation for r in requests], [r.seeds.noise(r.number) for r in requests], self._n_candidates
+            [r.observation for r in requests], [self._sampling_seed(r) for r in requests], self._n_candidates
         )
         sample_s = (self._clock.now() - start) / max(1, len(requests))
         return [self._choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
+
+    def _sampling_seed(self, request: DecisionRequest) -> int:
+        return request.seeds.noise(request.number)
 
     def _choose(self, request: DecisionRequest, candidates: Candidates, sample_s: float) -> Decision:
         self._require_valid(candidates)

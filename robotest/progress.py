@@ -39,6 +39,22 @@ def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
+def counter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar that is told how many are done and of how many, and is not there before."""
+    with contextlib.ExitStack() as showing:
+        progress = _columns()
+        bars: list[TaskID] = []
+
+        def update(done: int, total: int) -> None:
+            if not bars:
+                showing.enter_context(progress)
+                bars.append(progress.add_task(what))
+            progress.update(bars[0], total=total, completed=done)
+
+        yield update
+
+
+@contextlib.contextmanager
 def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
     """Show the bar of a run with the task it is at and the running rate of each condition.
 

@@ -33,6 +33,8 @@ class EpisodeSeeds:
     run: int
     task: str
     episode: int
+    continuation: int = 0
+    """Another future of the same start: other noises, same reset. 0 is the episode itself."""
 
     @property
     def reset(self) -> int:
@@ -41,8 +43,12 @@ class EpisodeSeeds:
 
     def noise(self, decision: int) -> int:
         """Seed of the M candidates' noises at a decision; candidate m uses draw m, so 8 are the first 8 of 32."""
-        return derive(self.run, self.task, self.episode, "noise", decision)
+        return derive(self.run, self.task, self.episode, "noise", decision, *self._future)
 
     def verifier(self, decision: int) -> int:
         """Seed for verifiers that draw at random."""
-        return derive(self.run, self.task, self.episode, "verifier", decision)
+        return derive(self.run, self.task, self.episode, "verifier", decision, *self._future)
+
+    @property
+    def _future(self) -> tuple[int, ...]:
+        return (self.continuation,) if self.continuation else ()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from robotest.errors import RobotestError
 from robotest.randomness import EpisodeSeeds
 from robotest.types import Clock, Decision, Env, Episode, Observation, Outcome, Recorder, SimulatedEnv, StepStatus
 
@@ -17,8 +18,29 @@ Decide = Callable[[Observation, int], Decision]
 """What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A place within an episode to start from, in place of its beginning.
+
+    Attributes:
+        state: a snapshot of the same episode.
+        step: actions that led there.
+        number: decisions that led there.
+    """
+
+    state: Float64[np.ndarray, " N"]
+    step: int
+    number: int
+
+
 def rollout(
-    env: Env, decide: Decide, seeds: EpisodeSeeds, recorder: Recorder, clock: Clock, execute: int | None = None
+    env: Env,
+    decide: Decide,
+    seeds: EpisodeSeeds,
+    recorder: Recorder,
+    clock: Clock,
+    execute: int | None = None,
+    origin: Origin | None = None,
 ) -> bool:
     """Run one episode and return whether it succeeded.
 
@@ -31,12 +53,14 @@ def rollout(
         recorder: told of every decision and every action.
         clock: paces the actions, `control_dt` apart.
         execute: how many actions of a chunk to execute before the next decision; None is all of them.
+        origin: where to start; None is the episode's beginning. Steps and decisions are numbered on from there.
     """
     spec = env.spec
     try:
         env.reset(seeds.reset)
+        step, number = _go_to(env, origin) if origin else (0, 0)
         recorder.begin(env)
-        start, step, number = clock.now(), 0, 0
+        start = clock.now() - step * spec.control_dt
         while True:
             observation = env.observe()
             decision = decide(observation, number)
@@ -52,6 +76,13 @@ def rollout(
             number += 1
     finally:
         env.stop()
+
+
+def _go_to(env: Env, origin: Origin) -> tuple[int, int]:
+    if not isinstance(env, SimulatedEnv):
+        raise RobotestError(f"{env.spec.name} cannot be put into a state; only simulated environments can")
+    env.restore(origin.state)
+    return origin.step, origin.number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +110,7 @@ def attempt(
     clock: Clock,
     timer: Clock,
     execute: int | None = None,
+    origin: Origin | None = None,
 ) -> Attempt:
     """`rollout`, with an exception made into an error.
 
@@ -90,11 +122,12 @@ def attempt(
         clock: paces the actions.
         timer: measures `wall_s`.
         execute: as for `rollout`.
+        origin: as for `rollout`.
     """
     start, error, where = timer.now(), None, ""
     outcome: Outcome
     try:
-        outcome = "success" if rollout(env, decide, seeds, recorder, clock, execute) else "failure"
+        outcome = "success" if rollout(env, decide, seeds, recorder, clock, execute, origin) else "failure"
     except Exception as exception:  # noqa: BLE001 - whatever breaks an episode is that episode's result, not the run's end
         outcome, error, where = "error", describe(exception), traceback.format_exc()
     return Attempt(outcome, error, where, timer.now() - start)

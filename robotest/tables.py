@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robotest.allocation import Estimate
+from robotest.branching import Report
 from robotest.runs import Performance, Summary
 from robotest.sequential import Monitor
 from robotest.stats import Comparison, Interval, Rate, TaskDifference
@@ -36,6 +37,37 @@ def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> li
 def markdown(parts: Iterable[Table | Text]) -> str:
     """Return a report as Markdown."""
     return "\n\n".join(_markdown(part) if isinstance(part, Table) else part.plain for part in parts) + "\n"
+
+
+def branches(found: Report) -> list[Table | Text]:
+    """Return what `robotest branch` found."""
+    table = Table(
+        title="Verifiers judged by what every candidate led to; 95 % intervals over episodes", title_justify="left"
+    )
+    table.add_column("verifier")
+    for column in ("AUC", "rank correlation", "pick - mean candidate, points"):
+        table.add_column(column, justify="right")
+    for name, q in found.verifiers.items():
+        auc = "-" if q.auc is None else f"{q.auc:.3f}"
+        if q.auc_interval:
+            auc += f" [{q.auc_interval[0]:.3f}, {q.auc_interval[1]:.3f}]"
+        gain = f"{100 * q.gain:+.1f}" + (f" {_interval(q.gain_interval, '+')}" if q.gain_interval else "")
+        table.add_row(name, auc, "-" if q.correlation is None else f"{q.correlation:+.3f}", gain)
+    along = Table(title="Where decisions matter", title_justify="left")
+    for column in ("part of the episode", "decisions", "candidates differ, %", "best - mean candidate, points"):
+        along.add_column(column, justify="right")
+    for fifth, (n, differ, headroom) in enumerate(found.along):
+        along.add_row(f"{20 * fifth}-{20 * fifth + 20} %", str(n), f"{100 * differ:.0f}", f"{100 * headroom:+.1f}")
+    return [
+        table,
+        along,
+        Text(
+            f"{found.decisions} decisions of {found.episodes} episodes ({found.excluded} left out for errors),"
+            f" {found.steps} control steps: a random candidate succeeds in {100 * found.mean:.1f} %,"
+            f" candidates differ in {100 * found.undecided:.0f} % of the decisions,"
+            f" the best is {100 * found.headroom:+.1f} points above the mean"
+        ),
+    ]
 
 
 def rates(summary: Summary) -> Table:

@@ -3,11 +3,11 @@
 It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. It answers three requests, each a map
 with the keys ``do`` and ``env``, the suite's name:
 
-    suite                           -> suite {tasks, settings, action_modes}
-    spec {task, options}            -> spec {spec}
-    run {seeds, options, execute}   -> spec {spec} if the environment had to be made, then per decision
-        ask {observation, number}   <- chunk {actions}, or refused {}
-                                    -> ended {attempt, instruction, steps, actions, success, snapshots}
+    suite                                   -> suite {tasks, settings, action_modes}
+    spec {task, options}                    -> spec {spec}
+    run {seeds, options, execute, origin}   -> spec {spec} if the environment had to be made, then per decision
+        ask {observation, number}           <- chunk {actions}, or refused {}
+                                            -> ended {attempt, instruction, steps, actions, success, snapshots}
 
 or with error {text} where a request cannot be met. Between two decisions nothing is sent.
 """
@@ -34,7 +34,7 @@ import robotest
 from robotest.errors import RobotestError
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.rollout import SimClock, Trace, WallClock, attempt, describe
+from robotest.rollout import Origin, SimClock, Trace, WallClock, attempt, describe
 from robotest.types import Candidates, Decision, Env, EnvOptions, Observation, Suite
 from robotest.wire import Channel, DisconnectedError
 
@@ -83,16 +83,18 @@ class Worker:
                 return {"do": "suite", **names}
             case {"do": "spec", "task": task, "options": options}:
                 return {"do": "spec", "spec": self._make(task, EnvOptions(**options)).spec.to_json()}
-            case {"do": "run", "seeds": seeds, "options": options, "execute": execute}:
-                return self._run(EpisodeSeeds(**seeds), EnvOptions(**options), execute)
+            case {"do": "run", "seeds": seeds, "options": options, "execute": execute, "origin": origin}:
+                return self._run(
+                    EpisodeSeeds(**seeds), EnvOptions(**options), execute, Origin(**origin) if origin else None
+                )
         raise RobotestError(f"a worker was asked {request!r}")
 
-    def _run(self, seeds: EpisodeSeeds, options: EnvOptions, execute: int) -> dict[str, Any]:
+    def _run(self, seeds: EpisodeSeeds, options: EnvOptions, execute: int, origin: Origin | None) -> dict[str, Any]:
         if self._made != (seeds.task, options):
             self._channel.send({"do": "spec", "spec": self._make(seeds.task, options).spec.to_json()})
         env = self._make(seeds.task, options)
         trace = Trace()
-        ended = attempt(env, self._decide, seeds, trace, SimClock(), WallClock(), execute)
+        ended = attempt(env, self._decide, seeds, trace, SimClock(), WallClock(), execute, origin)
         return {
             "do": "ended",
             "attempt": dataclasses.asdict(ended),

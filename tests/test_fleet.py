@@ -225,6 +225,7 @@ def test_nothing_crosses_between_decisions(monkeypatch: pytest.MonkeyPatch) -> N
         "seeds": dataclasses.asdict(EpisodeSeeds(0, "far", 0)),
         "options": dataclasses.asdict(EnvOptions(image_size=16)),
         "execute": 5,
+        "origin": None,
     }
     parent.send(request)
     while (message := parent.receive(10.0))["do"] != "ended":

@@ -1,0 +1,110 @@
+"""``branch``: judge verifiers by what each candidate would have led to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from robotest.commands.text import among, split
+from robotest.errors import RobotestError, UnknownNameError
+
+if TYPE_CHECKING:
+    from robotest.branching import BranchPlanner
+    from robotest.runs import Arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Execute every candidate of recorded decisions, finish each under the same noises, and judge verifiers by it."""
+
+    run_directory: Positional[Path]
+    """What `robotest eval --out` wrote, with episode files."""
+    condition: str = "random"
+    """Whose episodes are branched; it also finishes them."""
+    policy: str | None = None
+    """The run's policy, where it has no registered name: a folder or module:attribute."""
+    verifiers: str = "random,medoid,leverage,cfn,knn,lowest"
+    """What to judge, given as to `robotest eval`."""
+    tasks: str = "all"
+    """Tasks, separated by commas."""
+    episodes: int = 10
+    """Episodes of each task, from the first."""
+    continuations: int = 1
+    """Futures of every candidate."""
+    every: int = 1
+    """Branch every so many decisions."""
+    workers: Literal["auto"] | int = "auto"
+    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    env_python: Path | None = None
+    """Interpreter of the workers; None: this one."""
+    out: Path | None = None
+    """Where `branches.jsonl` goes, and is continued from; None: RUN/branches-CONDITION."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Run what is missing and print the tables; 1 if a branch ended in an error."""
+        from robotest import branching, fleet, progress, runs, tables
+        from robotest.crew import Crew, InProcess
+        from robotest.rollout import WallClock
+
+        for name in ("episodes", "continuations", "every"):
+            if getattr(self, name) < 1:
+                raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
+        asked, recorded = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+        if self.condition not in asked.verifiers:
+            raise UnknownNameError("condition", self.condition, asked.verifiers)
+        tasks = among("task", self.tasks, asked.tasks)
+        for task in tasks:
+            there = sum((self.condition, task, index) in recorded for index in range(self.episodes))
+            if there < self.episodes:
+                raise RobotestError(
+                    f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
+                    f" run more with `robotest eval --episodes`, or give --episodes {there}"
+                )
+        plan = branching.Plan(self.run_directory, self.condition, tasks, self.episodes, self.continuations, self.every)
+        planner = self._planner(asked)
+        workers = fleet.usable_cores() if self.workers == "auto" else self.workers
+        env = asked.identity["env"]
+        crew: Crew = (
+            fleet.Fleet(env, workers, self.env_python) if workers or self.env_python else InProcess(env, WallClock())
+        )
+        out = self.out or self.run_directory / f"branches-{self.condition}"
+        with contextlib.closing(crew), progress.counter("branches") as update:
+            branches = branching.branch(plan, planner, crew, out, update)
+        report = branching.report(branches)
+        if self.json:
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        else:
+            for part in tables.branches(report):
+                progress.console().print(part)
+            sys.stderr.write(f"branches: {out / branching.FILE}\n")
+        return 1 if any(b.outcome == "error" for b in branches) else 0
+
+    def _planner(self, asked: Arguments) -> BranchPlanner:
+        """Load the run's policy and everything that is to be judged."""
+        from robotest.branching import BranchPlanner
+        from robotest.evaluate import load_condition, load_policy
+        from robotest.rollout import WallClock
+
+        policy, folder = load_policy(self.policy or asked.identity["policy"])
+        if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:
+            raise RobotestError(
+                f"{self.run_directory} was run with policy {asked.identity['policy_fingerprint']};"
+                f" {policy.spec.name!r} is {policy.spec.fingerprint}; give the run's with --policy"
+            )
+        judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
+        base = load_condition(self.condition, policy, folder)
+        return BranchPlanner(
+            policy,
+            base.verifier,
+            {c.name: c.verifier for c in judged},
+            asked.identity["candidates"],
+            WallClock(),
+        )
