@@ -69,11 +69,12 @@ class Recording:
 def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
     """Stack a `Trace` into arrays; what an episode never reached has length 0."""
     decisions = [d for _, d in trace.decisions]
+    n_actions = decisions[0].chunk.shape[1] if decisions else 0
     return Recording(
         episode=episode,
         scene=scene,
         snapshots=np.stack(trace.snapshots) if trace.snapshots else None,
-        actions=np.stack(trace.actions) if trace.actions else np.zeros((0, 0), np.float32),
+        actions=np.stack(trace.actions) if trace.actions else np.zeros((0, n_actions), np.float32),
         success=np.array(trace.success, bool),
         decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
         candidates=np.stack([d.candidates.actions for d in decisions])

@@ -2,6 +2,7 @@
 
 Adding an environment, policy, verifier or robot is one file and one line here (or an entry point
 ``robotest.envs``, ``robotest.policies``, ``robotest.verifiers``, ``robotest.robots`` in another package).
+A name that ends in ``:ID`` stands for a family: its factory is called with what is given in the place of ``ID``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from robotest.errors import RobotestError, UnknownNameError
 Kind = Literal["env", "policy", "verifier", "robot"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
-    "env": {"dual_arm": "robotest.envs.dual_arm:suite"},
+    "env": {"dual_arm": "robotest.envs.dual_arm:suite", "gymnasium:ID": "robotest.envs.gymnasium:suite"},
     "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
     "verifier": {
         "first": "robotest.verifiers.controls:first",
@@ -28,6 +29,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "robot": {},
 }
+FAMILY = ":ID"
 _GROUPS: dict[Kind, str] = {
     "env": "robotest.envs",
     "policy": "robotest.policies",
@@ -50,16 +52,26 @@ def resolve(kind: Kind, name: str) -> Any:
         RobotestError: the name is known but cannot be imported, or is of another kind.
     """
     known = table(kind)
+    family, colon, member = name.partition(":")
+    if colon and f"{family}{FAMILY}" in known:
+        made = _load(kind, name, known[f"{family}{FAMILY}"])(member)
+        _require_kind(kind, name, made)
+        return made
     target = known.get(name, name)
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:
         raise UnknownNameError(kind, name, known)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error
+    found = _load(kind, name, target)
     _require_kind(kind, name, found)
     return found
+
+
+def _load(kind: Kind, name: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error
 
 
 def _require_kind(kind: Kind, name: str, found: Any) -> None:

@@ -85,7 +85,9 @@ class Eval:
         _print(summary, as_json=self.json)
         tasks = list(next(iter(summary.conditions.values())).tasks)
         if self.videos != "none":
-            _render(config.out, _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes))
+            keys = _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes)
+            if self.videos == "all" or _can_be_filmed(config.out, keys):
+                _render(config.out, keys)
         sys.stderr.write(f"run directory: {config.out}\n")
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
 
@@ -295,6 +297,16 @@ def _selected(
         if e.condition in conditions and e.task in tasks and (episodes is None or e.index < episodes)
     ]
     return video.select(within, selection)
+
+
+def _can_be_filmed(run: Path, keys: Sequence[Key]) -> bool:
+    """Return whether the environment records states, and say so if it does not."""
+    from robotest import recording, runs
+
+    filmed = all(recording.read(runs.episode_path(run, key)).snapshots is not None for key in keys[:1])
+    if not filmed:
+        sys.stderr.write("no videos: this environment has no states that could be rendered afterwards\n")
+    return filmed
 
 
 def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
