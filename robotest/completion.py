@@ -35,7 +35,7 @@ def read(config: EvalConfig) -> runs.Summary | None:
         return None  # never completed, or damaged: the slow way finds out
     if record.get("asked") != _asked(config):
         return None
-    asked, finished = runs.read_arguments(config.out), runs.read_episodes(config.out)
+    asked, finished = runs.read(config.out)
     asked = dataclasses.replace(asked, verifiers={c: asked.verifiers.get(c) for c in conditions}, tasks=tuple(tasks))
     if not all(key in finished for key in schedule.keys(asked, finished)):
         return None

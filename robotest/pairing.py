@@ -37,7 +37,7 @@ def pair(a: Path, b: Path) -> Paired:
     Raises:
         RunDirectoryError: one is missing or damaged, or they are not about the same starts; the message says why.
     """
-    first, second = runs.read_arguments(a), runs.read_arguments(b)
+    (first, one), (second, other) = runs.read(a), runs.read(b)
     differences = [
         f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
         for name in SAME
@@ -46,7 +46,6 @@ def pair(a: Path, b: Path) -> Paired:
     tasks = tuple(task for task in first.tasks if task in second.tasks)
     if not tasks:
         differences.append(f"they have no task in common: {', '.join(first.tasks)}; {', '.join(second.tasks)}")
-    one, other = runs.read_episodes(a), runs.read_episodes(b)
     differences += _limits(one, other)
     if differences:
         raise RunDirectoryError(f"{a} and {b} cannot be paired: {'; '.join(differences)}")

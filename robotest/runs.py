@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, get_args
@@ -209,6 +209,7 @@ class RunDirectory:
             _require_same(self.path, before, arguments)
         verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         episodes = read_episodes(self.path)
+        _require_own(self.path, verifiers, episodes)
         session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
@@ -256,6 +257,18 @@ def read_arguments(run: Path) -> Arguments:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
+
+
+def read(run: Path) -> tuple[Arguments, dict[Key, Episode]]:
+    """Read a run: what it was asked for and what is finished.
+
+    Raises:
+        RunDirectoryError: as `read_arguments` and `read_episodes`; or there are episodes of a condition that the run
+            does not have, which happens when the lines of two runs were mixed.
+    """
+    arguments, episodes = read_arguments(run), read_episodes(run)
+    _require_own(run, arguments.verifiers, episodes)
+    return arguments, episodes
 
 
 def read_episodes(run: Path) -> dict[Key, Episode]:
@@ -425,6 +438,15 @@ def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
     if differences:
         raise RunDirectoryError(
             f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out"
+        )
+
+
+def _require_own(run: Path, conditions: Iterable[str], episodes: Iterable[Key]) -> None:
+    foreign = {condition for condition, _, _ in episodes} - set(conditions)
+    if foreign:
+        raise RunDirectoryError(
+            f"{run / 'episodes.jsonl'} has episodes of {', '.join(sorted(foreign))}, which run.json does not know;"
+            " were two runs mixed? Take those lines out, or start again in another directory"
         )
 
 

@@ -34,7 +34,8 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    assert "env       dual_arm  robotest.envs.dual_arm:suite" in capsys.readouterr().out
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["env", "dual_arm", "robotest.envs.dual_arm:suite"] in rows
 
 
 def test_list_json(capsys: pytest.CaptureFixture[str]) -> None:

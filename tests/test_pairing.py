@@ -154,3 +154,32 @@ def test_plan_measures_in_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -
 def test_plan_refuses_what_cannot_be(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [("", 0), ("ee ee", 1), ("sf", 0), ("ss ss", 0), ("ff", 0), ("se es", 1), ("s", 0)],
+    ids=["zero", "all errors", "one discordant pair", "all succeed", "all fail", "no pair without error", "one side"],
+)
+@pytest.mark.parametrize("form", [(), ("--json",), ("--markdown",), ("--mid-p",)])
+def test_little_data_is_said_and_never_nan(
+    tmp_path: Path, outcomes: str, code: int, form: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every word is a start, every letter one of two conditions."""
+    evaluate(config(tmp_path, tasks=("far",), episodes=1))
+    line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
+    words = {"s": "success", "f": "failure", "e": "error"}
+    lines = [
+        {**line, "condition": condition, "index": index, "outcome": words[letter]}
+        for index, pair in enumerate(outcomes.split())
+        for condition, letter in zip(("random", "medoid"), pair, strict=False)
+    ]
+    (tmp_path / "episodes.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    asked = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**asked, "episodes": 5}))
+    assert main(["compare", str(tmp_path), *form]) == code
+    printed = capsys.readouterr().out
+    assert "nan" not in printed.lower()
+    assert "inf" not in printed.lower()
+    if form == ("--json",):
+        json.loads(printed)

@@ -151,6 +151,16 @@ def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> 
             open_run(out)
 
 
+def test_mixed_runs_are_an_error(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.append(episode("random"))
+    lines = tmp_path / "episodes.jsonl"
+    lines.write_text(lines.read_text() + lines.read_text().replace('"random"', '"other"'))
+    for read in (lambda: runs.read(tmp_path), lambda: open_run(tmp_path)):
+        with pytest.raises(RunDirectoryError, match="has episodes of other, which run"):
+            read()
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -57,7 +57,7 @@ class Branch:
         for name in ("episodes", "continuations", "every"):
             if getattr(self, name) < 1:
                 raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
-        asked, recorded = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+        asked, recorded = runs.read(self.run_directory)
         if self.condition not in asked.verifiers:
             raise UnknownNameError("condition", self.condition, asked.verifiers)
         tasks = among("task", self.tasks, asked.tasks)

@@ -154,7 +154,7 @@ class Compare:
         episodes: Mapping[Key, Episode]
         pairs: Sequence[tuple[str, str]] | None
         if self.other is None:
-            asked, episodes = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+            asked, episodes = runs.read(self.run_directory)
             pairs = None
         else:
             both = pairing.pair(self.run_directory, self.other)
@@ -219,7 +219,7 @@ class Plan:
 
         measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
         if self.run_directory is not None:
-            asked, episodes = runs.read_arguments(self.run_directory), runs.read_episodes(self.run_directory)
+            asked, episodes = runs.read(self.run_directory)
             names = tuple(asked.verifiers)
             sides = pair(self.pair, names) if self.pair else names[:2]
             if len(sides) < 2:
