@@ -16,6 +16,9 @@ from robotest.types import Episode
 
 Interval = tuple[float, float]
 _RESAMPLES = 10_000
+_FEWEST_TO_RESAMPLE = 5
+_WEBB = np.concatenate([np.sqrt([1.5, 1.0, 0.5]), -np.sqrt([1.5, 1.0, 0.5])])
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Comparison:
         p_value: exact two-sided McNemar; None if there are no pairs.
         mid_p_value: its mid-p; None if there are no pairs.
         clustered: interval of the difference for other tasks like these; None for fewer than two tasks.
-        bootstrap: the same by resampling tasks; None for fewer than two tasks.
+        bootstrap: the same by the bootstrap; None for fewer than five tasks.
         tasks: by task, in the order of the episodes.
     """
 
@@ -251,24 +254,32 @@ def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95
 
 
 def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
-    """Return the percentile interval of ``sum(totals) / sum(sizes)`` over resampled tasks; None for fewer than two.
+    """Return the bootstrap interval beside `clustered`, which assumes no shape; None for fewer than five tasks.
 
-    Beside `clustered`: it assumes no shape, but with few tasks it is too narrow (with 6, a nominal 95 % covers about
-    88 %). Cameron, Gelbach and Miller (2008), Bootstrap-based improvements for inference with clustered errors, Review
-    of Economics and Statistics 90, 414-427, section II.
+    Resampling tasks and taking percentiles is too narrow with few of them (of six, a nominal 95 % covers 86 %). So this
+    is the wild cluster bootstrap-t: each task's residual is kept or turned, and scaled, at random, and the statistic
+    that is resampled is Student's. Cameron, Gelbach and Miller (2008), Bootstrap-based improvements for inference with
+    clustered errors, Review of Economics and Statistics 90, 414-427, section III; with the six weights of Webb (2023),
+    Reworking wild bootstrap-based inference for clustered errors, Canadian Journal of Economics 56, 839-858, since the
+    usual two have only 2^tasks outcomes. Of four tasks it is a little too narrow (93.3 %), hence the limit.
 
     Args:
         totals: as for `clustered`.
         sizes: as for `clustered`.
         level: of confidence.
     """
-    n_tasks = len(sizes)
-    if n_tasks < 2 or sum(sizes) == 0:
+    n_tasks, n = len(sizes), sum(sizes)
+    if n_tasks < _FEWEST_TO_RESAMPLE or n == 0:
         return None
-    picks = generator(derive("bootstrap", n_tasks)).integers(n_tasks, size=(_RESAMPLES, n_tasks))
-    means = np.asarray(totals, np.float64)[picks].sum(axis=1) / np.asarray(sizes)[picks].sum(axis=1)
-    low, high = np.quantile(means, (0.5 - _checked(level) / 2, 0.5 + level / 2))
-    return (float(low), float(high))
+    mean, residuals = sum(totals) / n, np.asarray(totals) - sum(totals) / n * np.asarray(sizes)
+    weights = generator(derive("wild", n_tasks)).choice(_WEBB, size=(_RESAMPLES, n_tasks))
+    moved = weights * residuals
+    shift = moved.sum(axis=1, keepdims=True) / n
+    errors = np.sqrt(((moved - shift * np.asarray(sizes)) ** 2).sum(axis=1))
+    certain = errors < _ROUNDING * n  # then the shift is 0 as well, or no spread is left to measure it in
+    ratios = np.abs(shift[:, 0]) / np.where(certain, math.inf, errors)
+    half = float(np.quantile(ratios, _checked(level))) * math.sqrt(float((residuals**2).sum()))
+    return (mean - half, mean + half)
 
 
 def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> Interval | None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, multinomial, norm, ttest_1samp
@@ -246,27 +246,49 @@ def test_tasks_are_compared_one_by_one_and_adjusted_together() -> None:
     assert comparison.discordance == 9 / 11
 
 
-@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(9, 20)), min_size=2, max_size=6), LEVELS)
-def test_the_bootstrap_agrees_with_every_resample(tasks: list[tuple[int, int]], level: float) -> None:
-    """With few tasks every resample can be enumerated."""
-    totals, sizes = zip(*tasks, strict=True)
-    found = stats.clustered_bootstrap(totals, sizes, level)
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(9, 20)), min_size=5, max_size=5), LEVELS)
+@settings(max_examples=12, deadline=None)
+def test_the_bootstrap_agrees_with_every_set_of_weights(tasks: list[tuple[int, int]], level: float) -> None:
+    """With few tasks all 6^tasks can be enumerated."""
+    totals, sizes = map(np.array, zip(*tasks, strict=True))
+    found = stats.clustered_bootstrap(totals.tolist(), sizes.tolist(), level)
     assert found is not None
-    if len(tasks) > 4:
-        return
-    means = [
-        sum(totals[i] for i in picks) / sum(sizes[i] for i in picks)
-        for picks in itertools.product(range(len(tasks)), repeat=len(tasks))
-    ]
-    # The quantiles of the sample lie between those of slightly lower and higher levels of the whole.
-    for side, quantile in zip(found, (0.5 - level / 2, 0.5 + level / 2), strict=True):
-        low, high = np.quantile(means, np.clip([quantile - 0.03, quantile + 0.03], 0, 1), method="inverted_cdf")
-        assert low - 1e-12 <= side <= high + 1e-12
+    mean = totals.sum() / sizes.sum()
+    residuals = totals - mean * sizes
+    error = np.sqrt((residuals**2).sum())
+    assert (found[0] + found[1]) / 2 == pytest.approx(mean)
+    roots = [math.sqrt(w) for w in (0.5, 1.0, 1.5)]
+    weights = np.array(list(itertools.product([*roots, *(-r for r in roots)], repeat=len(tasks))))
+    moved = weights * residuals
+    shift = moved.sum(axis=1) / sizes.sum()
+    spread = np.sqrt(((moved - shift[:, None] * sizes) ** 2).sum(axis=1))
+    ratios = np.where(spread > 1e-9, abs(shift) / np.maximum(spread, 1e-9), 0.0)
+    # The quantile of the sample lies between those of slightly lower and higher levels of the whole.
+    low, high = np.quantile(ratios, np.clip([level - 0.03, level + 0.03], 0, 1), method="inverted_cdf")
+    assert low * error - 1e-9 <= (found[1] - found[0]) / 2 <= high * error + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_tasks", [5, 6, 10])
+def test_coverage_of_what_is_said_about_other_tasks(n_tasks: int) -> None:
+    rng, runs = np.random.default_rng(7), 3000
+    covered = {stats.clustered: 0, stats.clustered_bootstrap: 0}
+    for _ in range(runs):
+        means = rng.normal(0.1, 0.08, n_tasks)
+        totals = [int(rng.choice([1, -1, 0], 100, p=[0.25 + m / 2, 0.25 - m / 2, 0.5]).sum()) for m in means]
+        for method in covered:
+            interval = method(totals, [100] * n_tasks)
+            assert interval is not None
+            covered[method] += interval[0] <= 0.1 <= interval[1]
+    for found in covered.values():
+        assert 0.935 <= found / runs <= 0.965
 
 
 def test_one_task_says_nothing_of_others() -> None:
-    assert stats.clustered_bootstrap([3], [9]) is None
-    assert stats.clustered_bootstrap([0, 0], [0, 0]) is None
+    assert stats.clustered([3], [9]) is None
+    assert stats.clustered_bootstrap([3, 2, 1, 4], [9] * 4) is None
+    assert stats.clustered_bootstrap([0] * 6, [0] * 6) is None
+    assert stats.clustered_bootstrap([3] * 6, [9] * 6) == pytest.approx((1 / 3, 1 / 3))
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""What do the statistics promise, and what do they save? `python benchmarks/statistics.py [--runs 2000] [--json]`.
+
+Simulated runs of six tasks: coverage of 95 % intervals, how often looking after every pair calls equal conditions
+different, how many pairs stopping early saves, and what spending episodes where they inform saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from robotest import allocation, sequential, stats
+from robotest.planning import Question, pairs_needed
+
+Cells = tuple[float, float]
+N_TASKS = 6
+DESIGNS: Mapping[str, list[Cells]] = {
+    "tasks alike": [(0.25, 0.15)] * N_TASKS,
+    "as measured on the built-in suite": [
+        (0.37, 0.12), (0.22, 0.12), (0.32, 0.10), (0.28, 0.12), (0.20, 0.11), (0.25, 0.12),
+    ],
+    "two open tasks of six": [(0.35, 0.2), (0.3, 0.2), *[(0.02, 0.02)] * 4],
+}  # fmt: skip
+
+
+def pairs(rng: np.random.Generator, cells: Cells, n: int) -> np.ndarray:
+    """Return n paired differences of +1, -1 or 0."""
+    return rng.choice([1, -1, 0], size=n, p=[*cells, 1 - sum(cells)])
+
+
+def coverage(rng: np.random.Generator, runs: int) -> dict[str, float]:
+    """Return how often each interval holds the truth, with 100 pairs of each of six tasks."""
+    held: dict[str, list[bool]] = {"Tango": [], "Wilson": [], "clustered": [], "clustered bootstrap": []}
+    for _ in range(runs):
+        means = np.clip(rng.normal(0.1, 0.08, N_TASKS), -0.15, 0.15)  # tasks are a sample of tasks like them
+        drawn = [pairs(rng, (0.2 + m / 2, 0.2 - m / 2), 100) for m in means]
+        totals, sizes = [int(d.sum()) for d in drawn], [len(d) for d in drawn]
+        a, b = (sum(int((d == side).sum()) for d in drawn) for side in (1, -1))
+        wins = int(rng.binomial(600, 0.6))
+        found = {
+            "Tango": (stats.tango(a, b, 600), float(means.mean())),
+            "Wilson": (stats.wilson(wins, 600), 0.6),
+            "clustered": (stats.clustered(totals, sizes), _TRUE_MEAN),
+            "clustered bootstrap": (stats.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
+        }
+        for name, (interval, truth) in found.items():
+            held[name].append(interval is not None and interval[0] <= truth <= interval[1])
+    return {name: float(np.mean(own)) for name, own in held.items()}
+
+
+_TRUE_MEAN = float(np.clip(np.random.default_rng(9).normal(0.1, 0.08, 10**6), -0.15, 0.15).mean())
+
+
+def stopping(rng: np.random.Generator, runs: int, cells: Cells, most: int) -> tuple[float, float]:
+    """Return the share of runs that are decided within `most` pairs, and how many pairs they take on average."""
+    taken = []
+    for _ in range(runs):
+        drawn = pairs(rng, cells, most)
+        a, b = np.cumsum(drawn == 1), np.cumsum(drawn == -1)
+        discordant = np.flatnonzero(drawn)
+        decided = next((i + 1 for i in discordant if sequential.decided(int(a[i]), int(b[i]))), None)
+        taken.append(decided)
+    found = [t for t in taken if t is not None]
+    return len(found) / runs, float(np.mean([t or most for t in taken]))
+
+
+def adaptive(rng: np.random.Generator, runs: int, cells: list[Cells], episodes: int) -> tuple[float, float, float]:
+    """Return variance against equal numbers, bias in standard errors, and coverage."""
+    named = {str(i): c for i, c in enumerate(cells)}
+    truth = float(np.mean([a - b for a, b in cells]))
+    estimates, equal, covered = [], [], []
+    for _ in range(runs):
+        first = {t: pairs(rng, c, allocation.first_pass(episodes)).tolist() for t, c in named.items()}
+        more = allocation.second_pass(first, episodes)
+        second = {t: pairs(rng, named[t], n).tolist() for t, n in more.items()}
+        found = allocation.estimate(first, second, episodes)
+        assert found is not None
+        estimates.append(found.difference)
+        covered.append(found.interval[0] <= truth <= found.interval[1])
+        equal.append(np.mean([pairs(rng, c, episodes).mean() for c in cells]))
+    error = float((np.mean(estimates) - truth) / (np.std(estimates) / np.sqrt(runs)))
+    return float(np.var(estimates) / np.var(equal)), error, float(np.mean(covered))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rng, runs = np.random.default_rng(0), arguments.runs
+    table: dict[str, str] = {f"coverage of {name}": f"{x:.3f}" for name, x in coverage(rng, runs).items()}
+    called, _ = stopping(rng, runs, (0.19, 0.19), 2000)
+    table["equal conditions called different, a look after each of 2,000 pairs"] = f"{called:.3f}"
+    for gain in (0.05, 0.10, 0.157):
+        needed = pairs_needed(Question(0.55, gain, 0.38))
+        found, mean = stopping(rng, max(200, runs // 4), (0.19 + gain / 2, 0.19 - gain / 2), 3 * needed)
+        table[f"gain of {100 * gain:g} points: fixed number, 80 % power"] = f"{needed} pairs"
+        table[f"gain of {100 * gain:g} points: looking, at most 3 times that"] = (
+            f"{mean:.0f} on average, {found:.2f} decided"
+        )
+    for name, cells in DESIGNS.items():
+        ratio, bias, held = adaptive(rng, runs, cells, 100)
+        table[f"adaptive, {name}"] = f"variance {ratio:.2f} of equal, bias {bias:+.1f} s.e., coverage {held:.3f}"
+    if arguments.json:
+        sys.stdout.write(json.dumps(table, indent=2) + "\n")
+        return
+    shown = Table("what", "figure", title=f"{runs} simulated runs")
+    for row in table.items():
+        shown.add_row(*row)
+    Console(width=140).print(shown)
+
+
+if __name__ == "__main__":
+    main()
