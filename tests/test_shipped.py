@@ -6,9 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from robotest import recording
 from robotest.evaluate import EvalConfig, evaluate
 
 pytestmark = pytest.mark.slow
@@ -51,6 +53,17 @@ def test_conditions_in_another_order_or_alone_give_the_same_episodes(
     for name in ("random", "leverage"):
         alone = lines(dataclasses.replace(config, out=tmp_path / name, verifiers=(name,)))
         assert alone == [line for line in whole if json.loads(line)["condition"] == name]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_lines_and_states(
+    config: EvalConfig, whole: list[str], tmp_path: Path, workers: int
+) -> None:
+    assert lines(dataclasses.replace(config, out=tmp_path, workers=workers)) == whole
+    for file in config.out.rglob("*.h5"):
+        a, b = recording.read(file), recording.read(tmp_path / file.relative_to(config.out))
+        for field in ("actions", "success", "snapshots", "decision_steps", "candidates", "scores", "chosen"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
 def test_more_episodes_continue_the_run(config: EvalConfig, whole: list[str], tmp_path: Path) -> None:
