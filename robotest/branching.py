@@ -132,7 +132,7 @@ class Plan:
     every: int = 1
 
 
-def branch(
+def run(
     plan: Plan, planner: BranchPlanner, crew: Crew, out: Path, done: Callable[[int, int], None] = lambda *_: None
 ) -> list[Branch]:
     """Run the branches that are not in `out` yet and return all of the plan.
@@ -149,29 +149,43 @@ def branch(
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
     assignments = {_place(a.condition): (a, n) for a, n in _assignments(plan)}
-    file = out / FILE
-    before = _read(file, _identity(plan))
-    missing = {place: a for place, (a, _) in assignments.items() if place not in before}
-    done(len(assignments) - len(missing), len(assignments))
-    with threadpool_limits(limits=1), runs.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        new = not file.exists()
+    found = _read(out / FILE, _identity(plan))
+    missing = [a for place, (a, _) in assignments.items() if place not in found]
+    total, there = len(assignments), len(assignments) - len(missing)
+    done(there, total)
+    try:
+        with (
+            threadpool_limits(limits=1),
+            _lines(out / FILE, plan) as append,
+            contextlib.closing(crew.run(planner, missing)) as ended,
+        ):
+            for count, finished in enumerate(ended, there + 1):
+                branch = _branch(finished, assignments, planner)
+                append(dataclasses.asdict(branch))
+                found[branch.place] = branch
+                done(count, total)
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedRunError(
+            f"interrupted; the {len(found)} finished branches are kept in {out}; the same command goes on"
+        ) from interrupt
+    return [found[place] for place in assignments]
+
+
+@contextlib.contextmanager
+def _lines(file: Path, plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Open a file of branches; what is yielded puts one more line on disk."""
+    with runs.writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            if new:
-                lines.write(json.dumps(_identity(plan)) + "\n")
-            try:
-                for finished in crew.run(planner, missing.values()):
-                    found = _branch(finished, assignments, planner)
-                    before[found.place] = found
-                    lines.write(json.dumps(dataclasses.asdict(found)) + "\n")
-                    lines.flush()
-                    os.fsync(lines.fileno())
-                    done(sum(place in before for place in assignments), len(assignments))
-            except KeyboardInterrupt as interrupt:
-                raise InterruptedRunError(
-                    f"interrupted; the {len(before)} finished branches are kept in {out}; the same command goes on"
-                ) from interrupt
-    return [before[place] for place in assignments]
+
+            def append(line: Mapping[str, Any]) -> None:
+                lines.write(json.dumps(line) + "\n")
+                lines.flush()
+                os.fsync(lines.fileno())
+
+            if lines.tell() == 0:
+                append(_identity(plan))
+            yield append
 
 
 def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Protocol, runtime_checkable
 
 from robotest.planner import DecisionRequest, Planner
@@ -82,9 +82,10 @@ class Crew(Protocol):
         """Build an environment and say what it takes and gives; `RobotestError` if it cannot be built."""
         ...
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
         """Run episodes and yield each as it ends. Assignments are asked for as they are needed, in their order.
 
+        Close it when leaving early: what has not ended then is given up.
         `SpecMismatchError` if the planner's policy cannot act in a task.
         """
         ...
@@ -115,7 +116,7 @@ class InProcess:
         """See `Crew.spec`."""
         return self._env(task, options).spec
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
         """See `Crew.run`."""
         for assignment in assignments:
             env = self._env(assignment.seeds.task, assignment.options)

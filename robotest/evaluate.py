@@ -185,10 +185,11 @@ def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[P
     done = found
     progress(Progress(total, found, found, None))
     while missing := [key for key in schedule.keys(job.arguments, run.episodes) if key not in run.episodes]:
-        for finished in crew.run(job.planner, _until_decided(job, run, missing)):
-            _file(job, run, finished)
-            done += 1
-            progress(Progress(total, done, found, finished.episode))
+        with contextlib.closing(crew.run(job.planner, _until_decided(job, run, missing))) as ended:
+            for finished in ended:
+                _file(job, run, finished)
+                done += 1
+                progress(Progress(total, done, found, finished.episode))
 
 
 def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iterator[Assignment]:

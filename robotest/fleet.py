@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -80,8 +80,8 @@ class Fleet:
         """See `Crew.spec`."""
         return self._workers[0].spec(task, options)
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
-        """See `Crew.run`. What has not ended when the iterator is closed is given up."""
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+        """See `Crew.run`."""
         todo, finished = _Queue(iter(assignments)), list[Finished]()
         with _Planning(planner, len(self._workers), self._window_s) as planning:
             while True:

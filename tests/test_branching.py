@@ -42,7 +42,7 @@ def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> li
     crew = Fleet("tests.fakes:suite", workers) if workers else InProcess("tests.fakes:suite", WallClock())
     with contextlib.closing(crew):
         plan = Plan(run, "random", ("far",), EPISODES, continuations)
-        return branching.branch(plan, make_planner("tests.fakes:policy", ("random", TOWARDS), 4), crew, out)
+        return branching.run(plan, make_planner("tests.fakes:policy", ("random", TOWARDS), 4), crew, out)
 
 
 def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: runs.Key) -> None:

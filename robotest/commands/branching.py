@@ -77,7 +77,7 @@ class Branch:
         )
         out = self.out or self.run_directory / f"branches-{self.condition}"
         with contextlib.closing(crew), progress.counter("branches") as update:
-            branches = branching.branch(plan, planner, crew, out, update)
+            branches = branching.run(plan, planner, crew, out, update)
         report = branching.report(branches)
         if self.json:
             sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2) + "\n")
