@@ -153,7 +153,7 @@ class _Queue:
         if self._attempts[key] < ATTEMPTS:
             self._again.append(assignment)
             return []
-        error = f"WorkerError: {lost} in each of {ATTEMPTS} attempts"
+        error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
         return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace())]
 
 
