@@ -396,8 +396,7 @@ def _quality(name: str, groups: Sequence[Group], level: float) -> Quality:
         if np.ptp(scores) > 0 and np.ptp(success) > 0:
             correlations.append(float(np.corrcoef(rankdata(scores), rankdata(success))[0, 1]))
     auc, auc_interval = _clustered(list(wins.values()), level)
-    if auc_interval is not None:
-        auc_interval = (max(0.0, auc_interval[0]), min(1.0, auc_interval[1]))
+    auc_interval = stats.within(auc_interval, 0.0, 1.0)
     gain, gain_interval = _clustered(list(gains.values()), level)
     assert gain is not None
     return Quality(auc, auc_interval, _mean(correlations) if correlations else None, gain, gain_interval)

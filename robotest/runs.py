@@ -474,7 +474,8 @@ def _rate_json(rate: stats.Rate) -> dict[str, Any]:
 def _clustered(episodes: Sequence[Episode], level: float) -> stats.Interval | None:
     rates = [stats.rate([e for e in episodes if e.task == task]) for task in {e.task: None for e in episodes}]
     valid = [r for r in rates if r.successes + r.failures]
-    return stats.clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
+    interval = stats.clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
+    return stats.within(interval, 0.0, 1.0)
 
 
 def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:

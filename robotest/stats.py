@@ -156,8 +156,8 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         interval=tango(only_a, only_b, n, level),
         p_value=mcnemar(only_a, only_b) if n else None,
         mid_p_value=mcnemar(only_a, only_b, mid=True) if n else None,
-        clustered=clustered(totals, sizes, level),
-        bootstrap=clustered_bootstrap(totals, sizes, level),
+        clustered=within(clustered(totals, sizes, level), -1.0, 1.0),
+        bootstrap=within(clustered_bootstrap(totals, sizes, level), -1.0, 1.0),
         tasks=_by_task(by_task, level),
     )
 
@@ -280,6 +280,11 @@ def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: fl
     ratios = np.abs(shift[:, 0]) / np.where(certain, math.inf, errors)
     half = float(np.quantile(ratios, _checked(level))) * math.sqrt(float((residuals**2).sum()))
     return (mean - half, mean + half)
+
+
+def within(interval: Interval | None, low: float, high: float) -> Interval | None:
+    """Return an interval cut to what is possible."""
+    return (max(low, interval[0]), min(high, interval[1])) if interval else None
 
 
 def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> Interval | None:
