@@ -15,7 +15,7 @@ from tests.fakes import PointEnv, PointSuite
 
 MEMORY = "FRAGILE_MEMORY"
 """Environment variable that holds the folder of what happened."""
-PATIENCE_S = 0.6
+PATIENCE_S = 2.0
 
 
 class FragileEnv(PointEnv):
