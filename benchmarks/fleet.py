@@ -1,4 +1,4 @@
-"""How much faster are two workers than one? `python benchmarks/fleet.py [--episodes 12] [--rounds 3] [--json]`.
+"""How much faster are two workers than one? `python benchmarks/fleet.py [--episodes 20] [--rounds 5] [--json]`.
 
 Episodes per second of the built-in suite with the shipped policy, 8 candidates, whole chunks: in one process, with 1
 worker and with 2. The three take turns, so that their ratios hold on a machine whose speed drifts; starting (imports,
@@ -38,8 +38,8 @@ def rate(crew: Crew, planner: Planner, work: Sequence[Assignment]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     policy, folder = load_policy("mini_vla")

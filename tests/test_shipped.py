@@ -24,6 +24,16 @@ def lines(config: EvalConfig) -> list[str]:
     return [json.dumps({k: v for k, v in record.items() if k != "time"}) for record in records]
 
 
+def assert_same_recordings(one: Path, other: Path) -> None:
+    """Every bit of states, actions, candidates and scores."""
+    files = sorted(one.rglob("*.h5"))
+    assert files
+    for file in files:
+        a, b = recording.read(file), recording.read(other / file.relative_to(one))
+        for field in ("actions", "success", "snapshots", "decision_steps", "candidates", "scores", "chosen"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> EvalConfig:
     out = tmp_path_factory.mktemp("shipped") / "whole"
@@ -41,7 +51,9 @@ def test_the_same_command_gives_the_same_lines_on_any_number_of_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(2 if before == 1 else 1)
     try:
-        assert lines(dataclasses.replace(config, out=tmp_path)) == whole
+        for workers in (0, 2):
+            assert lines(dataclasses.replace(config, out=tmp_path / str(workers), workers=workers)) == whole
+            assert_same_recordings(config.out, tmp_path / str(workers))
     finally:
         torch.set_num_threads(before)
 
@@ -60,10 +72,7 @@ def test_any_number_of_workers_gives_the_same_lines_and_states(
     config: EvalConfig, whole: list[str], tmp_path: Path, workers: int
 ) -> None:
     assert lines(dataclasses.replace(config, out=tmp_path, workers=workers)) == whole
-    for file in config.out.rglob("*.h5"):
-        a, b = recording.read(file), recording.read(tmp_path / file.relative_to(config.out))
-        for field in ("actions", "success", "snapshots", "decision_steps", "candidates", "scores", "chosen"):
-            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    assert_same_recordings(config.out, tmp_path)
 
 
 def test_more_episodes_continue_the_run(config: EvalConfig, whole: list[str], tmp_path: Path) -> None:
