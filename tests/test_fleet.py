@@ -85,7 +85,7 @@ def test_a_worker_that_dies_is_replaced_and_its_episode_run_again(
         ("exits", "WorkerError: the worker died (exit code 7), the last of 3 attempts"),
         (
             "hangs",
-            f"WorkerError: the worker was silent for {fragile.PATIENCE_S} s and was ended, the last of 3 attempts",
+            f"WorkerError: the worker was silent for {fragile.PATIENCE_S:g} s and was ended, the last of 3 attempts",
         ),
     ],
 )
