@@ -20,7 +20,7 @@ from rich.table import Table
 
 from robotest.evaluate import EvalConfig, evaluate
 
-EPISODES = 20
+EPISODES = 100
 
 
 def processor_s() -> float:
