@@ -16,6 +16,7 @@ What gymnasium leaves open is settled so:
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -67,9 +68,18 @@ class GymnasiumSuite:
 
 
 def suite(id_: str) -> GymnasiumSuite:
-    """Return the suite of an id; what is wrong with it shows when it is made."""
+    """Return the suite of an id.
+
+    Raises:
+        RobotestError: gymnasium has no such id.
+    """
     if not id_:
         raise RobotestError("env 'gymnasium:' given without an id, e.g. gymnasium:CartPole-v1")
+    module, _, registered = id_.rpartition(":")
+    with _refusal(id_):
+        if module:
+            importlib.import_module(module)
+        gymnasium.spec(registered)
     return GymnasiumSuite(id_)
 
 
@@ -162,12 +172,19 @@ class GymnasiumTask:
 
 def _make(id_: str) -> gymnasium.Env[Any, Any]:
     """Make an environment that renders arrays, or one that does not render if it cannot."""
-    try:
+    with _refusal(id_):
         plain: gymnasium.Env[Any, Any] = gymnasium.make(id_)
         if "rgb_array" not in plain.metadata.get("render_modes", []):
             return plain
         plain.close()
         return gymnasium.make(id_, render_mode="rgb_array")
+
+
+@contextlib.contextmanager
+def _refusal(id_: str) -> Iterator[None]:
+    """Turn what gymnasium says about an id into one error."""
+    try:
+        yield
     except (gymnasium.error.Error, ImportError) as error:
         raise RobotestError(
             f"gymnasium cannot make {id_!r}: {error}; an id that a package registers is given as gymnasium:PACKAGE:ID"
