@@ -24,7 +24,7 @@ def test_a_module_and_attribute_resolve() -> None:
 @pytest.mark.parametrize("name", ["", ":", "x:", ":y", "nothing like it"])
 def test_an_unknown_name_says_what_is_known(kind: registry.Kind, name: str) -> None:
     with pytest.raises(UnknownNameError, match=f"unknown {kind} '{name}'") as caught:
-        registry.resolve(kind, name.replace(registry.FAMILY, ":CartPole-v1"))
+        registry.resolve(kind, name)
     assert all(known in str(caught.value) for known in registry.table(kind))
 
 
@@ -63,7 +63,7 @@ def test_looking_at_the_tables_imports_neither_torch_nor_mujoco() -> None:
 @pytest.mark.parametrize("kind", sorted(registry.BUILTIN))
 def test_everything_in_our_tables_can_be_imported(kind: registry.Kind) -> None:
     for name in registry.BUILTIN[kind]:
-        registry.resolve(kind, name)
+        registry.resolve(kind, name.replace(registry.FAMILY, ":CartPole-v1"))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("env", "json:loads"), ("policy", "math:pi"), ("verifier", "math:pi")])
