@@ -236,7 +236,7 @@ class _Worker:
         here, there = socket.socketpair()
         self._output: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `end`
         single = dict.fromkeys(_ONE_THREAD, "1")
-        path = sys.path if python == sys.executable else []  # what is found here is found there
+        path = list(dict.fromkeys(sys.path)) if python == sys.executable else []  # what is found here is found there
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter the user runs, or named
                 [python, "-m", "robotest.worker", str(there.fileno()), str(os.getpid()), *path],
