@@ -120,6 +120,7 @@ class Plan:
         condition: the base.
         tasks: of them.
         episodes: of each task, from index 0.
+        verifiers: name -> fingerprint of each verifier that is judged, None if it has no file.
         continuations: futures of every candidate.
         every: branch every so many decisions of an episode.
     """
@@ -128,6 +129,7 @@ class Plan:
     condition: str
     tasks: tuple[str, ...]
     episodes: int
+    verifiers: Mapping[str, str | None]
     continuations: int = 1
     every: int = 1
 
@@ -228,7 +230,9 @@ def _place(name: str) -> Place:
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
-    return {"run": str(plan.run.resolve()), "condition": plan.condition}
+    """What branches in one file have in common: the recorded episodes, the base, and whose scores are kept."""
+    recorded = runs.read_arguments(plan.run).identity
+    return {"run": recorded, "condition": plan.condition, "verifiers": dict(plan.verifiers)}
 
 
 def _read(file: Path, identity: Mapping[str, Any]) -> dict[Place, Branch]:
@@ -246,7 +250,9 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Place, Branch]:
             data = json.loads(line)
             if number == 1:
                 if data != identity:
-                    raise RunDirectoryError(f"{file} has branches of {data}, not of {identity}; give another --out")
+                    raise RunDirectoryError(
+                        f"{file} has branches of {data}, not of {identity}; give these or another --out"
+                    )
                 continue
             branch = Branch(**{**data, "place": Place(**data["place"])})
         except (ValueError, KeyError, TypeError) as error:

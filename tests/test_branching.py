@@ -41,7 +41,8 @@ def make_planner(policy_name: str, names: tuple[str, ...], n_candidates: int) ->
 def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> list[Branch]:
     crew = Fleet("tests.fakes:suite", workers) if workers else InProcess("tests.fakes:suite", WallClock())
     with contextlib.closing(crew):
-        plan = Plan(run, "random", ("far",), EPISODES, continuations)
+        judged = {"random": None, TOWARDS: None}
+        plan = Plan(run, "random", ("far",), EPISODES, judged, continuations)
         return branching.run(plan, make_planner("tests.fakes:policy", ("random", TOWARDS), 4), crew, out)
 
 
@@ -207,6 +208,15 @@ def test_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "Verifiers judged by" in capsys.readouterr().out
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
+
+
+def test_branches_that_were_scored_by_others_are_not_continued(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["branch", str(run), "--episodes", "1", "--verifiers", f"random,{TOWARDS}", *FAKE]) == 0
+    before = (run / "branches-random" / branching.FILE).read_bytes()
+    assert main(["branch", str(run), "--episodes", "2", "--verifiers", "random,first", *FAKE]) == 2
+    assert "give these or another --out" in capsys.readouterr().err
+    assert (run / "branches-random" / branching.FILE).read_bytes() == before
+    assert main(["branch", str(run), "--episodes", "2", "--verifiers", f"random,{TOWARDS}", *FAKE]) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from robotest import runs
 from robotest.cli import main
 from robotest.errors import InvalidActionError, RobotestError
 from robotest.registry import resolve
-from robotest.rollout import SimClock
 from robotest.testing import check_env, check_policy
 from robotest.types import EnvOptions, SimulatedEnv
 from tests import third_party
@@ -129,7 +128,6 @@ def test_a_simulator_of_gymnasium_itself() -> None:
         picture = env.observe().images["render"]
         assert picture.ndim == 3
         assert picture.std() > 0
-        assert SimClock().now() == 0.0
         while not env.apply(np.ones(1, np.float32)).done:
             pass
 

@@ -68,13 +68,17 @@ class Branch:
                     f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
                     f" run more with `robotest eval --episodes`, or give --episodes {there}"
                 )
-        plan = branching.Plan(self.run_directory, self.condition, tasks, self.episodes, self.continuations, self.every)
-        planner = self._planner(asked)
+        planner, judged = self._planner(asked)
+        plan = branching.Plan(
+            self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every
+        )
         workers = fleet.usable_cores() if self.workers == "auto" else self.workers
         env = asked.identity["env"]
-        crew: Crew = (
-            fleet.Fleet(env, workers, self.env_python) if workers or self.env_python else InProcess(env, WallClock())
-        )
+        crew: Crew
+        if workers == 0 and self.env_python is None:
+            crew = InProcess(env, WallClock())
+        else:
+            crew = fleet.Fleet(env, workers or 1, self.env_python)
         out = self.out or self.run_directory / f"branches-{self.condition}"
         with contextlib.closing(crew), progress.counter("branches") as update:
             branches = branching.run(plan, planner, crew, out, update)
@@ -87,8 +91,8 @@ class Branch:
             sys.stderr.write(f"branches: {out / branching.FILE}\n")
         return 1 if any(b.outcome == "error" for b in branches) else 0
 
-    def _planner(self, asked: Arguments) -> BranchPlanner:
-        """Load the run's policy and everything that is to be judged."""
+    def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+        """Load the run's policy and everything that is to be judged; return its fingerprints too."""
         from robotest.branching import BranchPlanner
         from robotest.evaluate import load_condition, load_policy
         from robotest.rollout import WallClock
@@ -101,10 +105,6 @@ class Branch:
             )
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
-        return BranchPlanner(
-            policy,
-            base.verifier,
-            {c.name: c.verifier for c in judged},
-            asked.identity["candidates"],
-            WallClock(),
-        )
+        verifiers = {c.name: c.verifier for c in judged}
+        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
+        return planner, {c.name: c.fingerprint for c in judged}
