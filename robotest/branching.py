@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from robotest import recording, runs, stats
+from robotest import interrupt, recording, runs, stats
 from robotest.crew import Assignment, Crew, Finished
 from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryError
 from robotest.planner import DecisionRequest, Planner
@@ -158,6 +158,7 @@ def run(
     try:
         with (
             threadpool_limits(limits=1),
+            interrupt.deferred(),
             _lines(out / FILE, plan) as append,
             contextlib.closing(crew.run(planner, missing)) as ended,
         ):
@@ -166,10 +167,10 @@ def run(
                 append(dataclasses.asdict(branch))
                 found[branch.place] = branch
                 done(count, total)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as pressed:
         raise InterruptedRunError(
             f"interrupted; the {len(found)} finished branches are kept in {out}; the same command goes on"
-        ) from interrupt
+        ) from pressed
     return [found[place] for place in assignments]
 
 

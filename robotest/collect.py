@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from robotest import registry
+from robotest import interrupt, registry
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.envs.dual_arm import DualArmEnv
 from robotest.envs.dual_arm_tasks import N_POINTS
@@ -137,6 +137,7 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     tallies = {}
     context = multiprocessing.get_context("spawn")
     with (
+        interrupt.deferred(),
         DemonstrationWriter(config.out, spec) as writer,
         concurrent.futures.ProcessPoolExecutor(config.workers, context) as pool,
     ):
@@ -172,6 +173,7 @@ def _collect_task(
         if demonstration.info.success:
             writer.append(demonstration)
         progress(task, kept, demonstration.info.success)
+        interrupt.check()
         if kept == config.episodes:
             return Tally(tried, succeeded)
     raise RobotestError(

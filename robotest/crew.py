@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Protocol, runtime_checkable
 
+from robotest import interrupt
 from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
@@ -133,6 +134,7 @@ class InProcess:
         condition, seeds, trace = assignment.condition, assignment.seeds, Trace()
 
         def decide(observation: Observation, number: int) -> Decision:
+            interrupt.check()
             return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
         clock = SimClock()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits
 
 import robotest.policies
-from robotest import recording, schedule
+from robotest import interrupt, recording, schedule
 from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
 from robotest.fleet import Fleet
@@ -125,12 +125,13 @@ def evaluate(
         job = _prepare(config, crew, timer or WallClock())
         with RunDirectory(config.out, job.arguments, about or {}) as run:
             try:
-                _run_missing(job, crew, run, progress)
-            except KeyboardInterrupt as interrupt:
+                with interrupt.deferred():
+                    _run_missing(job, crew, run, progress)
+            except KeyboardInterrupt as pressed:
                 raise InterruptedRunError(
                     f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                     " the same command goes on from there"
-                ) from interrupt
+                ) from pressed
             summary = schedule.summarise(job.arguments, run.episodes)
             run.finish(summary)
     return summary

@@ -28,6 +28,7 @@ from typing import IO, Any, NoReturn
 from threadpoolctl import threadpool_limits
 
 import robotest
+from robotest import interrupt
 from robotest.crew import Assignment, Finished, SuiteInfo
 from robotest.errors import RobotestError
 from robotest.planner import DecisionRequest, Planner
@@ -85,6 +86,7 @@ class Fleet:
         todo, finished = _Queue(iter(assignments)), list[Finished]()
         with _Planning(planner, len(self._workers), self._window_s) as planning:
             while True:
+                interrupt.check()
                 for worker in self._workers:
                     if worker.idle and (assignment := todo.take()) is not None:
                         worker.begin(assignment)

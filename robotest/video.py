@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from robotest import recording, registry, runs
+from robotest import interrupt, recording, registry, runs
 from robotest.errors import RobotestError
 from robotest.recording import Recording
 from robotest.types import Episode, Outcome, SimulatedEnv
@@ -87,7 +87,7 @@ def render_run(
         RobotestError: the environment is not a simulator, or cannot be built again.
     """
     paths = []
-    with _environments() as environment_of:
+    with interrupt.deferred(), _environments() as environment_of:
         for key in keys:
             source = runs.episode_path(run, key)
             path = source.with_suffix(".mp4")
@@ -120,6 +120,7 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
     partial = path.with_name(f".{path.name}")
     with _writer(partial, fps) as write:
         for step in steps:
+            interrupt.check()
             env.restore(recorded.snapshots[step])
             frame = compose(recorded, step, _pictures(env, style.camera), style.speed)
             write(frame)

@@ -319,10 +319,10 @@ def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
     try:
         with progress.bar("videos", len(missing)) as advance:
             video.render_run(run, missing, video.VideoStyle(camera=camera), done=lambda _: advance())
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as pressed:
         raise InterruptedRunError(
             f"interrupted; the results are complete, `robotest video {run}` renders the remaining videos"
-        ) from interrupt
+        ) from pressed
 
 
 def _print(

@@ -84,9 +84,12 @@ class Artifact:
     @classmethod
     def load(cls, path: Path, kind: str) -> Artifact:
         """Read a file back; `ArtifactError` if it is missing, damaged, or not a verifier of this `kind`."""
-        remedy = f"make it with `robotest fit --verifier {kind} --out {path}`"
         if not path.is_file():
-            raise ArtifactError(f"no {kind} verifier at {path}; {remedy}")
+            raise ArtifactError(
+                f"no {kind} verifier at {path}; make it with `robotest fit --verifier {kind} --out {path}`"
+            )
+        # Without --out: what is there may be anything, and may be dear to somebody.
+        remedy = f"give another file, or make one with `robotest fit --verifier {kind}`"
         try:
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})[_KEY])
