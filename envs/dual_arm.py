@@ -85,13 +85,14 @@ class DualArmEnv:
         self._max_step = rm75.JOINT_SPEED_RAD_S * CONTROL_DT
         self._home = _home_joints(self._kinematics)
         self._size = (options.image_size, ASPECT * options.image_size)
+        self._cameras = CAMERAS if options.cameras is None else options.cameras
         self.spec: Final = EnvSpec(
             name="dual_arm",
             task=task.name,
             setting=options.setting,
             action=ACTIONS[options.action_mode],
             state=STATE,
-            cameras=dict.fromkeys(CAMERAS, self._size),
+            cameras=dict.fromkeys(self._cameras, self._size),
             control_dt=CONTROL_DT,
             max_steps=task.max_steps,
         )
@@ -119,7 +120,7 @@ class DualArmEnv:
         """Sub-goals reached so far, -1 if a wrong one was."""
         return self._progress
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:  # noqa: ARG002 - starts are drawn, not numbered
         """Start an episode drawn from `seed`."""
         rng = generator(derive(seed, self.spec.task))
         self._world.reset(self._home)
@@ -135,8 +136,8 @@ class DualArmEnv:
         self.begin_chunk()
 
     def observe(self) -> Observation:
-        """Render the three cameras and read the arms."""
-        images = {camera: self._world.render(camera, *self._size) for camera in CAMERAS}
+        """Render the policy's cameras and read the arms."""
+        images = {camera: self._world.render(camera, *self._size) for camera in self._cameras}
         joints, openings = self._world.joints(), self._world.openings()
         state = np.concatenate(
             [np.concatenate([joints[a], self._commanded[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32

@@ -119,7 +119,7 @@ class GymnasiumTask:
         """See `robotest.types.Env.spec`."""
         return self._spec
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:  # noqa: ARG002 - starts are drawn, not numbered
         """See `robotest.types.Env.reset`."""
         self._observed, _ = self._env.reset(seed=seed % _SEEDS)
         self._reward, self._steps = 0.0, 0

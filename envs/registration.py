@@ -18,6 +18,7 @@ from robotest import registry
 from robotest.types import EnvOptions, Observation, SimulatedEnv, Suite
 
 _SEED_RANGE = 2**63
+_EPISODES = 2**31
 
 
 class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -62,7 +63,7 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start an episode: exactly `seed`'s if one is given, else the next of this environment's own stream."""
         super().reset(seed=seed, options=options)
-        self._env.reset(int(self.np_random.integers(_SEED_RANGE)))
+        self._env.reset(int(self.np_random.integers(_SEED_RANGE)), int(self.np_random.integers(_EPISODES)))
         self._steps = 0
         return _as_dict(self._env.observe()), {"success": False}
 

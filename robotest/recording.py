@@ -113,7 +113,7 @@ def read(path: Path) -> Recording:
         scene: dict[str, Any] = json.loads(file.attrs["scene"])
         return Recording(
             episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
-            scene=Scene(**{**scene, "options": EnvOptions(**scene["options"])}),
+            scene=Scene(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
             **{"snapshots": None, **{name: file[name][()] for name in file}},
         )
 

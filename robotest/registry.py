@@ -2,7 +2,8 @@
 
 Adding an environment, policy, verifier or robot is one file and one line here (or an entry point
 ``robotest.envs``, ``robotest.policies``, ``robotest.verifiers``, ``robotest.robots`` in another package).
-A name that ends in ``:ID`` stands for a family: its factory is called with what is given in the place of ``ID``.
+A name that ends in ``:ID`` or ``/ID`` stands for a family: its factory is called with what is given in the place of
+``ID``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from robotest.errors import RobotestError, UnknownNameError
 Kind = Literal["env", "policy", "verifier", "robot"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
-    "env": {"dual_arm": "robotest.envs.dual_arm:suite", "gymnasium:ID": "robotest.envs.gymnasium:suite"},
+    "env": {
+        "dual_arm": "robotest.envs.dual_arm:suite",
+        "gymnasium:ID": "robotest.envs.gymnasium:suite",
+        "libero/ID": "robotest.envs.libero:suite",
+    },
     "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
     "verifier": {
         "first": "robotest.verifiers.controls:first",
@@ -29,7 +34,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "robot": {},
 }
-FAMILY = ":ID"
+FAMILIES = (":ID", "/ID")
 _GROUPS: dict[Kind, str] = {
     "env": "robotest.envs",
     "policy": "robotest.policies",
@@ -52,11 +57,12 @@ def resolve(kind: Kind, name: str) -> Any:
         RobotestError: the name is known but cannot be imported, or is of another kind.
     """
     known = table(kind)
-    family, colon, member = name.partition(":")
-    if colon and f"{family}{FAMILY}" in known:
-        made = _load(kind, name, known[f"{family}{FAMILY}"])(member)
-        _require_kind(kind, name, made)
-        return made
+    for ending in FAMILIES:
+        family, separator, member = name.partition(ending[0])
+        if separator and f"{family}{ending}" in known:
+            made = _load(kind, name, known[f"{family}{ending}"])(member)
+            _require_kind(kind, name, made)
+            return made
     target = known.get(name, name)
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:

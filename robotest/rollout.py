@@ -57,7 +57,7 @@ def rollout(
     """
     spec = env.spec
     try:
-        env.reset(seeds.reset)
+        env.reset(seeds.reset, seeds.episode)
         step, number = _go_to(env, origin) if origin else (0, 0)
         recorder.begin(env)
         start = clock.now() - step * spec.control_dt

@@ -15,6 +15,7 @@ from robotest.errors import ConformanceError, InvalidActionError
 from robotest.types import Candidates, Env, EnvOptions, Observation, Policy, SimulatedEnv, Suite, Verifier
 
 _SEED, _OTHER_SEED = 11, 12
+_START, _OTHER_START = (_SEED, 0), (_OTHER_SEED, 1)
 _N_STEPS = 5
 TOLERANCE = 1e-4
 """How far a candidate may move, in units of `PolicySpec.action_scale`, when the batch around it changes: floating
@@ -26,7 +27,7 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
     options = options or EnvOptions(setting=suite.settings[0], action_mode=suite.action_modes[0])
     with closing(suite.make(task, options)) as env:
         _check_env_spec(env, suite, task)
-        env.reset(_SEED)
+        env.reset(*_START)
         _check_observation(env, env.observe())
         _check_reset(env)
         _check_apply(env)
@@ -106,17 +107,17 @@ def _check_observation(env: Env, observation: Observation) -> None:
 
 def _check_reset(env: Env) -> None:
     """The same seed gives the same start whatever happened before; another seed another one."""
-    env.reset(_SEED)
+    env.reset(*_START)
     first, again = env.observe(), env.observe()
     _require_same(first, again, "observe() twice gives different observations; it must change nothing")
-    env.reset(_OTHER_SEED)
+    env.reset(*_OTHER_START)
     other = env.observe()
     _act(env, _actions(env))
-    env.reset(_SEED)
-    _require_same(first, env.observe(), f"reset({_SEED}) after another episode gives a different start")
-    env.reset(_OTHER_SEED)
-    _require_same(other, env.observe(), f"reset({_OTHER_SEED}) twice gives different starts")
-    _require(not _same(first, other), "two seeds give the same start; it must be randomised")
+    env.reset(*_START)
+    _require_same(first, env.observe(), f"reset{_START} after another episode gives a different start")
+    env.reset(*_OTHER_START)
+    _require_same(other, env.observe(), f"reset{_OTHER_START} twice gives different starts")
+    _require(not _same(first, other), "two episodes give the same start; it must be randomised")
 
 
 def _check_apply(env: Env) -> None:
@@ -124,7 +125,7 @@ def _check_apply(env: Env) -> None:
     spec = env.spec
     ends = []
     for look in (False, True):
-        env.reset(_SEED)
+        env.reset(*_START)
         for sent in _act(env, _actions(env), look=look):
             inside = (sent >= spec.action.low - 1e-6).all() and (sent <= spec.action.high + 1e-6).all()
             _require(sent.shape == (spec.action.size,) and bool(inside), f"sent action {sent} is not within the bounds")
@@ -143,7 +144,7 @@ def _check_bad_actions(env: Env) -> None:
         "a batch": np.zeros((1, size), np.float32),
     }
     for what, action in bad.items():
-        env.reset(_SEED)
+        env.reset(*_START)
         env.begin_chunk()
         with _expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
             env.apply(action)
@@ -152,7 +153,7 @@ def _check_bad_actions(env: Env) -> None:
 def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     """A restored state continues bit for bit, in the middle of a chunk and in another environment object."""
     actions = _actions(env)
-    env.reset(_SEED)
+    env.reset(*_START)
     _act(env, actions[:2])
     middle = env.snapshot()
     _require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
@@ -161,7 +162,7 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     end = _continue(env, actions[2:])
     _require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
     for other, where in ((env, ""), (twin, " in another environment")):
-        other.reset(_SEED)
+        other.reset(*_START)
         other.restore(middle)
         _require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
         _require_same(seen, other.observe(), f"observe() after restore(){where} gives a different observation")
@@ -188,8 +189,8 @@ def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
 
 def _two_observations(env: Env) -> tuple[Observation, Observation]:
     observations = []
-    for seed in (_SEED, _OTHER_SEED):
-        env.reset(seed)
+    for start in (_START, _OTHER_START):
+        env.reset(*start)
         observations.append(env.observe())
     return observations[0], observations[1]
 

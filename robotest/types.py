@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -135,8 +135,13 @@ class Env(Protocol):
         """Constant over the environment's life."""
         ...
 
-    def reset(self, seed: int) -> None:
-        """Start an episode; the initial state and instruction are a pure function of `seed` and the task."""
+    def reset(self, seed: int, episode: int) -> None:
+        """Start an episode; its initial state and words are a pure function of the task and the arguments.
+
+        Args:
+            seed: what is random about the start follows from it.
+            episode: number of the episode within its task, for benchmarks whose starts are a numbered list.
+        """
         ...
 
     def observe(self) -> Observation:
@@ -169,7 +174,7 @@ class SimulatedEnv(Env, Protocol):
         ...
 
     def restore(self, state: Float64[np.ndarray, " N"]) -> None:
-        """Return to a state of the *same* episode (reset with the same seed first)."""
+        """Return to a state of the *same* episode (reset with the same arguments first)."""
         ...
 
     def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -186,12 +191,20 @@ class EnvOptions:
         action_mode: one of `Suite.action_modes`.
         wording: instruction templates, ``seen`` in training or ``unseen``.
         image_size: height of the policy's images [px]; the suite settles their width.
+        cameras: what `Env.observe` renders, the policy's choice among the suite's; None: all of them.
     """
 
     setting: str = "clean"
     action_mode: str = "tip"
     wording: Literal["seen", "unseen"] = "seen"
     image_size: int = 48
+    cameras: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EnvOptions:
+        """Inverse of `dataclasses.asdict`, where tuples have become lists on the way."""
+        cameras = data.get("cameras")
+        return cls(**{**data, "cameras": None if cameras is None else tuple(cameras)})
 
 
 @runtime_checkable

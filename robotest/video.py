@@ -113,7 +113,7 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
     """
     if recorded.snapshots is None or not len(recorded.snapshots):
         raise RobotestError(f"{path.with_suffix('.h5')} holds no states to make a video of (not a simulator)")
-    env.reset(recorded.scene.reset_seed)
+    env.reset(recorded.scene.reset_seed, recorded.episode.index)
     last = len(recorded.snapshots) - 1
     steps = sorted({*range(0, last, style.stride), last})
     fps = style.speed / (style.stride * recorded.scene.control_dt)
@@ -241,9 +241,10 @@ def _environments() -> Iterator[Callable[[recording.Scene], SimulatedEnv]]:
     built: dict[Any, SimulatedEnv] = {}
 
     def environment_of(scene: recording.Scene) -> SimulatedEnv:
-        key = (scene.env, scene.task, scene.options)
+        options = dataclasses.replace(scene.options, cameras=None)  # also those that the policy did without
+        key = (scene.env, scene.task, options)
         if key not in built:
-            env = registry.resolve("env", scene.env).make(scene.task, scene.options)
+            env = registry.resolve("env", scene.env).make(scene.task, options)
             if not isinstance(env, SimulatedEnv):
                 raise RobotestError(f"{scene.env}:{scene.task} cannot restore states, so it cannot be filmed")
             built[key] = env

@@ -82,10 +82,10 @@ class Worker:
                 names = {name: list(getattr(self._suite, name)) for name in ("tasks", "settings", "action_modes")}
                 return {"do": "suite", **names}
             case {"do": "spec", "task": task, "options": options}:
-                return {"do": "spec", "spec": self._make(task, EnvOptions(**options)).spec.to_json()}
+                return {"do": "spec", "spec": self._make(task, EnvOptions.from_json(options)).spec.to_json()}
             case {"do": "run", "seeds": seeds, "options": options, "execute": execute, "origin": origin}:
                 return self._run(
-                    EpisodeSeeds(**seeds), EnvOptions(**options), execute, Origin(**origin) if origin else None
+                    EpisodeSeeds(**seeds), EnvOptions.from_json(options), execute, Origin(**origin) if origin else None
                 )
         raise RobotestError(f"a worker was asked {request!r}")
 

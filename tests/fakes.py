@@ -43,7 +43,7 @@ class PointEnv:
     def spec(self) -> EnvSpec:
         return self._spec
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         rng = generator(derive(seed, self._spec.task))
         angle = rng.uniform(0, 2 * np.pi)
         target = self._reach * np.array([np.cos(angle), np.sin(angle)])

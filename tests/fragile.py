@@ -31,7 +31,7 @@ class FragileEnv(PointEnv):
         spec = super().spec
         return EnvSpec(**{**vars(spec), "task": self._fragile_task, "patience_s": PATIENCE_S})
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         self._seed = seed
         super().reset(seed)
 

@@ -85,7 +85,7 @@ def test_the_world_is_stopped_on_success() -> None:
 
 def test_a_reset_that_fails_is_an_error_too_and_stops() -> None:
     class Broken(PointEnv):
-        def reset(self, seed: int) -> None:
+        def reset(self, seed: int, episode: int = 0) -> None:
             raise RuntimeError("no\nworld")
 
     env = Broken("near", EnvOptions(image_size=16))

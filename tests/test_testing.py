@@ -43,20 +43,20 @@ class Unseeded(PointEnv):
 
     resets = 0
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         self.resets += 1
         super().reset(seed + 1000 * self.resets)
 
 
 class Fixed(PointEnv):
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         super().reset(0)
 
 
 class Leaking(PointEnv):
     """Keeps something of the episode before."""
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         steps = self._steps
         super().reset(seed)
         self._target = self._target + steps
@@ -133,7 +133,7 @@ class Unknowing(PointEnv):
     ("kind", "message"),
     [
         (Unseeded, "after another episode gives a different start"),
-        (Fixed, "two seeds give the same start"),
+        (Fixed, "two episodes give the same start"),
         (Leaking, "after another episode gives a different start"),
         (Watching, "it must change nothing"),
         (Unclipped, "is not within the bounds"),

@@ -31,7 +31,7 @@ class SliderEnv:
         """See `Env.spec`."""
         return self._spec
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         """Put the mark somewhere on the task's side."""
         side = {"left": -1.0, "right": 1.0}[self._spec.task]
         self._state = np.array([0.0, side * generator(seed).uniform(0.3, 0.9), 0.0])

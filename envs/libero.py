@@ -1,0 +1,228 @@
+"""LIBERO's suites (Liu et al. 2023, arXiv 2306.03310): ``libero/libero_object``, or one task ``libero/libero_object:3``.
+
+A setting is a protocol by name, with its step limits, starts and pictures; `docs/protocols.md` has the sources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image
+
+from robotest.envs import libero_files
+from robotest.envs.robosuite_world import (
+    CONTROL_HZ,
+    RobosuiteWorld,
+    action_layout,
+    checked,
+    state_layout,
+)
+from robotest.errors import RobotestError, UnknownNameError
+from robotest.specs import EnvSpec
+from robotest.types import EnvOptions, Observation, StepStatus
+
+CAMERAS: Final = ("agentview", "robot0_eye_in_hand")
+PATIENCE_S: Final = 120.0
+"""A scene with all its textures takes seconds to build, on a busy machine tens of them."""
+_RENDER_PX = 256
+_NO_ACTION: Final = np.array([0.0] * 6 + [-1.0])
+_PLACEMENT_ATTEMPTS = 100
+"""robosuite itself tries 5,000 places for every object before it gives up; LIBERO then starts again, for ever."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How others run the benchmark.
+
+    Attributes:
+        max_steps: of each suite, settling not counted.
+        seed: of LIBERO's own draws at the reset of each episode, which move fixtures: (first, added per episode).
+        fixed_starts: whether episode k starts from initial state k modulo 50; else LIBERO's own sampler draws it.
+        settle_steps: steps without action after a reset, while objects come to rest.
+    """
+
+    max_steps: Mapping[str, int]
+    seed: tuple[int, int]
+    fixed_starts: bool = True
+    settle_steps: int = 10
+
+
+_STEPS: Final = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+PROTOCOLS: Final = {
+    "openpi": Protocol(_STEPS, seed=(7, 0)),
+    "lerobot": Protocol({**_STEPS, "libero_spatial": 280}, seed=(1000, 1)),
+    "sampled": Protocol(_STEPS, seed=(7, 0), fixed_starts=False),
+}
+"""``sampled`` is ours: openpi's, with starts drawn by LIBERO's sampler, for demonstrations."""
+
+
+class LiberoEnv:
+    """One task. Implements `robotest.types.SimulatedEnv`.
+
+    Args:
+        suite: e.g. ``libero_object``.
+        task: its name within the suite.
+        options: ``setting`` is a protocol.
+    """
+
+    def __init__(self, suite: str, task: str, options: EnvOptions) -> None:
+        problems = libero_files.import_libero()
+        self._protocol = PROTOCOLS[options.setting]
+        self._starts = libero_files.initial_states(suite, task)
+        self._instruction = libero_files.instruction(task)
+        self._size = options.image_size
+        bddl = str(libero_files.bddl_file(suite, task))
+        self.world: Final = RobosuiteWorld(lambda **others: _build(problems, bddl, others))
+        self._cameras = CAMERAS if options.cameras is None else options.cameras
+        self.spec: Final = EnvSpec(
+            name=f"libero/{suite}",
+            task=task,
+            setting=options.setting,
+            action=action_layout(1),
+            state=state_layout(1),
+            cameras=dict.fromkeys(self._cameras, (self._size, self._size)),
+            control_dt=1 / CONTROL_HZ,
+            max_steps=self._protocol.max_steps[suite],
+            standin_assets=bool(libero_files.assets().standins),
+            patience_s=PATIENCE_S,
+        )
+        self._steps = 0
+
+    def reset(self, seed: int, episode: int = 0) -> None:
+        """Start an episode: from a fixed initial state, or one drawn from `seed`; see `Protocol`."""
+        first, each = self._protocol.seed
+        fixed = self._protocol.fixed_starts
+        self._reset_world(first + each * episode if fixed else seed)
+        if fixed:
+            self.world.set_positions(self._starts[episode % len(self._starts)])
+        for _ in range(self._protocol.settle_steps):
+            self.world.step(_NO_ACTION)
+        self._steps = 0
+
+    def observe(self) -> Observation:
+        """Render the policy's cameras and read the arm."""
+        with self.world.looked_at():
+            images = {camera: self._picture(camera) for camera in self._cameras}
+            state = self.world.arm_state()
+        return Observation(images, state, self._instruction, self._steps / CONTROL_HZ)
+
+    def begin_chunk(self) -> None:
+        """Nothing: actions are measured from where the gripper is when each is executed."""
+
+    def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
+        """Execute one action for 0.05 s; the episode ends at the first success, as LIBERO has it."""
+        sent = checked(action, self.spec.action)
+        success = self.world.step(sent.astype(np.float64))
+        self._steps += 1
+        return StepStatus(success=success, done=success, sent=sent)
+
+    def snapshot(self) -> Float64[np.ndarray, " N"]:
+        """Steps taken, then `RobosuiteWorld.snapshot`."""
+        return np.concatenate([[float(self._steps)], self.world.snapshot()])
+
+    def restore(self, state: Float64[np.ndarray, " N"]) -> None:
+        """Return to a snapshot of the same episode."""
+        self._steps = int(state[0])
+        self.world.restore(state[1:])
+
+    def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+        """An upright picture from any camera of the scene; a policy's is mirrored, see `observe`."""
+        with self.world.looked_at():
+            return self.world.picture(camera, height, width)
+
+    def stop(self) -> None:
+        """Nothing moves on in a simulator that is not stepped."""
+
+    def close(self) -> None:
+        """Free pictures and simulation."""
+        self.world.close()
+
+    def _picture(self, camera: str) -> UInt8[np.ndarray, "size size 3"]:
+        """As openpi has it: 256 px, turned by 180 degrees from robosuite's upside-down pictures, resized.
+
+        So it is upright and mirrored left to right, which is what policies for LIBERO are trained on.
+        """
+        picture = np.ascontiguousarray(self.world.picture(camera, _RENDER_PX, _RENDER_PX)[:, ::-1])
+        if self._size == _RENDER_PX:
+            return picture
+        return np.asarray(Image.fromarray(picture).resize((self._size, self._size), Image.Resampling.BILINEAR))
+
+    def _reset_world(self, seed: int) -> None:
+        """Reset until objects find a place, but not for ever."""
+        from robosuite.utils.errors import RandomizationError
+
+        for attempt in range(_PLACEMENT_ATTEMPTS):
+            try:
+                return self.world.reset(seed + attempt * 2**16)
+            except RandomizationError as error:
+                last = error
+        raise RobotestError(f"LIBERO found no place for its objects in {_PLACEMENT_ATTEMPTS} attempts ({last})")
+
+
+def _build(problems: Mapping[str, Any], bddl: str, others: Mapping[str, Any]) -> Any:
+    """Build LIBERO's environment as its `ControlEnv` does."""
+    import libero.libero.envs.bddl_utils as parser
+    import robosuite
+
+    problem = parser.get_problem_info(bddl)["problem_name"]
+    return problems[problem](
+        bddl,
+        robots=["Panda"],
+        controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+        initialization_noise=None,
+        **others,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LiberoSuite:
+    """A suite of LIBERO's, or one task of it."""
+
+    name: str
+    tasks: tuple[str, ...]
+    settings: tuple[str, ...] = tuple(PROTOCOLS)
+    action_modes: tuple[str, ...] = (action_layout(1).mode,)
+
+    def make(self, task: str, options: EnvOptions) -> LiberoEnv:
+        """Build one task's environment."""
+        for kind, given, known in (
+            (f"task of {self.name}", task, self.tasks),
+            ("protocol of LIBERO", options.setting, self.settings),
+            ("action mode of LIBERO", options.action_mode, self.action_modes),
+        ):
+            if given not in known:
+                raise UnknownNameError(kind, given, known)
+        if options.wording != "seen":
+            raise RobotestError("LIBERO has one wording of each task; leave --wording at 'seen'")
+        return LiberoEnv(self.name.removeprefix("libero/"), task, options)
+
+
+def suite(member: str) -> LiberoSuite:
+    """Return the suite of ``SUITE``, ``SUITE:NUMBER`` or ``SUITE:TASK``.
+
+    Raises:
+        RobotestError: LIBERO is not installed.
+        UnknownNameError: it has no such suite or task.
+    """
+    name, _, task = member.partition(":")
+    known = libero_files.tasks()
+    if name not in known:
+        raise UnknownNameError("LIBERO suite", name, known)
+    tasks = known[name]
+    if task.isdecimal() and int(task) < len(tasks):
+        tasks = (tasks[int(task)],)
+    elif task:
+        if task not in tasks:
+            raise UnknownNameError(f"task of {name}", task, [f"0 to {len(tasks) - 1}", *tasks])
+        tasks = (task,)
+    return LiberoSuite(f"libero/{name}", tasks)

@@ -1,0 +1,26 @@
+"""Where things lie that can be made again: ``$XDG_CACHE_HOME/robotest``, else ``~/.cache/robotest``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from robotest.errors import RobotestError
+
+
+def folder(name: str) -> Path:
+    """Return a folder of the cache, made if it is not there.
+
+    Raises:
+        RobotestError: it cannot be made.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base) / "robotest" / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RobotestError(
+            f"cannot make cache folder {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that you may"
+            " write to"
+        ) from error
+    return path
