@@ -1,15 +1,18 @@
 # make demo     install into .venv and run the main job, with videos      make test    install and run the tests
 # make check    linter, formatter, types                                  make weights the shipped weights from nothing
+# make libero   LIBERO and robosuite; ASSETS=FILE-OR-FOLDER if you have LIBERO's assets already
 PYTHON ?= python3
 # What pip is told to install torch from; where the index serves accelerator builds, e.g. TORCH='torch --index-url URL'.
 TORCH ?= torch
 DEMO ?= --tasks handover_block,place_block_pad,lift_tray --episodes 20 --out runs/demo
 
 BIN := .venv/bin
+# Where LIBERO itself looks, and downloads to.
+LIBERO_ASSETS ?= $(HOME)/.cache/libero/assets
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
 PACKAGES := libegl1 libgl1 libopengl0
 
-.PHONY: install demo test check weights clean system
+.PHONY: install demo test check weights clean system libero
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -33,8 +36,24 @@ check: .venv/installed-dev
 	$(call requirements,--editable .)
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: .venv/installed-libero
 	$(call requirements,--editable '.[dev]')
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt robomimic
+	@touch $@
+
+# hf-libero declares what training needs (transformers, wandb, a build of egl_probe), hence --no-deps.
+libero: .venv/installed-libero
+ifneq ($(ASSETS),)
+	mkdir -p $(LIBERO_ASSETS)
+	if test -d "$(ASSETS)"; then cp -r "$(ASSETS)/." $(LIBERO_ASSETS); else tar -xf "$(ASSETS)" -C $(LIBERO_ASSETS) --strip-components=1; fi
+else
+	test -d $(LIBERO_ASSETS)/scenes || { $(BIN)/python -m pip install --quiet huggingface_hub && $(BIN)/hf download lerobot/libero-assets --repo-type dataset --local-dir $(LIBERO_ASSETS); }
+endif
+	$(BIN)/robotest doctor
+
+.venv/installed-libero: .venv/installed
+	$(call requirements,--editable '.[libero]')
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt hf-libero
 	@touch $@
 
 # Falls back to pip where uv cannot reach what pip can.

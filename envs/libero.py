@@ -1,10 +1,11 @@
-"""LIBERO's suites (Liu et al. 2023, arXiv 2306.03310): ``libero/libero_object``, or one task ``libero/libero_object:3``.
+"""LIBERO's suites (Liu et al. 2023, 2306.03310): ``libero/libero_object``, or one task ``libero/libero_object:3``.
 
 A setting is a protocol by name, with its step limits, starts and pictures; `docs/protocols.md` has the sources.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
@@ -162,11 +163,9 @@ class LiberoEnv:
         from robosuite.utils.errors import RandomizationError
 
         for attempt in range(_PLACEMENT_ATTEMPTS):
-            try:
+            with contextlib.suppress(RandomizationError):
                 return self.world.reset(seed + attempt * 2**16)
-            except RandomizationError as error:
-                last = error
-        raise RobotestError(f"LIBERO found no place for its objects in {_PLACEMENT_ATTEMPTS} attempts ({last})")
+        raise RobotestError(f"LIBERO found no place for its objects in {_PLACEMENT_ATTEMPTS} attempts")
 
 
 def _build(problems: Mapping[str, Any], bddl: str, others: Mapping[str, Any]) -> Any:

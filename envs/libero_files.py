@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import pickle
 import re
@@ -21,12 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 from jaxtyping import Float64
 
 from robotest import cache
-from robotest.errors import RobotestError
 from robotest.envs.robosuite_world import import_robosuite
+from robotest.errors import RobotestError
 
 ASSETS_VARIABLE: Final = "LIBERO_ASSETS"
 """Environment variable that names the folder of the assets."""
@@ -145,7 +145,7 @@ def _configure(assets_folder: Path) -> None:
         "assets": str(assets_folder),
     }
     partial = own / f".config.{os.getpid()}"
-    partial.write_text(yaml.safe_dump(paths), encoding="utf-8")
+    partial.write_text(json.dumps(paths), encoding="utf-8")  # which is YAML
     partial.replace(own / "config.yaml")
     os.environ["LIBERO_CONFIG_PATH"] = str(own)
 

@@ -1,5 +1,7 @@
-"""What every robosuite-based suite needs: an import that leaves no traces, states that restore bit for bit, pictures
-that are made when somebody looks, and the arms' actions and states in one layout.
+"""What every robosuite-based suite needs of robosuite.
+
+An import that leaves no traces, states that restore bit for bit, pictures that are made when somebody looks, and the
+arms' actions and states in one layout.
 
 robosuite 1.4 renders, and updates some fifty sensors, on every step; here it does neither. The physics and the
 controllers are untouched: states agree bit for bit with robosuite's own loop (`tests/test_libero.py`).
@@ -15,7 +17,7 @@ import random
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -52,7 +54,7 @@ def import_robosuite() -> Any:
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache.folder("numba")))
         os.environ.setdefault("MPLCONFIGDIR", str(cache.folder("matplotlib")))
         macros = types.ModuleType("robosuite.macros_private")
-        macros.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined] - robosuite reads its settings as attributes
+        vars(macros)["FILE_LOGGING_LEVEL"] = None
         sys.modules["robosuite.macros_private"] = macros
     try:
         import robosuite
@@ -68,8 +70,8 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-def action_layout(n_arms: int) -> VectorSpec:
-    """Return the layout of OSC_POSE actions with grippers, arm after arm."""
+def action_layout(n_arms: int, *, grippers: bool = True) -> VectorSpec:
+    """Return the layout of OSC_POSE actions, arm after arm."""
     return VectorSpec(
         "osc_pose",
         tuple(
@@ -79,12 +81,12 @@ def action_layout(n_arms: int) -> VectorSpec:
                 Component(f"{arm}position", 3, "fraction", "delta_xyz_world_of_0.05_m", -1.0, 1.0),
                 Component(f"{arm}rotation", 3, "fraction", "delta_axis_angle_world_of_0.5_rad", -1.0, 1.0),
                 Component(f"{arm}gripper", 1, "fraction", "closing_-1_open_1_closed", -1.0, 1.0),
-            )
+            )[: 3 if grippers else 2]
         ),
     )
 
 
-def state_layout(n_arms: int) -> VectorSpec:
+def state_layout(n_arms: int, *, grippers: bool = True) -> VectorSpec:
     """Return the layout of `RobosuiteWorld.arm_state`."""
     return VectorSpec(
         "eef_pose",
@@ -95,7 +97,7 @@ def state_layout(n_arms: int) -> VectorSpec:
                 Component(f"{arm}position", 3, "m", "position_xyz_world", -3.0, 3.0),
                 Component(f"{arm}rotation", 3, "rad", "axis_angle_world", -6.2832, 6.2832),
                 Component(f"{arm}gripper", 2, "m", "finger_positions", -0.1, 0.1),
-            )
+            )[: 3 if grippers else 2]
         ),
     )
 
@@ -153,6 +155,10 @@ class RobosuiteWorld:
         self.env.step(action)
         return bool(self.env._check_success())
 
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Whether one predicate of a LIBERO goal holds."""
+        return bool(self.env._eval_predicate(predicate))
+
     def snapshot(self) -> Float64[np.ndarray, " N"]:
         """What MuJoCo's dynamics depend on, and what robosuite's controllers remember."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
@@ -164,18 +170,21 @@ class RobosuiteWorld:
         size = mujoco.mj_stateSize(self.model, _STATE)
         self._set(state[:size])
         for memory in self._memories():
-            memory.flat = state[size : size + memory.size]
+            memory[...] = state[size : size + memory.size].reshape(memory.shape)
             size += memory.size
+        for robot in self.env.robots:
+            robot.controller.new_update = True  # what it read of the arm at the reset is not the state's
         self.env.timestep, self.env.done = round(self.data.time * CONTROL_HZ), False
 
     def arm_state(self) -> Float32[np.ndarray, " S"]:
-        """Per arm: position [m] and axis-angle [rad] of the gripper, finger positions [m]."""
+        """Per arm: position [m] and axis-angle [rad] of the gripper, finger positions [m] if it has fingers."""
         parts = []
         for robot in self.env.robots:
             position = self.data.site_xpos[robot.eef_site_id]
             quaternion = self.data.xquat[self.env.sim.model.body_name2id(robot.robot_model.eef_name)]
-            fingers = self.data.qpos[robot._ref_gripper_joint_pos_indexes]
-            parts += [position, axis_angle(quaternion), fingers]
+            parts += [position, axis_angle(quaternion)]
+            if robot.has_gripper:
+                parts.append(self.data.qpos[robot._ref_gripper_joint_pos_indexes])
         return np.concatenate(parts, dtype=np.float32)
 
     @contextlib.contextmanager
@@ -238,7 +247,9 @@ class RobosuiteWorld:
             controller.goal_ori = np.array(controller.goal_ori, np.float64)
             memories.append(controller.goal_ori)
             if robot.has_gripper:
-                gripper.current_action = np.array(gripper.current_action, np.float64)
+                # One number until the gripper first moves, then one for each finger.
+                now = np.broadcast_to(gripper.current_action, len(gripper.actuators))
+                gripper.current_action = np.array(now, np.float64)
                 memories.append(gripper.current_action)
         return memories
 
@@ -262,7 +273,7 @@ def checked(action: Float32[np.ndarray, " A"], layout: VectorSpec) -> Float32[np
 
 
 def axis_angle(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, " 3"]:
-    """Return a rotation [rad] of a unit quaternion w, x, y, z, as openpi's evaluation has it: the angle is in [0, 2 pi].
+    """Return the rotation vector [rad] of a unit quaternion w, x, y, z, with angles in [0, 2 pi] as openpi has them.
 
     Pointing down is near pi, where the sign of a quaternion decides between two vectors; openpi takes it as it comes.
     """

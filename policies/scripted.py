@@ -2,23 +2,23 @@
 
 An expert sees the true state of the world and yields, for each control step, where both tips should be and how far the
 grippers should be open. Each arm runs a script of its own (a generator), so that both can act at once.
-
-The styles are the premise of TACO (arXiv 2512.02834, section 3): demonstrations that all *succeed*, in ways of which
-some are worse to imitate than others. A policy that learns them all can be led astray by its own noise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from robotest.envs.dual_arm import HOME_TIP, DualArmEnv
-from robotest.envs.dual_arm_tasks import BAR_HALF_M, BUTTON_TOP_M, CUBE_M, HANDLE_X_M
-from robotest.errors import UnknownNameError
+from robotest.envs.dual_arm_tasks import BAR_HALF_M, BUTTON_TOP_M, CUBE_M, HANDLE_X_M, N_POINTS
+from robotest.errors import RobotestError
+from robotest.experts import Command, Experts
+from robotest.policies.styles import STYLES, Style
+from robotest.types import Env, EnvOptions
 
 Pose = Float64[np.ndarray, " 4"]  # x, y, z [m], yaw [rad]
 Script = Iterator[tuple[Pose, float]]  # where an arm's tip should be next, and its gripper's opening [0, 1]
@@ -31,33 +31,6 @@ OPEN: Final = 1.0
 CLOSED: Final = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How an expert deviates from the plain way.
-
-    Attributes:
-        grasp_offset_m: grasp this far off the middle, along the jaws' flat side [m].
-        detour_m: swing this far sideways on the way to a goal [m].
-        pause_steps: hesitate this long above what is to be grasped, and draw back.
-        release_height_m: let go this far above where the object belongs, or close this far too high [m].
-        other_first: the other arm, or the other order of arms, goes first.
-    """
-
-    grasp_offset_m: float = 0.0
-    detour_m: float = 0.0
-    pause_steps: int = 0
-    release_height_m: float = 0.0
-    other_first: bool = False
-
-
-STYLES: Final = {
-    "clean": Style(),
-    "off_centre": Style(grasp_offset_m=0.013),
-    "detour": Style(detour_m=0.09),
-    "hesitant": Style(pause_steps=5),
-    "early_release": Style(release_height_m=0.03),
-    "other_arm_first": Style(other_first=True),
-}
 MIXTURE: Final = {
     "clean": 0.65,
     "off_centre": 0.07,
@@ -157,8 +130,6 @@ class Expert:
     """The expert of one episode; ask it for commands after `env.reset`."""
 
     def __init__(self, env: DualArmEnv, style: str, rng: np.random.Generator) -> None:
-        if style not in STYLES:
-            raise UnknownNameError("style", style, STYLES)
         self._env = env
         self._world = env.world
         self._scene = env.scene
@@ -346,3 +317,45 @@ _SCRIPTS: Final[dict[str, Callable[[Expert], tuple[Script, Script]]]] = {
     "pick_dual_bottles": Expert.pick_dual_bottles,
     "push_buttons_in_order": Expert.push_buttons_in_order,
 }
+
+_NOISE_M: Final = 0.003
+
+
+@dataclasses.dataclass(frozen=True)
+class DualArmExperts:
+    """Implements `robotest.experts.Experts`."""
+
+    tasks: tuple[str, ...] = tuple(_SCRIPTS)
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
+    options: EnvOptions = dataclasses.field(default_factory=EnvOptions)
+    n_points: int = N_POINTS
+
+    @property
+    def noise(self) -> Float64[np.ndarray, " A"]:
+        """On the tips' positions [m]."""
+        return np.tile([_NOISE_M] * 3 + [0.0] * 2, 2)
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield where the tips should be, and how far open the grippers."""
+        own = _own(env)
+        for pose, opening in Expert(own, style, rng).commands():
+            yield Command(_pack(pose, opening), _pack(own.commanded, np.zeros(2)))
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """See `DualArmEnv.points`."""
+        return _own(env).points()
+
+
+def _own(env: Env) -> DualArmEnv:
+    if not isinstance(env, DualArmEnv) or env.spec.action.mode != "tip":
+        raise RobotestError(
+            f"these experts act in dual_arm's 'tip' mode, not in {env.spec.name}'s {env.spec.action.mode!r}"
+        )
+    return env
+
+
+def _pack(tips: Float64[np.ndarray, "2 4"], openings: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " A"]:
+    return np.concatenate([tips, openings[:, None]], axis=1).ravel()
+
+
+experts: Final[Experts] = DualArmExperts()

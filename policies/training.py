@@ -23,7 +23,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robotest.demonstrations import DatasetSpec, DemonstrationFile, chunk_labels
+from robotest import demonstrations
+from robotest.demonstrations import DatasetSpec, chunk_labels
 from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
 from robotest.policies import mini_vla
 from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig, cell_centres
@@ -411,7 +412,7 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
         ArtifactError: the file is missing, of another kind, or holds no demonstration.
         SpecMismatchError: images of several sizes.
     """
-    with DemonstrationFile(config.data) as file:
+    with demonstrations.read(config.data) as file:
         spec = file.spec
         if not len(file):
             raise ArtifactError(f"{config.data} holds no demonstration; collect some with `robotest collect`")

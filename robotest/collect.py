@@ -1,7 +1,7 @@
 """Demonstrations from scripted experts: which seeds, which styles, and what is kept.
 
-While an expert acts, slowly wandering noise is added to where the tips are sent and *not* to the labels, so that the
-policy sees how to come back (DART: Laskey et al. 2017, arXiv 1703.09327).
+While an expert acts, slowly wandering noise is added to what is executed and *not* to the labels, so that the policy
+sees how to come back (DART: Laskey et al. 2017, arXiv 1703.09327).
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
 
 from robotest import interrupt, registry
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
-from robotest.envs.dual_arm import DualArmEnv
-from robotest.envs.dual_arm_tasks import N_POINTS
 from robotest.errors import RobotestError, UnknownNameError
-from robotest.policies.scripted import MIXTURE, STYLES, Expert
+from robotest.experts import CLEAN, Experts, experts_of, require_style
 from robotest.randomness import derive, generator
-from robotest.types import EnvOptions
+from robotest.types import EnvOptions, SimulatedEnv
 
 _NOISE_DECAY: Final = 0.8  # of the Ornstein-Uhlenbeck noise, per control step
 
@@ -37,15 +34,17 @@ class CollectConfig:
     env: str = "dual_arm"
     """Suite whose experts act."""
     tasks: tuple[str, ...] = ()
-    """Tasks; all of the suite if none is named."""
+    """Tasks; all that have an expert if none is named."""
     episodes: int = 400
     """Successful demonstrations of each task."""
     style: str = "mixture"
     """One style for all, or the stated mixture."""
-    setting: str = "clean"
-    """Setting of the environment."""
-    noise_m: float = 0.003
-    """Standard deviation of the noise on executed tip positions [m]."""
+    setting: str | None = None
+    """Setting of the environment; None: the experts' own."""
+    image_size: int | None = None
+    """Height of the pictures [px]; None: the experts' own."""
+    noise: float = 1.0
+    """How much noise on executed actions, in units of the experts' own."""
     seed: int = 0
     """Seed of the starts and styles; never shares a start with an evaluation."""
     workers: int = 2
@@ -60,52 +59,56 @@ class Tally:
     succeeded: Mapping[str, int]
 
 
-def demonstrate(env: DualArmEnv, seed: int, style: str, noise_m: float, picture: bool = True) -> Demonstration:
+def demonstrate(
+    env: SimulatedEnv, experts: Experts, seed: int, style: str = CLEAN, noise: float = 1.0, *, picture: bool = True
+) -> Demonstration:
     """Run the expert for one episode and return what it did, whether it succeeded or not.
 
     Args:
-        env: in ``tip`` mode.
+        env: one of the suite whose experts these are.
+        experts: act.
         seed: of the start; the style's draws and the noise follow from it.
-        style: one of `STYLES`.
-        noise_m: see `CollectConfig`.
+        style: one of the experts'.
+        noise: see `CollectConfig`.
         picture: whether to render the cameras.
     """
-    env.reset(seed)
+    env.reset(seed, 0)
     rng = generator(derive(seed, "expert"))
-    commands = Expert(env, style, rng).commands()
-    noise = np.zeros((2, 3))
+    commands = experts.commands(env, style, rng)
+    disturbed = np.flatnonzero(experts.noise)
+    scale = noise * experts.noise[disturbed]
+    wandering = np.zeros(len(disturbed))
     images: list[Mapping[str, np.ndarray]] = []
     rows: list[tuple[np.ndarray, ...]] = []
-    success = False
+    instruction, success = "", False
     for _ in range(env.spec.max_steps):
-        seen, state = _see(env, picture)
-        points = env.points()
-        pose, opening = next(commands)
-        anchor = env.commanded
-        noise = _NOISE_DECAY * noise + np.sqrt(1 - _NOISE_DECAY**2) * noise_m * rng.standard_normal((2, 3))
-        sent = pose - anchor
-        sent[:, :3] += noise
+        observation = env.observe() if picture else None
+        points, snapshot = experts.points(env), env.snapshot()
+        command = next(commands)
+        wandering = _NOISE_DECAY * wandering + np.sqrt(1 - _NOISE_DECAY**2) * scale * rng.standard_normal(len(scale))
+        sent = command.action - command.anchor
+        sent[disturbed] += wandering
         env.begin_chunk()
-        status = env.apply(_pack(sent, opening))
-        images.append(seen)
-        rows.append((state, _pack(pose, opening), _pack(anchor, np.zeros(2)), points))
+        status = env.apply(sent.astype(np.float32))
+        images.append(observation.images if observation else {})
+        state = observation.state if observation else np.zeros(env.spec.state.size)
+        instruction = observation.instruction if observation else ""
+        rows.append((state, command.action, command.anchor, points, snapshot))
         if status.done:
             success = status.success
             break
-    info = DemonstrationInfo(env.spec.task, env.spec.setting, style, seed, env.instruction, success)
+    info = DemonstrationInfo(env.spec.task, env.spec.setting, style, seed, instruction, success)
     films = {camera: np.stack([i[camera] for i in images]) for camera in images[0]}
-    return Demonstration(info, films, *(np.stack(column, dtype=np.float32) for column in zip(*rows, strict=True)))
-
-
-def _see(env: DualArmEnv, picture: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    if not picture:
-        return {}, np.zeros(env.spec.state.size, np.float32)
-    observation = env.observe()
-    return dict(observation.images), observation.state
-
-
-def _pack(tips: Float64[np.ndarray, "2 4"], openings: Float64[np.ndarray, " 2"]) -> np.ndarray:
-    return np.concatenate([tips, openings[:, None]], axis=1, dtype=np.float32).ravel()
+    states, actions, anchors, marks, snapshots = (np.stack(column) for column in zip(*rows, strict=True))
+    return Demonstration(
+        info,
+        films,
+        states.astype(np.float32),
+        actions.astype(np.float32),
+        anchors.astype(np.float32),
+        marks.astype(np.float32),
+        snapshots,
+    )
 
 
 def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -> dict[str, Tally]:
@@ -122,17 +125,15 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
         if getattr(config, name) < 1:
             raise RobotestError(f"--{name} {getattr(config, name)} given; at least 1 is needed")
     suite = registry.resolve("env", config.env)
-    tasks = config.tasks or suite.tasks
+    experts = experts_of(config.env)
+    tasks = config.tasks or experts.tasks
     for task in tasks:
-        if task not in suite.tasks:
-            raise UnknownNameError(f"task of {config.env}", task, suite.tasks)
-    mixture = _mixture(config.style)
-    env = suite.make(tasks[0], EnvOptions(setting=config.setting))
-    if not isinstance(env, DualArmEnv):
-        env.close()
-        raise RobotestError(f"env {config.env!r} has no scripted experts; 'dual_arm' has")
+        if task not in experts.tasks:
+            raise UnknownNameError(f"task of {config.env} with an expert", task, experts.tasks)
+    mixture = _mixture(config.style, experts)
+    env = suite.make(tasks[0], _options(config, experts))
     e = env.spec
-    spec = DatasetSpec(config.env, e.action, e.state, e.cameras, e.control_dt, mixture, N_POINTS)
+    spec = DatasetSpec(config.env, e.action, e.state, e.cameras, e.control_dt, mixture, experts.n_points)
     env.close()
     tallies = {}
     context = multiprocessing.get_context("spawn")
@@ -146,12 +147,16 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     return tallies
 
 
-def _mixture(style: str) -> dict[str, float]:
+def _mixture(style: str, experts: Experts) -> dict[str, float]:
     if style == "mixture":
-        return dict(MIXTURE)
-    if style not in STYLES:
-        raise UnknownNameError("style", style, [*STYLES, "mixture"])
+        return dict(experts.mixture)
+    require_style(experts, style)
     return {style: 1.0}
+
+
+def _options(config: CollectConfig, experts: Experts) -> EnvOptions:
+    given = {name: getattr(config, name) for name in ("setting", "image_size") if getattr(config, name) is not None}
+    return dataclasses.replace(experts.options, **given)
 
 
 def _collect_task(
@@ -197,11 +202,15 @@ def _attempts(
             yield window.pop(0).result()
 
 
-_ENVS: dict[tuple[str, str, str], DualArmEnv] = {}  # of a worker process: building one costs as much as ten resets
+_ENVS: dict[tuple[str, str, EnvOptions], SimulatedEnv] = {}  # of a worker process: to build one costs ten resets
 
 
 def _attempt(config: CollectConfig, task: str, style: str, seed: int) -> Demonstration:
-    key = (config.env, task, config.setting)
+    experts = experts_of(config.env)
+    key = (config.env, task, _options(config, experts))
     if key not in _ENVS:
-        _ENVS[key] = registry.resolve("env", config.env).make(task, EnvOptions(setting=config.setting))
-    return demonstrate(_ENVS[key], seed, style, config.noise_m)
+        for env in _ENVS.values():
+            env.close()
+        _ENVS.clear()
+        _ENVS[key] = registry.resolve("env", config.env).make(*key[1:])
+    return demonstrate(_ENVS[key], experts, seed, style, config.noise)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Protocol, runtime_checkable
 
-from robotest import interrupt
+from robotest import experts, interrupt
 from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
@@ -105,7 +105,7 @@ class InProcess:
     """
 
     def __init__(self, env: str, timer: Clock) -> None:
-        self._suite: Suite = resolve("env", env)
+        self._name, self._suite = env, resolve("env", env)
         self._timer = timer
         self._made: tuple[str, EnvOptions, Env] | None = None
 
@@ -146,5 +146,5 @@ class InProcess:
         """Return the environment of a task, made again only when task or options change."""
         if self._made is None or self._made[:2] != (task, options):
             self.close()
-            self._made = (task, options, self._suite.make(task, options))
+            self._made = (task, options, experts.make(self._name, self._suite, task, options))
         return self._made[2]

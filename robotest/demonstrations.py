@@ -1,8 +1,9 @@
 """Demonstration files: what the experts did, and the chunk labels that a policy learns from.
 
 Layout (HDF5): ``data/demo_N/{obs/images/<camera> uint8[T,h,w,3], obs/state f32[T,S], actions f32[T,A], anchors
-f32[T,A], points f32[T,K,2]}``, with the attributes of `DemonstrationInfo` on each demonstration and those of
-`DatasetSpec` on the file.
+f32[T,A], points f32[T,K,2], states f64[T,N], rewards, dones}``, with the attributes of `DemonstrationInfo` on each
+demonstration and those of `DatasetSpec` on the file. robomimic's loader reads it too: its observation keys are
+``<camera>_image`` and ``state``.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from robotest.errors import ArtifactError, SpecMismatchError
 from robotest.specs import VectorSpec
 
 FORMAT = "robotest-demonstrations-2"
+_GYM_TYPE = 2  # robomimic's EnvType for environments that are not robosuite's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Demonstration:
             absolute components.
         points: where the first camera sees what the instruction speaks of and is to be acted on next: x right, y down,
             in [-1, 1] inside the picture; NaN where there is less to point at.
+        states: the simulator's, before each action; None if nobody kept them.
     """
 
     info: DemonstrationInfo
@@ -100,6 +103,7 @@ class Demonstration:
     actions: Float32[np.ndarray, "T A"]
     anchors: Float32[np.ndarray, "T A"]
     points: Float32[np.ndarray, "T K 2"]
+    states: Float64[np.ndarray, "T N"] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -113,6 +117,56 @@ def chunk_labels(
     rows = np.minimum(steps[:, None] + np.arange(horizon), len(actions) - 1)
     labels: Float32[np.ndarray, "T H A"] = (actions[rows] - anchors[:, None]).astype(np.float32)
     return labels
+
+
+@runtime_checkable
+class Demonstrations(Protocol):
+    """A sequence of demonstrations on disk; arrays are read when asked for. Use it in a ``with`` statement."""
+
+    @property
+    def path(self) -> Path:
+        """File or folder."""
+        ...
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What they have in common."""
+        ...
+
+    def __enter__(self) -> Demonstrations: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Demonstration: ...
+
+    def __iter__(self) -> Iterator[Demonstration]: ...
+
+    def info(self, index: int) -> DemonstrationInfo:
+        """What is known of one without reading its arrays."""
+        ...
+
+    def steps(self, index: int) -> int:
+        """Its number of steps."""
+        ...
+
+
+def read(path: Path, image_size: int | None = None) -> Demonstrations:
+    """Open demonstrations: a file of `robotest collect`, or LIBERO's official files.
+
+    Args:
+        path: a file, or LIBERO's folder of a suite.
+        image_size: LIBERO's pictures are resized to this height and width [px]; ours are as they were collected.
+
+    Raises:
+        ArtifactError: it is neither.
+    """
+    from robotest.envs import libero_dataset
+
+    if libero_dataset.is_libero(path):
+        return libero_dataset.LiberoDataset(path, image_size)
+    return DemonstrationFile(path)
 
 
 class DemonstrationWriter:
@@ -157,10 +211,24 @@ class DemonstrationWriter:
             # One chunk a second of pictures: lzf halves to tenths simulated pictures and reads at memory speed.
             chunks = (min(len(images), 16), *images.shape[1:])
             group.create_dataset(f"obs/images/{camera}", data=images, compression="lzf", chunks=chunks)
+            group[f"obs/{camera}_image"] = group[f"obs/images/{camera}"]  # a second name for the same bytes
         group["obs/state"] = demonstration.state
         group["actions"] = demonstration.actions
         group["anchors"] = demonstration.anchors
         group["points"] = demonstration.points
+        self._write_as_robomimic(group, demonstration)
+
+    def _write_as_robomimic(self, group: Any, demonstration: Demonstration) -> None:
+        """Write what robomimic's loader needs beside observations and actions."""
+        last = np.zeros(len(demonstration), np.int64)
+        last[-1] = 1
+        group["rewards"], group["dones"] = last.astype(np.float64), last
+        if demonstration.states is not None:
+            group.create_dataset("states", data=demonstration.states, compression="lzf", shuffle=True)
+        group.attrs["num_samples"] = len(demonstration)
+        self._data.attrs["total"] = self._data.attrs.get("total", 0) + len(demonstration)
+        env = {"env_name": self.spec.env, "type": _GYM_TYPE, "env_kwargs": {}}
+        self._data.attrs["env_args"] = json.dumps(env)
 
 
 class DemonstrationFile:
@@ -197,6 +265,7 @@ class DemonstrationFile:
             actions=group["actions"][:],
             anchors=group["anchors"][:],
             points=group["points"][:],
+            states=group["states"][:] if "states" in group else None,
         )
 
     def __iter__(self) -> Iterator[Demonstration]:

@@ -44,6 +44,8 @@ def examine() -> list[Finding]:
         "drawing": _drawing,
         "video": _video,
         "weights": _weights,
+        "robosuite": _robosuite,
+        "LIBERO": _libero,
     }
     return [*_packages(), *(_finding(what, look) for what, look in looks.items())]
 
@@ -98,6 +100,36 @@ def _video() -> str:
     import imageio_ffmpeg
 
     return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def _robosuite() -> str:
+    """Its version, looked up without importing it, which takes seconds."""
+    return _optional("robosuite", "1.4.")
+
+
+def _libero() -> str:
+    version = _optional("hf-libero", "")
+    if version == _ABSENT:
+        return version
+    from robotest.envs import libero_files
+
+    found = libero_files.assets()
+    if found.missing:
+        found.require()
+    return f"{version}, assets {found.describe()}"
+
+
+_ABSENT = "not installed (optional: make libero)"
+
+
+def _optional(name: str, needed: str) -> str:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return _ABSENT
+    if not version.startswith(needed):
+        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: make libero")
+    return version
 
 
 def _weights() -> str:

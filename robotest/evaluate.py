@@ -12,7 +12,7 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits
 
 import robotest.policies
-from robotest import interrupt, recording, schedule
+from robotest import experts, interrupt, recording, schedule
 from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
 from robotest.fleet import Fleet
@@ -48,8 +48,8 @@ class EvalConfig:
     """Actions of a chunk executed before the next decision; None: all."""
     seed: int = 0
     """Run seed: start states and noises follow from it alone."""
-    setting: str = "clean"
-    """One of the suite's settings."""
+    setting: str | None = None
+    """One of the suite's settings; None: its first."""
     action_mode: str | None = None
     """One of the suite's action modes; None: the policy's."""
     wording: Literal["seen", "unseen"] = "seen"
@@ -158,11 +158,14 @@ def _crew(config: EvalConfig, timer: Clock) -> Crew:
 
 def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     """Load everything and check it, the cheap things first."""
-    tasks = _check(config, crew.suite())
-    policy, folder = load_policy(config.policy)
+    suite, style = crew.suite(), experts.style_of(config.policy)
+    if style is not None:
+        config = _for_expert(config, style)
+    tasks = _check(config, suite)
+    policy, folder = load_policy(config.policy) if style is None else (_expert(config, crew, style), None)
     conditions = _load_conditions(config.verifiers, policy, folder)
     planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
-    execute, options = _execute(config.execute, policy), _options(config, policy)
+    execute, options = _execute(config.execute, policy), _options(config, suite, policy, style)
     spec = crew.spec(tasks[0], options)
     planner.require_fits(spec)
     identity = _identity(config, spec, policy.spec, options, execute)
@@ -264,14 +267,33 @@ def _execute(given: int | None, policy: Policy) -> int:
     return execute
 
 
-def _options(config: EvalConfig, policy: Policy) -> EnvOptions:
+def _for_expert(config: EvalConfig, style: str) -> EvalConfig:
+    """Fill in what goes without saying: it knows some tasks, and proposes one action, so there is nothing to choose."""
+    asked = experts.experts_of(config.env)
+    experts.require_style(asked, style)
+    for task in config.tasks:
+        if task not in asked.tasks:
+            raise UnknownNameError(f"task of {config.env} with an expert", task, asked.tasks)
+    verifiers = ("first",) if config.verifiers == EvalConfig.verifiers else config.verifiers
+    return dataclasses.replace(config, tasks=config.tasks or asked.tasks, verifiers=verifiers, candidates=1, execute=1)
+
+
+def _expert(config: EvalConfig, crew: Crew, style: str) -> Policy:
+    """Return the policy that does what the suite's expert proposes."""
+    options = dataclasses.replace(experts.experts_of(config.env).options, cameras=())
+    return experts.ExpertPolicy(crew.spec(config.tasks[0], options), style)
+
+
+def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | None) -> EnvOptions:
     """Fill in what the policy settles."""
     sizes = [height for height, _ in policy.spec.cameras.values()] or [EnvOptions.image_size]
     return EnvOptions(
-        setting=config.setting,
+        setting=config.setting or suite.settings[0],
         action_mode=config.action_mode or policy.spec.action.mode,
         wording=config.wording,
         image_size=config.image_size or sizes[0],
+        cameras=tuple(policy.spec.cameras),
+        expert=style,
     )
 
 
@@ -281,7 +303,7 @@ def _identity(
     """Everything that changes what an episode is; file names do not."""
     return {
         "env": config.env,
-        **dataclasses.asdict(options),
+        **{name: value for name, value in dataclasses.asdict(options).items() if name not in ("cameras", "expert")},
         "standin_assets": env.standin_assets,
         "policy": policy.name,
         "policy_fingerprint": policy.fingerprint,

@@ -14,13 +14,17 @@ from typing import Any, Literal
 
 from robotest.errors import RobotestError, UnknownNameError
 
-Kind = Literal["env", "policy", "verifier", "robot"]
+Kind = Literal["env", "expert", "policy", "verifier", "robot"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
     "env": {
         "dual_arm": "robotest.envs.dual_arm:suite",
         "gymnasium:ID": "robotest.envs.gymnasium:suite",
         "libero/ID": "robotest.envs.libero:suite",
+    },
+    "expert": {
+        "dual_arm": "robotest.policies.scripted:experts",
+        "libero/ID": "robotest.policies.scripted_libero:experts",
     },
     "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
     "verifier": {
@@ -37,6 +41,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
 FAMILIES = (":ID", "/ID")
 _GROUPS: dict[Kind, str] = {
     "env": "robotest.envs",
+    "expert": "robotest.experts",
     "policy": "robotest.policies",
     "verifier": "robotest.verifiers",
     "robot": "robotest.robots",
@@ -56,20 +61,26 @@ def resolve(kind: Kind, name: str) -> Any:
         UnknownNameError: no such name; the message lists the known ones and the nearest.
         RobotestError: the name is known but cannot be imported, or is of another kind.
     """
+    target, member = find(kind, name) or (name, None)
+    module, separator, attribute = target.partition(":")
+    if not separator or not module or not attribute:
+        raise UnknownNameError(kind, name, table(kind))
+    found = _load(kind, name, target)
+    made = found if member is None else found(member)
+    _require_kind(kind, name, made)
+    return made
+
+
+def find(kind: Kind, name: str) -> tuple[str, str | None] | None:
+    """Return the ``module:attribute`` of a registered name, and the member of a family; None if it is not there."""
     known = table(kind)
+    if name in known:
+        return known[name], None
     for ending in FAMILIES:
         family, separator, member = name.partition(ending[0])
         if separator and f"{family}{ending}" in known:
-            made = _load(kind, name, known[f"{family}{ending}"])(member)
-            _require_kind(kind, name, made)
-            return made
-    target = known.get(name, name)
-    module, separator, attribute = target.partition(":")
-    if not separator or not module or not attribute:
-        raise UnknownNameError(kind, name, known)
-    found = _load(kind, name, target)
-    _require_kind(kind, name, found)
-    return found
+            return known[f"{family}{ending}"], member
+    return None
 
 
 def _load(kind: Kind, name: str, target: str) -> Any:
@@ -81,8 +92,14 @@ def _load(kind: Kind, name: str, target: str) -> Any:
 
 
 def _require_kind(kind: Kind, name: str, found: Any) -> None:
-    from robotest.types import Suite  # here, so that a list of names needs no numpy
+    from robotest.experts import Experts  # here, so that a list of names needs no numpy
+    from robotest.types import Suite
 
-    if not (isinstance(found, Suite) if kind == "env" else callable(found)):
-        needed = "an instance of robotest.types.Suite" if kind == "env" else f"a function that makes a {kind}"
+    protocol = {"env": Suite, "expert": Experts}.get(kind)
+    if not (isinstance(found, protocol) if protocol else callable(found)):
+        needed = (
+            f"an instance of {protocol.__module__}.{protocol.__name__}"
+            if protocol
+            else f"a function that makes a {kind}"
+        )
         raise RobotestError(f"{kind} {name!r} is a {type(found).__name__}; {needed} is needed")

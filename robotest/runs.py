@@ -108,6 +108,7 @@ class Summary:
     level: float = 0.95
     sequential: Monitor | None = None
     adaptive: Estimate | None = None
+    standin_assets: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout of `summary.json`."""
@@ -124,6 +125,7 @@ class Summary:
                 {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
             ],
             "performance": dataclasses.asdict(self.performance),
+            "standin_assets": self.standin_assets,
             **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
             **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
         }

@@ -61,7 +61,12 @@ def summarise(
     if arguments.adaptive:
         first, second = _passes(arguments, episodes)
         estimate = allocation.estimate(first, second, arguments.episodes, level)
-    return dataclasses.replace(summary, sequential=monitor(arguments, episodes), adaptive=estimate)
+    return dataclasses.replace(
+        summary,
+        sequential=monitor(arguments, episodes),
+        adaptive=estimate,
+        standin_assets=bool(arguments.identity.get("standin_assets")),
+    )
 
 
 def _adaptive(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Start]:

@@ -31,7 +31,7 @@ def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> li
         parts.append(sequential(summary.sequential))
     if summary.adaptive:
         parts.append(adaptive(summary.adaptive))
-    return [*parts, *performance(summary.performance)]
+    return _marked([*parts, *performance(summary.performance)], standin_assets=summary.standin_assets)
 
 
 def markdown(parts: Iterable[Table | Text]) -> str:
@@ -39,8 +39,21 @@ def markdown(parts: Iterable[Table | Text]) -> str:
     return "\n\n".join(_markdown(part) if isinstance(part, Table) else part.plain for part in parts) + "\n"
 
 
-def branches(found: Report) -> list[Table | Text]:
-    """Return what `robotest branch` found."""
+def _marked(parts: list[Table | Text], *, standin_assets: bool) -> list[Table | Text]:
+    """Say in every title if the simulator's assets were not the original's."""
+    for part in parts:
+        if standin_assets and isinstance(part, Table):
+            part.title = f"{part.title} | STAND-IN ASSETS, not comparable with published rates"
+    return parts
+
+
+def branches(found: Report, *, standin_assets: bool = False) -> list[Table | Text]:
+    """Return what `robotest branch` found.
+
+    Args:
+        found: by branching.
+        standin_assets: whether the run was made with them.
+    """
     table = Table(
         title="Verifiers judged by what every candidate led to; 95 % intervals over episodes", title_justify="left"
     )
@@ -58,7 +71,7 @@ def branches(found: Report) -> list[Table | Text]:
         along.add_column(column, justify="right")
     for fifth, (n, differ, headroom) in enumerate(found.along):
         along.add_row(f"{20 * fifth}-{20 * fifth + 20} %", str(n), f"{100 * differ:.0f}", f"{100 * headroom:+.1f}")
-    return [
+    parts: list[Table | Text] = [
         table,
         along,
         Text(
@@ -68,6 +81,7 @@ def branches(found: Report) -> list[Table | Text]:
             f" the best is {100 * found.headroom:+.1f} points above the mean"
         ),
     ]
+    return _marked(parts, standin_assets=standin_assets)
 
 
 def rates(summary: Summary) -> Table:

@@ -24,12 +24,15 @@ class Observation:
         state: proprioception, laid out by `EnvSpec.state`.
         instruction: the task in words.
         time: seconds since the episode's start [s].
+        proposal: what the suite's scripted expert would do next, if the environment was built with one
+            (`EnvOptions.expert`); no other policy is given it.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
     state: Float32[np.ndarray, " S"]
     instruction: str
     time: float
+    proposal: Float32[np.ndarray, "H A"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +195,7 @@ class EnvOptions:
         wording: instruction templates, ``seen`` in training or ``unseen``.
         image_size: height of the policy's images [px]; the suite settles their width.
         cameras: what `Env.observe` renders, the policy's choice among the suite's; None: all of them.
+        expert: style of the scripted expert that is asked beside the environment, for the policy ``expert``.
     """
 
     setting: str = "clean"
@@ -199,6 +203,7 @@ class EnvOptions:
     wording: Literal["seen", "unseen"] = "seen"
     image_size: int = 48
     cameras: tuple[str, ...] | None = None
+    expert: str | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EnvOptions:

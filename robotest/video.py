@@ -241,7 +241,7 @@ def _environments() -> Iterator[Callable[[recording.Scene], SimulatedEnv]]:
     built: dict[Any, SimulatedEnv] = {}
 
     def environment_of(scene: recording.Scene) -> SimulatedEnv:
-        options = dataclasses.replace(scene.options, cameras=None)  # also those that the policy did without
+        options = dataclasses.replace(scene.options, cameras=None, expert=None)  # all, not those of the policy
         key = (scene.env, scene.task, options)
         if key not in built:
             env = registry.resolve("env", scene.env).make(scene.task, options)

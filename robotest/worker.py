@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import robotest
+from robotest import experts
 from robotest.errors import RobotestError
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
@@ -57,6 +58,7 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._suite: Suite | None = None
+        self._name = ""
         self._env: Env | None = None
         self._made: tuple[str, EnvOptions] | None = None
 
@@ -76,7 +78,7 @@ class Worker:
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self._suite is None:
-            self._suite = resolve("env", request["env"])
+            self._name, self._suite = request["env"], resolve("env", request["env"])
         match request:
             case {"do": "suite"}:
                 names = {name: list(getattr(self._suite, name)) for name in ("tasks", "settings", "action_modes")}
@@ -122,7 +124,7 @@ class Worker:
             if self._env is not None:
                 self._env.close()
             self._env = self._made = None
-            self._env, self._made = self._suite.make(task, options), (task, options)
+            self._env, self._made = experts.make(self._name, self._suite, task, options), (task, options)
         return self._env
 
 

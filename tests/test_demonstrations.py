@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import h5py
@@ -117,3 +118,47 @@ def test_chunk_labels(n_steps: int, horizon: int, seed: int) -> None:
     for t in range(n_steps):
         for k in range(horizon):
             np.testing.assert_array_equal(labels[t, k], each.actions[min(t + k, n_steps - 1)] - each.anchors[t])
+
+
+def test_robomimic_s_own_loader_reads_it(tmp_path: Path) -> None:
+    """Version 0.3.0, which reads `data/demo_k/{obs,actions,rewards,dones}` and `num_samples`."""
+    pytest.importorskip("robomimic")
+    import robomimic.utils.obs_utils as observations
+    from robomimic.utils.dataset import SequenceDataset
+
+    written = [demonstration(seed, n_steps) for seed, n_steps in ((0, 5), (1, 3))]
+    write(tmp_path / "d.h5", *written)
+    observations.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["state"], "rgb": ["head_image"]}})
+    read = SequenceDataset(
+        hdf5_path=str(tmp_path / "d.h5"),
+        obs_keys=("state", "head_image"),
+        dataset_keys=("actions", "rewards", "dones"),
+        seq_length=4,
+        pad_seq_length=True,
+        hdf5_cache_mode=None,
+        load_next_obs=False,
+    )
+    assert len(read) == 8
+    first, last = read[0], read[7]
+    np.testing.assert_array_equal(first["actions"], written[0].actions[:4])
+    np.testing.assert_array_equal(first["obs"]["head_image"], written[0].images["head"][:4])
+    np.testing.assert_array_equal(first["obs"]["state"], written[0].state[:4])
+    np.testing.assert_array_equal(last["actions"][0], written[1].actions[2])
+    assert list(last["dones"]) == [1, 1, 1, 1]  # the last step, repeated
+    read.close_and_delete_hdf5_handle()
+
+
+def test_the_file_says_what_robomimic_asks_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "d.h5", demonstration(0), demonstration(1, 3))
+    with h5py.File(tmp_path / "d.h5") as file:
+        assert json.loads(file["data"].attrs["env_args"])["env_name"] == SPEC.env
+        assert file["data"].attrs["total"] == 8
+        assert [file[f"data/demo_{i}"].attrs["num_samples"] for i in range(2)] == [5, 3]
+
+
+def test_states_come_back(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).standard_normal((5, 11))
+    write(tmp_path / "d.h5", dataclasses.replace(demonstration(0), states=states), demonstration(1))
+    with DemonstrationFile(tmp_path / "d.h5") as file:
+        np.testing.assert_array_equal(file[0].states, states)
+        assert file[1].states is None

@@ -142,11 +142,11 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 def test_an_interrupt_inside_an_episode_keeps_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, resets = fakes.PointEnv.reset, []
 
-    def reset(self: fakes.PointEnv, seed: int) -> None:
+    def reset(self: fakes.PointEnv, seed: int, episode: int) -> None:
         resets.append(self)
         if len(resets) == 4:
             raise KeyboardInterrupt
-        original(self, seed)
+        original(self, seed, episode)
 
     monkeypatch.setattr(fakes.PointEnv, "reset", reset)
     with pytest.raises(InterruptedRunError, match="the 3 finished"):

@@ -13,7 +13,8 @@ from robotest.collect import CollectConfig, collect, demonstrate
 from robotest.demonstrations import chunk_labels
 from robotest.envs.dual_arm import suite
 from robotest.errors import RobotestError, UnknownNameError
-from robotest.policies.scripted import MIXTURE, STYLES
+from robotest.policies.scripted import MIXTURE, experts
+from robotest.policies.styles import STYLES
 from robotest.randomness import derive
 from robotest.types import EnvOptions
 
@@ -21,8 +22,7 @@ from robotest.types import EnvOptions
 def successes(task: str, setting: str, style: str, n: int) -> int:
     with closing(suite.make(task, EnvOptions(setting=setting))) as env:
         return sum(
-            demonstrate(env, derive("test", task, i), style, noise_m=0.003, picture=False).info.success
-            for i in range(n)
+            demonstrate(env, experts, derive("test", task, i), style, picture=False).info.success for i in range(n)
         )
 
 
@@ -42,7 +42,7 @@ def test_every_style_succeeds_more_often_than_not(style: str) -> None:
 
 def test_styles_differ_from_the_clean_way() -> None:
     with closing(suite.make("place_block_pad", EnvOptions())) as env:
-        paths = {s: demonstrate(env, 5, s, 0.0, picture=False).actions for s in STYLES}
+        paths = {s: demonstrate(env, experts, 5, s, 0.0, picture=False).actions for s in STYLES}
     clean = paths.pop("clean")
     for style, path in paths.items():
         n = min(len(path), len(clean))
@@ -52,7 +52,7 @@ def test_styles_differ_from_the_clean_way() -> None:
 def test_labels_lead_back_to_the_clean_path() -> None:
     """Noise moves the arm, not the label: set-points are smooth while the anchors are not."""
     with closing(suite.make("stack_blocks_two", EnvOptions())) as env:
-        noisy = demonstrate(env, 3, "clean", 0.003, picture=False)
+        noisy = demonstrate(env, experts, 3, picture=False)
     tips = slice(0, 3)
     jerk = {
         name: np.abs(np.diff(values[2:12, tips], n=2, axis=0)).mean()

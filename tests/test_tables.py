@@ -1,7 +1,9 @@
+import dataclasses
 import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from robotest import runs, tables
 from robotest.types import Episode, Outcome
@@ -34,6 +36,15 @@ def _text(summary: runs.Summary, width: int = 140) -> str:
 def _row(text: str, start: str) -> list[str]:
     line = next(line for line in text.splitlines() if line.lstrip("│ ").startswith(start))
     return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
+def test_stand_in_assets_are_in_every_title() -> None:
+    marked = dataclasses.replace(_summary(random="sfsf", leverage="ssss"), standin_assets=True)
+    titles = [part.title for part in tables.report(marked, detail=True) if isinstance(part, Table)]
+    assert len(titles) >= 4
+    assert all("STAND-IN ASSETS" in str(title) for title in titles)
+    assert marked.to_json()["standin_assets"] is True
+    assert "STAND-IN" not in _text(_summary(random="sfsf", leverage="ssss"))
 
 
 def test_rates_by_task_and_overall() -> None:

@@ -42,7 +42,7 @@ class Eval:
     """Actions of a chunk executed before the next decision."""
     seed: int = 0
     """Run seed: start states and noises follow from it alone."""
-    setting: str = "clean"
+    setting: str | None = None
     """One of the suite's settings."""
     action_mode: str | None = None
     """One of the suite's action modes; None: the policy's."""

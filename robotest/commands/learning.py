@@ -23,15 +23,17 @@ class Collect:
     env: str = "dual_arm"
     """Suite whose experts act."""
     tasks: str = "all"
-    """Tasks, separated by commas."""
+    """Tasks, separated by commas; all: those that have an expert."""
     episodes: int = 400
     """Successful demonstrations per task."""
     style: str = "mixture"
     """One of the experts' styles, or the stated mixture of good and of suboptimal but successful ones."""
-    setting: str = "clean"
-    """One of the suite's settings."""
-    noise_m: float = 0.003
-    """Standard deviation of the noise on the executed tip positions, not on the labels [m]."""
+    setting: str | None = None
+    """One of the suite's settings; none: the experts' own, whose starts are no evaluation's."""
+    image_size: int | None = None
+    """Height of the pictures [px]; none: the experts' own."""
+    noise: float = 1.0
+    """How much noise on what is executed, not on the labels, in units of the experts' own."""
     seed: int = 0
     """Seed of starts and styles; never shares a start with an evaluation."""
     workers: int = 2

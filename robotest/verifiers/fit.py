@@ -20,7 +20,8 @@ from jaxtyping import Float16, Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from robotest.demonstrations import Demonstration, DemonstrationFile, chunk_labels
+from robotest import demonstrations
+from robotest.demonstrations import Demonstration, Demonstrations, chunk_labels
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.evaluate import load_policy
 from robotest.randomness import derive, generator
@@ -126,7 +127,8 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
 
 def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
     """Return the features of `config.data`, from the file that an equal search left, if there is one."""
-    with DemonstrationFile(config.data) as data:
+    sizes = [height for height, _ in policy.spec.cameras.values()]
+    with demonstrations.read(config.data, sizes[0] if sizes else None) as data:
         identity = {
             "policy": policy.spec.fingerprint,
             "features": dict(policy.spec.feature_shapes),
@@ -143,7 +145,7 @@ def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> Sea
 
 
 def search(
-    policy: Policy, data: DemonstrationFile, config: SearchConfig, batch: int, progress: Progress
+    policy: Policy, data: Demonstrations, config: SearchConfig, batch: int, progress: Progress
 ) -> SearchedFeatures:
     """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration."""
     _require_fits(policy, data)
@@ -234,7 +236,7 @@ def _quantiles(scores: np.ndarray) -> tuple[tuple[float, float], ...]:
     return tuple((level, float(value)) for level, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True))
 
 
-def _require_fits(policy: Policy, data: DemonstrationFile) -> None:
+def _require_fits(policy: Policy, data: Demonstrations) -> None:
     if not policy.spec.feature_shapes:
         raise SpecMismatchError(
             f"policy {policy.spec.name!r} gives no features; only one that does can have a verifier"

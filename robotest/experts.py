@@ -1,0 +1,226 @@
+"""Scripted experts: who shows a policy how it is done, and what `--policy expert` does.
+
+An expert sees the true state of the simulation, so it acts beside it and is asked there: `Guided` is an environment
+that says with every observation what its expert would do next, and the policy ``expert`` does just that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from robotest import registry
+from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError, UnknownNameError
+from robotest.randomness import derive, generator
+from robotest.specs import EnvSpec, PolicySpec
+from robotest.types import Candidates, Env, EnvOptions, Observation, SimulatedEnv, StepStatus, Suite
+
+POLICY: Final = "expert"
+"""Name of the policy: ``expert``, or ``expert:STYLE``."""
+CLEAN: Final = "clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What an expert does in one control step.
+
+    Attributes:
+        action: set-points, also where the action is an offset from the start of a chunk.
+        anchor: what such components are measured from if a chunk starts now; 0 for all others.
+    """
+
+    action: Float64[np.ndarray, " A"]
+    anchor: Float64[np.ndarray, " A"]
+
+
+@runtime_checkable
+class Experts(Protocol):
+    """The experts of a suite. What the registry's ``expert`` names, which are those of suites, resolve to."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have an expert."""
+        ...
+
+    @property
+    def mixture(self) -> Mapping[str, float]:
+        """Style -> its share of demonstrations unless asked otherwise."""
+        ...
+
+    @property
+    def options(self) -> EnvOptions:
+        """How environments are built for demonstrations: with starts that are no evaluation's."""
+        ...
+
+    @property
+    def noise(self) -> Float64[np.ndarray, " A"]:
+        """Spread of the wandering noise on executed actions; 0 for numbers that are not disturbed."""
+        ...
+
+    @property
+    def n_points(self) -> int:
+        """K of `points`."""
+        ...
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield the command of every control step, without end, from an environment that has just been reset."""
+        ...
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """See `robotest.demonstrations.Demonstration.points`."""
+        ...
+
+
+def style_of(policy: str) -> str | None:
+    """Return the style of ``expert`` or ``expert:STYLE``; None if the policy is no expert."""
+    name, _, style = policy.partition(":")
+    return (style or CLEAN) if name == POLICY else None
+
+
+def experts_of(env: str) -> Experts:
+    """Return the experts of a suite.
+
+    Raises:
+        RobotestError: it has none.
+    """
+    if registry.find("expert", env) is None:
+        known = ", ".join(sorted(registry.table("expert")))
+        raise RobotestError(f"env {env!r} has no scripted experts; these have: {known}")
+    experts: Experts = registry.resolve("expert", env)
+    return experts
+
+
+def require_style(experts: Experts, style: str) -> None:
+    """Raise `UnknownNameError` if nobody has that style."""
+    if style not in experts.mixture:
+        raise UnknownNameError("style", style, experts.mixture)
+
+
+def make(name: str, suite: Suite, task: str, options: EnvOptions) -> Env:
+    """Build an environment of a suite, with its expert beside it if the options ask for one.
+
+    Args:
+        name: what the suite was asked for by.
+        suite: builds.
+        task: of the suite.
+        options: how.
+    """
+    env = suite.make(task, options)
+    if options.expert is None:
+        return env
+    if not isinstance(env, SimulatedEnv):
+        env.close()
+        raise RobotestError(f"{name} is not simulated; an expert needs the true state")
+    return Guided(env, experts_of(name), options.expert)
+
+
+class Guided:
+    """A simulated environment that proposes, with every observation, what its expert would do.
+
+    Args:
+        env: the environment.
+        experts: of its suite.
+        style: one of the experts' styles.
+    """
+
+    def __init__(self, env: SimulatedEnv, experts: Experts, style: str) -> None:
+        require_style(experts, style)
+        if env.spec.task not in experts.tasks:
+            env.close()
+            raise RobotestError(f"task {env.spec.task!r} has no expert; these have: {', '.join(experts.tasks)}")
+        self._env, self._experts, self._style = env, experts, style
+        self._commands: Iterator[Command] = iter(())
+        self._next: Command | None = None
+
+    @property
+    def spec(self) -> EnvSpec:
+        """See `Env.spec`."""
+        return self._env.spec
+
+    def reset(self, seed: int, episode: int) -> None:
+        """See `Env.reset`."""
+        self._env.reset(seed, episode)
+        self._commands = self._experts.commands(self._env, self._style, generator(derive(seed, "expert")))
+        self._next = None
+
+    def observe(self) -> Observation:
+        """See `Env.observe`; the expert is asked once a step."""
+        if self._next is None:
+            self._next = next(self._commands)
+        offset = (self._next.action - self._next.anchor).astype(np.float32)
+        return dataclasses.replace(self._env.observe(), proposal=offset[None])
+
+    def begin_chunk(self) -> None:
+        """See `Env.begin_chunk`."""
+        self._env.begin_chunk()
+
+    def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
+        """See `Env.apply`."""
+        self._next = None
+        return self._env.apply(action)
+
+    def snapshot(self) -> Float64[np.ndarray, " N"]:
+        """The environment's; the expert's script is not part of it."""
+        return self._env.snapshot()
+
+    def restore(self, state: Float64[np.ndarray, " N"]) -> None:
+        """Return to a state to look at; the expert cannot go on from there."""
+        self._env.restore(state)
+        self._commands = iter(())
+
+    def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+        """See `SimulatedEnv.render`."""
+        return self._env.render(camera, height, width)
+
+    def stop(self) -> None:
+        """See `Env.stop`."""
+        self._env.stop()
+
+    def close(self) -> None:
+        """See `Env.close`."""
+        self._env.close()
+
+
+class ExpertPolicy:
+    """Does what the environment's expert proposes, one action at a time. Implements `robotest.types.Policy`.
+
+    Args:
+        env: spec of the environment it acts in.
+        style: for its name.
+    """
+
+    def __init__(self, env: EnvSpec, style: str) -> None:
+        name = POLICY if style == CLEAN else f"{POLICY}:{style}"
+        self._spec = PolicySpec(
+            name=name,
+            fingerprint=name,
+            action=env.action,
+            state=env.state,
+            cameras={},
+            horizon=1,
+            feature_shapes={},
+            action_scale=np.ones((1, env.action.size), np.float32),
+            concurrent=True,
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        """See `Policy.spec`."""
+        return self._spec
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        """Return the proposals, `n_candidates` times: an expert does not draw."""
+        if len(noise_seeds) != len(observations):
+            raise InvalidActionError(f"{len(noise_seeds)} seeds for {len(observations)} observations")
+        return [Candidates(np.repeat(self._proposal(o)[None], n_candidates, 0)) for o in observations]
+
+    def _proposal(self, observation: Observation) -> Float32[np.ndarray, "1 A"]:
+        if observation.proposal is None:
+            raise SpecMismatchError("the policy 'expert' needs an environment that proposes; ask for it by that name")
+        return observation.proposal

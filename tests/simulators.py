@@ -1,0 +1,28 @@
+"""What tests need of simulators that are not everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from robotest.errors import RobotestError
+
+
+def require_robosuite() -> None:
+    """Skip where robosuite is not installed."""
+    try:
+        from robotest.envs.robosuite_world import import_robosuite
+
+        import_robosuite()
+    except RobotestError as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
+def require_libero() -> None:
+    """Skip where LIBERO or its assets are missing."""
+    require_robosuite()
+    try:
+        from robotest.envs import libero_files
+
+        libero_files.assets().require()
+    except RobotestError as error:
+        pytest.skip(str(error), allow_module_level=True)
