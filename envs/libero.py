@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from robotest.envs import libero_files
+from robotest.envs.robosuite_env import RobosuiteEnv, require_known
 from robotest.envs.robosuite_world import (
     CONTROL_HZ,
     RobosuiteWorld,
     action_layout,
-    checked,
     state_layout,
 )
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.specs import EnvSpec
-from robotest.types import EnvOptions, Observation, StepStatus
+from robotest.types import EnvOptions
 
 CAMERAS: Final = ("agentview", "robot0_eye_in_hand")
 PATIENCE_S: Final = 120.0
@@ -67,8 +67,8 @@ PROTOCOLS: Final = {
 """``sampled`` is ours: openpi's, with starts drawn by LIBERO's sampler, for demonstrations."""
 
 
-class LiberoEnv:
-    """One task. Implements `robotest.types.SimulatedEnv`.
+class LiberoEnv(RobosuiteEnv):
+    """One task; it ends at the first success, as LIBERO has it.
 
     Args:
         suite: e.g. ``libero_object``.
@@ -80,24 +80,21 @@ class LiberoEnv:
         problems = libero_files.import_libero()
         self._protocol = PROTOCOLS[options.setting]
         self._starts = libero_files.initial_states(suite, task)
-        self._instruction = libero_files.instruction(task)
-        self._size = options.image_size
-        bddl = str(libero_files.bddl_file(suite, task))
-        self.world: Final = RobosuiteWorld(lambda **others: _build(problems, bddl, others))
-        self._cameras = CAMERAS if options.cameras is None else options.cameras
-        self.spec: Final = EnvSpec(
+        cameras = CAMERAS if options.cameras is None else options.cameras
+        spec = EnvSpec(
             name=f"libero/{suite}",
             task=task,
             setting=options.setting,
             action=action_layout(1),
             state=state_layout(1),
-            cameras=dict.fromkeys(self._cameras, (self._size, self._size)),
+            cameras=dict.fromkeys(cameras, (options.image_size, options.image_size)),
             control_dt=1 / CONTROL_HZ,
             max_steps=self._protocol.max_steps[suite],
             standin_assets=bool(libero_files.assets().standins),
             patience_s=PATIENCE_S,
         )
-        self._steps = 0
+        bddl = str(libero_files.bddl_file(suite, task))
+        super().__init__(RobosuiteWorld(lambda **others: _build(problems, bddl, others)), spec)
 
     def reset(self, seed: int, episode: int = 0) -> None:
         """Start an episode: from a fixed initial state, or one drawn from `seed`; see `Protocol`."""
@@ -108,55 +105,17 @@ class LiberoEnv:
             self.world.set_positions(self._starts[episode % len(self._starts)])
         for _ in range(self._protocol.settle_steps):
             self.world.step(_NO_ACTION)
-        self._steps = 0
+        self._begin(libero_files.instruction(self.spec.task))
 
-    def observe(self) -> Observation:
-        """Render the policy's cameras and read the arm."""
-        with self.world.looked_at():
-            images = {camera: self._picture(camera) for camera in self._cameras}
-            state = self.world.arm_state()
-        return Observation(images, state, self._instruction, self._steps / CONTROL_HZ)
-
-    def begin_chunk(self) -> None:
-        """Nothing: actions are measured from where the gripper is when each is executed."""
-
-    def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
-        """Execute one action for 0.05 s; the episode ends at the first success, as LIBERO has it."""
-        sent = checked(action, self.spec.action)
-        success = self.world.step(sent.astype(np.float64))
-        self._steps += 1
-        return StepStatus(success=success, done=success, sent=sent)
-
-    def snapshot(self) -> Float64[np.ndarray, " N"]:
-        """Steps taken, then `RobosuiteWorld.snapshot`."""
-        return np.concatenate([[float(self._steps)], self.world.snapshot()])
-
-    def restore(self, state: Float64[np.ndarray, " N"]) -> None:
-        """Return to a snapshot of the same episode."""
-        self._steps = int(state[0])
-        self.world.restore(state[1:])
-
-    def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """An upright picture from any camera of the scene; a policy's is mirrored, see `observe`."""
-        with self.world.looked_at():
-            return self.world.picture(camera, height, width)
-
-    def stop(self) -> None:
-        """Nothing moves on in a simulator that is not stepped."""
-
-    def close(self) -> None:
-        """Free pictures and simulation."""
-        self.world.close()
-
-    def _picture(self, camera: str) -> UInt8[np.ndarray, "size size 3"]:
+    def _picture(self, camera: str, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
         """As openpi has it: 256 px, turned by 180 degrees from robosuite's upside-down pictures, resized.
 
         So it is upright and mirrored left to right, which is what policies for LIBERO are trained on.
         """
         picture = np.ascontiguousarray(self.world.picture(camera, _RENDER_PX, _RENDER_PX)[:, ::-1])
-        if self._size == _RENDER_PX:
+        if size == picture.shape[:2]:
             return picture
-        return np.asarray(Image.fromarray(picture).resize((self._size, self._size), Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
     def _reset_world(self, seed: int) -> None:
         """Reset until objects find a place, but not for ever."""
@@ -194,13 +153,7 @@ class LiberoSuite:
 
     def make(self, task: str, options: EnvOptions) -> LiberoEnv:
         """Build one task's environment."""
-        for kind, given, known in (
-            (f"task of {self.name}", task, self.tasks),
-            ("protocol of LIBERO", options.setting, self.settings),
-            ("action mode of LIBERO", options.action_mode, self.action_modes),
-        ):
-            if given not in known:
-                raise UnknownNameError(kind, given, known)
+        require_known(self, task, options, CAMERAS)
         if options.wording != "seen":
             raise RobotestError("LIBERO has one wording of each task; leave --wording at 'seen'")
         return LiberoEnv(self.name.removeprefix("libero/"), task, options)

@@ -16,6 +16,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,8 +123,10 @@ def import_libero() -> Mapping[str, Any]:
     found.require()
     _configure(found.folder)
     try:
-        import libero.libero
-        from libero.libero.envs.bddl_base_domain import TASK_MAPPING
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import libero.libero
+            from libero.libero.envs.bddl_base_domain import TASK_MAPPING
     except ImportError as error:
         raise RobotestError(f"LIBERO cannot be imported ({error}); {_INSTALL}") from error
     libero.libero._assets_path_cache = str(found.folder)  # or it would look, and download

@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -57,7 +58,9 @@ def import_robosuite() -> Any:
         vars(macros)["FILE_LOGGING_LEVEL"] = None
         sys.modules["robosuite.macros_private"] = macros
     try:
-        import robosuite
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its age: escapes and names that newer Pythons frown upon
+            import robosuite
     except ImportError as error:
         raise RobotestError(
             f"robosuite cannot be imported ({error}); install it with `make libero`, or pip install 'robotest[libero]'"

@@ -20,7 +20,7 @@ Jitter = Callable[[float], float]
 
 FIXTURES: Final = ("tray", "basket", "plate")
 """Things that stand fast."""
-_ONE_STEP, _TWO_STEPS = 200, 350
+_ONE_STEP, _TWO_STEPS = 220, 400  # LIBERO has 220 and 520
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesita
 N_POINTS: Final = 2
 TASKS: Final[Mapping[str, tuple[int, ...]]] = {
     "libero_object": tuple(range(10)),
-    "libero_spatial": (0, 1, 2),
+    "libero_spatial": (0, 1, 2, 3),
 }
 """Suite -> numbers of the tasks that have an expert."""
 _NOISE: Final = 0.15  # of the largest action
@@ -86,7 +86,8 @@ def _shape(world: RobosuiteWorld, name: str) -> Shape:
 def _world(env: Env) -> RobosuiteWorld:
     if not isinstance(env, LiberoEnv):
         raise RobotestError(f"these experts act in LIBERO, not in {env.spec.name}")
-    return env.world
+    world: RobosuiteWorld = env.world
+    return world
 
 
 def experts(member: str) -> LiberoExperts:

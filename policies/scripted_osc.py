@@ -7,7 +7,7 @@ computed from the collision shapes, so that one expert serves LIBERO's objects a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import mujoco
@@ -33,11 +33,20 @@ CLEARANCE_M: Final = 0.045  # between a carried thing and what it passes over
 GAIN: Final = 0.9
 FAST: Final = 0.9  # of the largest action
 TOLERANCE_M: Final = 0.012
+CENTRED_M: Final = 0.02
+HELD_M: Final = 0.012  # that the middle of what is held has risen, if it hangs by its rim
 GRIP_STEPS: Final = 10
 _YAWS = np.deg2rad(np.arange(-90, 91, 10))
-_STRAIGHT_M = 0.002  # width that is given up for 10 degrees less to turn
+_RIM_YAWS = np.array([0.0, -0.5, 0.5])
+_TURN = 0.0115  # width that is given up for less to turn [m/rad]
+_PAD_M = 0.012  # half of a finger's width
+_ALONG_M = 0.02  # off the middle, where that helps
+_BLOCKED = 10.0
+_FREE_DOFS = 6
+# Half width, half depth, and lowest point above the grasp, of what comes down around a thing [m].
+_FINGERS_M = (0.055, 0.014, -0.008)
+_HAND_M = (0.11, 0.04, 0.03)
 _STEPS = 60  # that a movement may take
-_SIDE_M = 0.10  # free space wanted beside a rim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Grasp:
 
 
 class Shape:
-    """The corner points of a thing's collision shapes, in its body's frame.
+    """Points of the boxes around a thing's collision shapes, which move with it.
 
     Args:
         world: where it is.
@@ -59,25 +68,23 @@ class Shape:
     def __init__(self, world: RobosuiteWorld, body: str) -> None:
         self._world = world
         model, data = world.model, world.data
-        self._body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)
-        corners = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, 8).T
+        self.body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)
+        grid = np.array(np.meshgrid((-1, 0, 1), (-1, 0, 1), (-1, 0, 1))).reshape(3, 27).T
         points = []
         for geom in range(model.ngeom):
-            own = model.body_rootid[model.geom_bodyid[geom]] == model.body_rootid[self._body]
+            own = model.body_rootid[model.geom_bodyid[geom]] == model.body_rootid[self.body]
             if own and (model.geom_contype[geom] or model.geom_conaffinity[geom]):
                 box = model.geom_aabb[geom]
-                inside = box[:3] + corners * box[3:]
+                inside = box[:3] + grid * box[3:]
                 points.append(data.geom_xpos[geom] + inside @ data.geom_xmat[geom].reshape(3, 3).T)
-        rotation = data.xmat[self._body].reshape(3, 3)
-        self._points = (np.concatenate(points) - data.xpos[self._body]) @ rotation
+        rotation = data.xmat[self.body].reshape(3, 3)
+        self._points = (np.concatenate(points) - data.xpos[self.body]) @ rotation
 
     @property
     def points(self) -> Float64[np.ndarray, "n 3"]:
-        """Where the corners are now [m]."""
+        """Where they are now [m]."""
         data = self._world.data
-        points: Float64[np.ndarray, "n 3"] = (
-            data.xpos[self._body] + self._points @ data.xmat[self._body].reshape(3, 3).T
-        )
+        points: Float64[np.ndarray, "n 3"] = data.xpos[self.body] + self._points @ data.xmat[self.body].reshape(3, 3).T
         return points
 
     @property
@@ -120,14 +127,25 @@ class Arm:
         position: Float64[np.ndarray, " 3"] = self._world.data.site_xpos[self._world.env.robots[0].eef_site_id].copy()
         return position
 
-    def move(self, goal: Float64[np.ndarray, " 3"], yaw: float, tolerance: float = TOLERANCE_M) -> Script:
-        """Go straight to a position [m] and a turn from the start pose [rad]."""
+    def move(
+        self, goal: Float64[np.ndarray, " 3"], yaw: float, tolerance: float = TOLERANCE_M, *, centred: bool = False
+    ) -> Script:
+        """Go straight to a position [m] and a turn from the start pose [rad].
+
+        Args:
+            goal: where to [m].
+            yaw: turn from the start pose [rad].
+            tolerance: how near is there [m].
+            centred: go down only while right above, so that no finger lands on what is to be grasped.
+        """
         target = Rotation.from_euler("z", yaw) * self._start
         for _ in range(_STEPS):
             way = goal - self.position
             turn = (target * self._rotation().inv()).as_rotvec()
             if np.linalg.norm(way) < tolerance and np.linalg.norm(turn) < 0.1:
                 return
+            if centred and np.linalg.norm(way[:2]) > CENTRED_M:
+                way[2] = max(0.0, way[2])
             yield self._action(way, turn)
 
     def grip(self, gripper: float, steps: int = GRIP_STEPS) -> Script:
@@ -137,7 +155,18 @@ class Arm:
             yield self._action(np.zeros(3), np.zeros(3))
 
     def pick(self, thing: Shape, lift_to: float) -> Script:
-        """Grasp a thing and lift it until its lowest point is at `lift_to` [m]."""
+        """Grasp a thing and lift it until its lowest point is at `lift_to` [m]; once more if it stays where it was."""
+        for _ in range(2):
+            height = thing.middle[2]
+            yield from self._grasp_once(thing)
+            rise = max(0.03, lift_to - thing.bottom)
+            yield from self.move(_raised(self.position, rise), self._yaw(), tolerance=0.02)
+            if thing.middle[2] > height + HELD_M:
+                return
+            yield from self.grip(OPEN, 4)
+
+    def _grasp_once(self, thing: Shape) -> Script:
+        """Go above, down, and close."""
         grasp = self._grasp(thing)
         above = _raised(grasp.position, HOVER_M + max(0.0, thing.top - grasp.position[2]))
         yield from self._travel(above, grasp.yaw)
@@ -145,10 +174,8 @@ class Arm:
             for _ in range(self._style.pause_steps):
                 yield self._action(np.zeros(3), np.zeros(3))
             yield from self.move(_raised(above, 0.03), grasp.yaw)
-        yield from self.move(grasp.position, grasp.yaw, tolerance=0.007)
+        yield from self.move(grasp.position, grasp.yaw, tolerance=0.007, centred=True)
         yield from self.grip(CLOSED)
-        rise = max(0.03, lift_to - thing.bottom)
-        yield from self.move(_raised(self.position, rise), grasp.yaw, tolerance=0.02)
 
     def put(self, thing: Shape, goal: Float64[np.ndarray, " 3"], over: float) -> Script:
         """Carry what is held so that its middle is over `goal` and its lowest point at `goal`'s height, and let go.
@@ -173,42 +200,50 @@ class Arm:
             yield self._action(np.zeros(3), np.zeros(3))
 
     def _grasp(self, thing: Shape) -> Grasp:
-        """Across the thing where it is narrowest, or over its rim where it is too wide."""
-        points, middle = thing.points, thing.middle
-        height = max(thing.top - DEPTH_M, thing.bottom + FLOOR_M)
-        widths = []
-        for yaw in _YAWS:
-            along = points[:, :2] @ _direction(self._jaw + yaw)
-            widths.append(along.max() - along.min())
-        turned = np.abs(np.rad2deg(_YAWS)) / 10 * _STRAIGHT_M
-        best = int(np.argmin(widths + turned))
-        aside = self._style.grasp_offset_m * self._rng.choice((-1.0, 1.0))
-        if widths[best] <= JAW_M:
-            flat = _direction(self._jaw + _YAWS[best] + np.pi / 2)
-            return Grasp(np.array([*(middle[:2] + aside * flat), height]), float(_YAWS[best]))
-        side, yaw = self._rim(middle, max(widths) / 2)
-        return Grasp(np.array([*(middle[:2] + side), thing.top - RIM_DEPTH_M]), yaw + aside / 0.05)
+        """The cheapest grasp at which the hand would hit nothing else; the cheapest of all if there is none."""
+        others = [other.points for other in self._others(thing)]
+        costs = [(cost + _BLOCKED * self._hits(grasp, others), grasp) for cost, grasp in self._grasps(thing)]
+        return min(costs, key=lambda found: found[0])[1]
 
-    def _rim(self, middle: Float64[np.ndarray, " 3"], radius: float) -> tuple[Float64[np.ndarray, " 2"], float]:
-        """Return the way from the middle to the rim and the turn: the side with most space around it."""
-        model, data = self._world.model, self._world.data
-        free = [
-            data.xpos[b][:2]
-            for b in range(1, model.nbody)
-            if model.body_parentid[b] == 0
-            and model.body_jntnum[b]
-            and model.jnt_type[model.body_jntadr[b]] == mujoco.mjtJoint.mjJNT_FREE
-            and np.linalg.norm(data.xpos[b][:2] - middle[:2]) > 0.02
-        ]
-        best, found = -np.inf, (np.zeros(2), 0.0)
-        for yaw in (-0.5, 0.0, 0.5):
+    def _grasps(self, thing: Shape) -> Iterator[tuple[float, Grasp]]:
+        """Yield grasps with what speaks against them [m]: across the middle if that is narrow enough, else the rim."""
+        points, middle = thing.points, thing.middle
+        aside = self._style.grasp_offset_m * self._rng.choice((-1.0, 1.0))
+        widths = {float(yaw): np.ptp(points[:, :2] @ _direction(self._jaw + yaw)) for yaw in _YAWS}
+        height = max(thing.top - DEPTH_M, thing.bottom + FLOOR_M)
+        for yaw, width in widths.items():
+            if width > JAW_M:
+                continue
+            flat = _direction(self._jaw + yaw + np.pi / 2)
+            room = max(0.0, np.ptp(points[:, :2] @ flat) / 2 - _PAD_M)
+            for along in (0.0, min(room, _ALONG_M), -min(room, _ALONG_M)):
+                at = np.array([*(middle[:2] + (aside + along) * flat), height])
+                yield width + _TURN * abs(yaw) + 0.2 * abs(along), Grasp(at, yaw)
+        radius = max(widths.values()) / 2
+        for yaw in _RIM_YAWS:
             for sign in (-1, 1):
                 side = sign * (radius - RIM_INSET_M) * _direction(self._jaw + yaw)
-                space = min((float(np.linalg.norm(middle[:2] + 1.6 * side - other)) for other in free), default=1.0)
-                score = min(space, _SIDE_M) - 0.01 * abs(yaw) + 0.001 * sign
-                if score > best:
-                    best, found = score, (side, yaw)
-        return found
+                at = np.array([*(middle[:2] + side), thing.top - RIM_DEPTH_M])
+                yield JAW_M + _TURN * abs(yaw), Grasp(at, float(yaw + aside / radius))
+
+    def _others(self, thing: Shape) -> Iterator[Shape]:
+        """Yield what else lies about."""
+        model = self._world.model
+        for body in range(1, model.nbody):
+            if model.body_parentid[body] == 0 and body != thing.body and model.body_dofnum[body] == _FREE_DOFS:
+                yield Shape(self._world, mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, body))
+
+    def _hits(self, grasp: Grasp, others: Sequence[Float64[np.ndarray, "n 3"]]) -> bool:
+        """Whether the open fingers, or the hand above them, would be where something is."""
+        across = _direction(self._jaw + grasp.yaw)
+        flat = _direction(self._jaw + grasp.yaw + np.pi / 2)
+        for points in others:
+            from_grasp = points - grasp.position
+            x, y, z = np.abs(from_grasp[:, :2] @ across), np.abs(from_grasp[:, :2] @ flat), from_grasp[:, 2]
+            for half_width, half_depth, lowest in (_FINGERS_M, _HAND_M):
+                if np.any((x < half_width) & (y < half_depth) & (z > lowest)):
+                    return True
+        return False
 
     def _travel(self, goal: Float64[np.ndarray, " 3"], yaw: float) -> Script:
         """Go to a place at a height: up first if it is higher, and by a detour if that is the style."""

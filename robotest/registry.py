@@ -21,10 +21,13 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "dual_arm": "robotest.envs.dual_arm:suite",
         "gymnasium:ID": "robotest.envs.gymnasium:suite",
         "libero/ID": "robotest.envs.libero:suite",
+        "robosuite/ID": "robotest.envs.robosuite:suite",
+        "tabletop": "robotest.envs.tabletop:suite",
     },
     "expert": {
         "dual_arm": "robotest.policies.scripted:experts",
         "libero/ID": "robotest.policies.scripted_libero:experts",
+        "tabletop": "robotest.policies.scripted_tabletop:experts",
     },
     "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
     "verifier": {

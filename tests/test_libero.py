@@ -203,7 +203,7 @@ def test_wrong_names_are_explained(member: str, message: str) -> None:
 
 def test_options_that_libero_does_not_have_are_refused() -> None:
     suite = registry.resolve("env", "libero/libero_object")
-    with pytest.raises(UnknownNameError, match="protocol of LIBERO"):
+    with pytest.raises(UnknownNameError, match="setting of libero/libero_object"):
         suite.make(suite.tasks[0], EnvOptions(setting="openvla", action_mode="osc_pose"))
     with pytest.raises(RobotestError, match="one wording"):
         suite.make(suite.tasks[0], EnvOptions(setting="openpi", action_mode="osc_pose", wording="unseen"))

@@ -1,0 +1,78 @@
+"""Steps per second of one LIBERO task: pictures when a chunk begins, against pictures at every step.
+
+    python benchmarks/libero.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3]
+
+`LIBERO` is its own wrapper, which renders both cameras at every step, as evaluations in use do. Everything is measured
+in turns in one process, and the ratios are of one round: this is a comparison, not a speed of a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from robotest import registry
+from robotest.envs import libero_files
+from robotest.types import EnvOptions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="libero/libero_object:7")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--chunk", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    suite = registry.resolve("env", given.env)
+    task = suite.tasks[0]
+    env = suite.make(task, EnvOptions(setting="openpi", action_mode="osc_pose", image_size=224))
+    theirs = _libero(given.env.split("/")[1].split(":")[0], task)
+    actions = np.random.default_rng(0).uniform(-1, 1, (given.steps, 7)).astype(np.float32)
+
+    def ours(every: int) -> None:
+        env.reset(0, 0)
+        for step, action in enumerate(actions):
+            if step % every == 0:
+                env.observe()
+            env.apply(action)
+
+    def rendered() -> None:
+        theirs.seed(7)
+        theirs.reset()
+        for action in actions:
+            theirs.step(action.astype(np.float64))
+
+    kinds: dict[str, Callable[[], None]] = {
+        f"ours, a chunk of {given.chunk}": lambda: ours(given.chunk),
+        "ours, looking at every step": lambda: ours(1),
+        "LIBERO": rendered,
+    }
+    for number in range(given.rounds):
+        speeds = {name: _speed(run, given.steps) for name, run in kinds.items()}
+        best = next(iter(speeds.values()))
+        print(
+            f"round {number}:", *(f"{name} {s:.1f} steps/s ({best / s:.2f} x)" for name, s in speeds.items()), sep="  "
+        )
+    theirs.close()
+    env.close()
+
+
+def _libero(suite: str, task: str) -> object:
+    from libero.libero.envs import OffScreenRenderEnv
+
+    file = str(libero_files.bddl_file(suite, task))
+    return OffScreenRenderEnv(bddl_file_name=file, camera_heights=256, camera_widths=256)
+
+
+def _speed(run: Callable[[], None], steps: int) -> float:
+    """Steps per second of an episode, its reset included."""
+    start = time.perf_counter()
+    run()
+    return steps / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Experts of `tabletop`'s tasks: one thing after the other to where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from robotest.envs.tabletop import CAMERAS, TabletopEnv
+from robotest.envs.tabletop_scene import root_body
+from robotest.envs.tabletop_tasks import TASKS, Goal
+from robotest.errors import RobotestError
+from robotest.experts import Command
+from robotest.policies.scripted_osc import Arm, Shape
+from robotest.policies.styles import STYLES
+from robotest.types import Env, EnvOptions
+
+MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesitant": 0.0875, "early_release": 0.0875}
+N_POINTS: Final = 2
+_OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=64)
+_NOISE: Final = 0.15  # of the largest action
+_APART_M: Final = 0.05  # from the middle of a tray, of each of two things in it, along its longer side
+_DROP_M: Final = 0.008  # above what it is to stand on: where a thing is let go
+_CLEAR_M: Final = 0.02  # between a carried thing and the highest that it may pass over
+
+
+@dataclasses.dataclass(frozen=True)
+class TabletopExperts:
+    """Implements `robotest.experts.Experts`."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
+    options: EnvOptions = _OPTIONS
+    n_points: int = N_POINTS
+
+    @property
+    def noise(self) -> Float64[np.ndarray, " A"]:
+        """On the position."""
+        return np.array([_NOISE] * 3 + [0.0] * 4)
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
+        table = _tabletop(env)
+        nowhere = np.zeros(env.spec.action.size)
+        for action in _script(table, Arm(table.world, STYLES[style], rng)):
+            yield Command(action.astype(np.float64), nowhere)
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """What is to be moved next, and where to."""
+        table = _tabletop(env)
+        camera = table.world.data.camera(CAMERAS[0])
+        height = np.tan(np.deg2rad(table.world.model.camera(CAMERAS[0]).fovy[0]) / 2)
+        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        left = [goal for goal in table.task.goals if not table.table.reached(goal)]
+        for row, name in zip(seen, (left[0].thing, left[0].target) if left else (), strict=False):
+            place = table.world.data.body(root_body(name)).xpos
+            x, y, z = camera.xmat.reshape(3, 3).T @ (place - camera.xpos)
+            row[:] = np.array([-x, y]) / (z * height)
+        return seen
+
+
+def _script(env: TabletopEnv, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
+    goals = env.task.goals
+    for goal in goals:
+        thing, target = (Shape(env.world, root_body(name)) for name in (goal.thing, goal.target))
+        over = max(Shape(env.world, root_body(name)).top for name in env.task.scene.things if name != goal.thing)
+        yield from arm.pick(thing, over + _CLEAR_M)
+        yield from arm.put(thing, _place(goal, goals, target), over)
+    yield from arm.wait()
+
+
+def _place(goal: Goal, goals: tuple[Goal, ...], target: Shape) -> Float64[np.ndarray, " 3"]:
+    """Where the lowest point of a thing is to be let go [m]."""
+    sharing = [other for other in goals if other.target == goal.target]
+    along = _APART_M * (2 * sharing.index(goal) - len(sharing) + 1)
+    ground = target.top if goal.relation == "on" else target.bottom
+    return np.array([target.middle[0] + along, target.middle[1], ground + _DROP_M])
+
+
+def _tabletop(env: Env) -> TabletopEnv:
+    if not isinstance(env, TabletopEnv):
+        raise RobotestError(f"these experts act in tabletop, not in {env.spec.name}")
+    return env
+
+
+experts: Final = TabletopExperts()
