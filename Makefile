@@ -44,10 +44,10 @@ check: .venv/installed-dev
 # hf-libero declares what training needs (transformers, wandb, a build of egl_probe), hence --no-deps.
 libero: .venv/installed-libero
 ifneq ($(ASSETS),)
-	mkdir -p $(LIBERO_ASSETS)
-	if test -d "$(ASSETS)"; then cp -r "$(ASSETS)/." $(LIBERO_ASSETS); else tar -xf "$(ASSETS)" -C $(LIBERO_ASSETS) --strip-components=1; fi
+	@mkdir -p $(LIBERO_ASSETS)
+	@if test -d "$(ASSETS)"; then cp -r "$(ASSETS)/." $(LIBERO_ASSETS); else tar -xf "$(ASSETS)" -C $(LIBERO_ASSETS) --strip-components=1; fi
 else
-	test -d $(LIBERO_ASSETS)/scenes || { $(BIN)/python -m pip install --quiet huggingface_hub && $(BIN)/hf download lerobot/libero-assets --repo-type dataset --local-dir $(LIBERO_ASSETS); }
+	@test -d $(LIBERO_ASSETS)/scenes || { $(BIN)/python -m pip install --quiet huggingface_hub && $(BIN)/hf download lerobot/libero-assets --repo-type dataset --local-dir $(LIBERO_ASSETS); }
 endif
 	$(BIN)/robotest doctor
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def main() -> None:
     env.close()
 
 
-def _libero(suite: str, task: str) -> object:
+def _libero(suite: str, task: str) -> Any:
     from libero.libero.envs import OffScreenRenderEnv
 
     file = str(libero_files.bddl_file(suite, task))

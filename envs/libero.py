@@ -95,6 +95,7 @@ class LiberoEnv(RobosuiteEnv):
         )
         bddl = str(libero_files.bddl_file(suite, task))
         super().__init__(RobosuiteWorld(lambda **others: _build(problems, bddl, others)), spec)
+        self._n_initializers = len(self.world.env.object_property_initializers)
 
     def reset(self, seed: int, episode: int = 0) -> None:
         """Start an episode: from a fixed initial state, or one drawn from `seed`; see `Protocol`."""
@@ -122,6 +123,8 @@ class LiberoEnv(RobosuiteEnv):
         from robosuite.utils.errors import RandomizationError
 
         for attempt in range(_PLACEMENT_ATTEMPTS):
+            # LIBERO adds the scene's at every reset, and each draws: starts would depend on how many came before.
+            del self.world.env.object_property_initializers[self._n_initializers :]
             with contextlib.suppress(RandomizationError):
                 return self.world.reset(seed + attempt * 2**16)
         raise RobotestError(f"LIBERO found no place for its objects in {_PLACEMENT_ATTEMPTS} attempts")

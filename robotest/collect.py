@@ -193,12 +193,12 @@ def _attempts(
     """Yield demonstrations in the order of their attempts, which does not depend on the number of workers."""
     window: list[concurrent.futures.Future[Demonstration]] = []
     styles, shares = list(mixture), np.array(list(mixture.values()))
-    for attempt in range(limit + 4 * config.workers):
+    for attempt in range(limit + 2 * config.workers):
         if attempt < limit:
             seed = derive(config.seed, "collect", task, attempt)
             style = styles[generator(derive(seed, "style")).choice(len(styles), p=shares / shares.sum())]
             window.append(pool.submit(_attempt, config, task, style, seed))
-        if window and len(window) > min(4 * config.workers, limit - attempt):
+        if window and len(window) > min(2 * config.workers, limit - attempt):
             yield window.pop(0).result()
 
 

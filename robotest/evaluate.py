@@ -35,7 +35,7 @@ class EvalConfig:
     env: str = "dual_arm"
     """Environment suite: a registered name or module:attribute."""
     policy: str = "mini_vla"
-    """Policy: a registered name, a folder that `robotest train` wrote, or module:attribute."""
+    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
     verifiers: tuple[str, ...] = ("random", "medoid", "cfn", "leverage")
     """Conditions to compare: NAME, NAME=FILE, lowest:NAME or module:attribute. With a FILE, its stem is the name."""
     tasks: tuple[str, ...] = ()
@@ -337,7 +337,7 @@ def load_policy(text: str) -> tuple[Policy, Path | None]:
         policy: Policy = resolve("policy", "mini_vla")(folder)
         return policy, folder
     if text not in known and ("/" in text or ":" not in text):
-        raise UnknownNameError("policy", text, [*known, "a folder that `robotest train` wrote"])
+        raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
     policy = resolve("policy", text)(None)
     _require_made(text, policy, Policy)
     shipped = Path(robotest.policies.__path__[0]) / "weights" / text

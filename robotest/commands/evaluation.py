@@ -29,7 +29,7 @@ class Eval:
     env: str = "dual_arm"
     """Suite: a registered name or module:attribute."""
     policy: str = "mini_vla"
-    """Policy: a registered name, a folder that `robotest train` wrote, or module:attribute."""
+    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
     verifiers: str = "random,medoid,cfn,leverage"
     """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute."""
     tasks: str = "all"
