@@ -1,8 +1,8 @@
-"""How fast is the built-in suite on one core? `OMP_NUM_THREADS=1 LP_NUM_THREADS=1 python benchmarks/environment.py`.
+"""How fast is a suite on one core? `OMP_NUM_THREADS=1 LP_NUM_THREADS=1 python benchmarks/environment.py [--env NAME]`.
 
 Control steps per second of each task under small random motions: physics alone, with the policy's pictures at every
 8th step, and with pictures at every step. The three alternate in short rounds, so that their ratios hold on a machine
-whose speed drifts. Pictures are the policy's three cameras, the size it uses.
+whose speed drifts. Pictures are all of the suite's cameras, at the size that is given.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from robotest.envs.dual_arm import DualArmEnv, suite
-from robotest.types import EnvOptions
+from robotest import registry
+from robotest.types import Env, EnvOptions
 
 EVERY = {"no pictures": 0, "every 8 steps": 8, "every step": 1}
 ROUNDS, STEPS = 8, 40
 
 
-def measure(env: DualArmEnv) -> dict[str, float]:
+def measure(env: Env) -> dict[str, float]:
     """Return steps per second, keyed as `EVERY`: the median over rounds."""
     rng = np.random.default_rng(0)
     rates: dict[str, list[float]] = {name: [] for name in EVERY}
-    env.reset(0)
+    env.reset(0, 0)
     env.observe()  # builds the renderer
     for _ in range(ROUNDS):
         for name, every in EVERY.items():
-            env.reset(int(rng.integers(1000)))
+            env.reset(int(rng.integers(1000)), 0)
             actions = rng.uniform(-0.03, 0.03, (STEPS, env.spec.action.size)).astype(np.float32)
             start = time.perf_counter()
             for step, action in enumerate(actions):
@@ -45,13 +45,20 @@ def measure(env: DualArmEnv) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="dual_arm")
+    parser.add_argument("--tasks", default="", help="separated by commas; all if none is given")
+    parser.add_argument("--image-size", type=int, default=EnvOptions.image_size)
     parser.add_argument("--json", action="store_true")
-    as_json: bool = parser.parse_args().json
+    given = parser.parse_args()
+    suite = registry.resolve("env", given.env)
+    options = EnvOptions(suite.settings[0], suite.action_modes[0], image_size=given.image_size)
+    if given.env == "dual_arm":
+        options = EnvOptions(image_size=given.image_size)  # in the mode of the shipped policy
     results: dict[str, dict[str, float]] = {}
-    for task in suite.tasks:
-        with closing(suite.make(task, EnvOptions())) as env:
+    for task in given.tasks.split(",") if given.tasks else suite.tasks:
+        with closing(suite.make(task, options)) as env:
             results[task] = measure(env)
-    if as_json:
+    if given.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
         return
     table = Table("task", *EVERY, "saved by looking every 8", title="control steps per second, one core")
