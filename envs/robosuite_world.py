@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import os
 import random
@@ -70,7 +71,30 @@ def import_robosuite() -> Any:
             f"robosuite {robosuite.__version__} is installed; 1.4 is needed, as by LIBERO: pip install robosuite==1.4.0"
         )
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    _guard_contexts()
     return robosuite
+
+
+def _guard_contexts() -> None:
+    """Have robosuite's own render contexts, which nothing here uses, made current whenever they are.
+
+    Somebody else's environment in this process would otherwise draw into, and free, what belongs to `Pictures`.
+    """
+    from robosuite.utils.binding_utils import MjRenderContext
+
+    for name in ("render", "read_pixels", "update_offscreen_size", "__del__"):
+        method = getattr(MjRenderContext, name)
+        if not hasattr(method, "__wrapped__"):
+            setattr(MjRenderContext, name, _made_current(method))
+
+
+def _made_current(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def guarded(self: Any, *arguments: Any, **named: Any) -> Any:
+        self.gl_ctx.make_current()
+        return method(self, *arguments, **named)
+
+    return guarded
 
 
 def action_layout(n_arms: int, *, grippers: bool = True) -> VectorSpec:

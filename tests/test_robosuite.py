@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from tests.simulators import require_robosuite
 
 require_robosuite()
 
+from robotest.envs import robosuite_world  # noqa: E402 - after the skip
 from robotest.envs.robosuite import CAMERAS, MAX_STEPS, TASKS, RobosuiteTaskEnv, suite  # noqa: E402 - after the skip
+from robotest.envs.robosuite_world import import_robosuite  # noqa: E402 - after the skip
 
 BLIND = EnvOptions(setting="default", action_mode="osc_pose", cameras=())
 
@@ -117,3 +120,45 @@ def test_wrong_names_say_what_there_is() -> None:
     ):
         with pytest.raises(UnknownNameError, match=message):
             lift.make(task, EnvOptions.from_json({**right, **wrong}))
+
+
+def own_picture(env: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    picture: np.ndarray[Any, np.dtype[np.uint8]] = env.sim.render(64, 48, camera_name="agentview")
+    return picture
+
+
+def each_shows_itself() -> bool:
+    """Two of robosuite's own renderers and one of ours, in turns, one of theirs closed in between."""
+    robosuite = import_robosuite()
+    made = [
+        robosuite.make(task, robots="Panda", has_offscreen_renderer=True, use_camera_obs=False, hard_reset=False)
+        for task in ("Lift", "Door")
+    ]
+    with closing(suite("Stack").make("Stack", BLIND)) as ours:
+        ours.reset(0)
+        right, ok = ours.render("agentview", 48, 64), []
+        first = own_picture(made[1])
+        for _ in range(2):
+            ok += [bool(own_picture(made[0]).std() > 5), np.array_equal(ours.render("agentview", 48, 64), right)]
+            ok.append(np.array_equal(own_picture(made[1]), first))
+        made[0].close()
+        ok += [np.array_equal(ours.render("agentview", 48, 64), right), np.array_equal(own_picture(made[1]), first)]
+        made[1].close()
+        ok.append(np.array_equal(ours.render("agentview", 48, 64), right))
+    return all(ok)
+
+
+@pytest.mark.slow
+def test_nobody_s_pictures_are_spoilt_by_robosuite_s_own_renderer() -> None:
+    assert each_shows_itself()
+
+
+@pytest.mark.slow
+def test_without_the_guard_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_robosuite()
+    from robosuite.utils.binding_utils import MjRenderContext
+
+    for name in ("render", "read_pixels", "update_offscreen_size", "__del__"):
+        monkeypatch.setattr(MjRenderContext, name, getattr(MjRenderContext, name).__wrapped__)
+    monkeypatch.setattr(robosuite_world, "_guard_contexts", lambda: None)
+    assert not each_shows_itself()

@@ -203,7 +203,7 @@ def test_the_summary_is_as_documented(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.finish(summary)
     data = json.loads((tmp_path / "summary.json").read_text())
-    assert set(data) == {"conditions", "comparisons", "performance"}
+    assert set(data) == {"conditions", "comparisons", "performance", "standin_assets"}
     assert list(data["conditions"]) == ["random", "cfn"]
     overall = data["conditions"]["random"]
     near, far = overall.pop("tasks").values()

@@ -1,6 +1,6 @@
 """Steps per second of one LIBERO task: pictures when a chunk begins, against pictures at every step.
 
-    python benchmarks/libero.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3]
+    python benchmarks/libero_steps.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3]
 
 `LIBERO` is its own wrapper, which renders both cameras at every step, as evaluations in use do. Everything is measured
 in turns in one process, and the ratios are of one round: this is a comparison, not a speed of a machine.
