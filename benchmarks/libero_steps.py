@@ -51,6 +51,9 @@ def main() -> None:
         "ours, looking at every step": lambda: ours(1),
         "LIBERO": rendered,
     }
+    env.reset(0, 0)
+    env.observe()  # uploads the textures
+    theirs.reset()
     for number in range(given.rounds):
         speeds = {name: _speed(run, given.steps) for name, run in kinds.items()}
         best = next(iter(speeds.values()))
