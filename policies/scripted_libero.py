@@ -5,47 +5,32 @@ The list of tasks is what was measured, not what the script could be asked to do
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from robotest.envs import libero_files
 from robotest.envs.libero import CAMERAS, LiberoEnv
 from robotest.envs.robosuite_world import RobosuiteWorld
 from robotest.errors import RobotestError
 from robotest.experts import Command
-from robotest.policies.scripted_osc import CLEARANCE_M, Arm, Shape
+from robotest.policies.scripted_osc import CLEARANCE_M, N_POINTS, Arm, OscExperts, Shape
 from robotest.policies.styles import STYLES
 from robotest.types import Env, EnvOptions
 
-MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesitant": 0.0875, "early_release": 0.0875}
-N_POINTS: Final = 2
 TASKS: Final[Mapping[str, tuple[int, ...]]] = {
     "libero_object": tuple(range(10)),
     "libero_spatial": (0, 1, 2, 3),
 }
 """Suite -> numbers of the tasks that have an expert."""
-_NOISE: Final = 0.15  # of the largest action
 _OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=128)
 _SINK_M: Final = 0.02  # below the rim of a basket, above the ground of a plate: where what is carried is let go
 
 
-@dataclasses.dataclass(frozen=True)
-class LiberoExperts:
+class LiberoExperts(OscExperts):
     """Implements `robotest.experts.Experts`."""
-
-    tasks: tuple[str, ...]
-    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
-    options: EnvOptions = _OPTIONS
-    n_points: int = N_POINTS
-
-    @property
-    def noise(self) -> Float64[np.ndarray, " A"]:
-        """On the position."""
-        return np.array([_NOISE] * 3 + [0.0] * 4)
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
         """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
@@ -104,4 +89,4 @@ def experts(member: str) -> LiberoExperts:
     if not tasks:
         have = "; ".join(f"{suite}: {', '.join(map(str, numbers))}" for suite, numbers in TASKS.items())
         raise RobotestError(f"libero/{member} has no scripted expert; these tasks have one: {have}")
-    return LiberoExperts(tasks)
+    return LiberoExperts(tasks, _OPTIONS)

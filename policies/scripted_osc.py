@@ -7,7 +7,7 @@ computed from the collision shapes, so that one expert serves LIBERO's objects a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import mujoco
@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from robotest.envs.robosuite_world import POSITION_SCALE_M, ROTATION_SCALE_RAD, RobosuiteWorld
 from robotest.policies.styles import Style
+from robotest.types import EnvOptions
 
 Script = Iterator[Float32[np.ndarray, " 7"]]
 
@@ -47,6 +48,26 @@ _FREE_DOFS = 6
 _FINGERS_M = (0.055, 0.014, -0.008)
 _HAND_M = (0.11, 0.04, 0.03)
 _STEPS = 60  # that a movement may take
+
+
+MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesitant": 0.0875, "early_release": 0.0875}
+N_POINTS: Final = 2
+_NOISE: Final = 0.15  # of the largest action
+
+
+@dataclasses.dataclass(frozen=True)
+class OscExperts:
+    """What the experts of every suite with one Panda have in common; see `robotest.experts.Experts`."""
+
+    tasks: tuple[str, ...]
+    options: EnvOptions
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
+    n_points: int = N_POINTS
+
+    @property
+    def noise(self) -> Float64[np.ndarray, " A"]:
+        """On the position."""
+        return np.array([_NOISE] * 3 + [0.0] * 4)
 
 
 @dataclasses.dataclass(frozen=True)

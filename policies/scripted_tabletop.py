@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -14,32 +13,18 @@ from robotest.envs.tabletop_scene import root_body
 from robotest.envs.tabletop_tasks import TASKS, Goal
 from robotest.errors import RobotestError
 from robotest.experts import Command
-from robotest.policies.scripted_osc import Arm, Shape
+from robotest.policies.scripted_osc import N_POINTS, Arm, OscExperts, Shape
 from robotest.policies.styles import STYLES
 from robotest.types import Env, EnvOptions
 
-MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesitant": 0.0875, "early_release": 0.0875}
-N_POINTS: Final = 2
 _OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=64)
-_NOISE: Final = 0.15  # of the largest action
 _APART_M: Final = 0.05  # from the middle of a tray, of each of two things in it, along its longer side
 _DROP_M: Final = 0.008  # above what it is to stand on: where a thing is let go
 _CLEAR_M: Final = 0.02  # between a carried thing and the highest that it may pass over
 
 
-@dataclasses.dataclass(frozen=True)
-class TabletopExperts:
+class TabletopExperts(OscExperts):
     """Implements `robotest.experts.Experts`."""
-
-    tasks: tuple[str, ...] = tuple(TASKS)
-    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
-    options: EnvOptions = _OPTIONS
-    n_points: int = N_POINTS
-
-    @property
-    def noise(self) -> Float64[np.ndarray, " A"]:
-        """On the position."""
-        return np.array([_NOISE] * 3 + [0.0] * 4)
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
         """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
@@ -86,4 +71,4 @@ def _tabletop(env: Env) -> TabletopEnv:
     return env
 
 
-experts: Final = TabletopExperts()
+experts: Final = TabletopExperts(tuple(TASKS), _OPTIONS)

@@ -332,6 +332,10 @@ def load_policy(text: str) -> tuple[Policy, Path | None]:
         UnknownNameError: it is none of the three.
         ArtifactError: its weights are missing or damaged.
     """
+    if experts.style_of(text) is not None:
+        raise RobotestError(
+            f"policy {text!r} acts beside its environment and has no weights; use `robotest eval --policy expert`"
+        )
     known, folder = table("policy"), Path(text)
     if text not in known and folder.is_dir():
         policy: Policy = resolve("policy", "mini_vla")(folder)

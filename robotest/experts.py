@@ -150,7 +150,9 @@ class Guided:
     def observe(self) -> Observation:
         """See `Env.observe`; the expert is asked once a step."""
         if self._next is None:
-            self._next = next(self._commands)
+            self._next = next(self._commands, None)
+        if self._next is None:
+            raise RobotestError("an expert cannot go on from a state that it did not bring about; begin with a reset")
         offset = (self._next.action - self._next.anchor).astype(np.float32)
         return dataclasses.replace(self._env.observe(), proposal=offset[None])
 

@@ -12,7 +12,7 @@ import pytest
 
 from robotest import experts, registry
 from robotest.errors import RobotestError, SpecMismatchError, UnknownNameError
-from robotest.evaluate import EvalConfig, evaluate
+from robotest.evaluate import EvalConfig, evaluate, load_policy
 from robotest.experts import ExpertPolicy, Experts, Guided, experts_of
 from robotest.randomness import derive, generator
 from robotest.types import Env, EnvOptions, Observation, SimulatedEnv
@@ -88,8 +88,13 @@ def test_its_states_can_be_looked_at_and_it_does_not_go_on_from_them(guided: Env
     guided.restore(start)
     assert np.array_equal(guided.snapshot(), start)
     assert guided.render("front", 20, 30).shape == (20, 30, 3)
-    with pytest.raises(StopIteration):
+    with pytest.raises(RobotestError, match="begin with a reset"):
         guided.observe()
+
+
+def test_it_cannot_be_loaded_away_from_its_environment() -> None:
+    with pytest.raises(RobotestError, match="robotest eval --policy expert"):
+        load_policy("expert")
 
 
 @pytest.mark.slow
