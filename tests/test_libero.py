@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -145,12 +146,16 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
     made = {}
     for workers in (0, 2):
         out = tmp_path / str(workers)
-        env, policy = "libero/libero_object:7", "tests.witness:one_arm"
-        evaluate.evaluate(
-            evaluate.EvalConfig(
-                out, env, policy, ("first",), episodes=2, execute=None, setting="sampled", workers=workers
-            )
+        config = evaluate.EvalConfig(
+            out,
+            "libero/libero_object:7",
+            "tests.witness:one_arm",
+            ("first",),
+            episodes=2,
+            execute=None,
+            workers=workers,
         )
+        evaluate.evaluate(dataclasses.replace(config, setting="sampled"))
         made[workers] = [recording.read(runs.episode_path(out, ("first", task, i))) for i in range(2)]
     for alone, fleet in zip(made[0], made[2], strict=True):
         assert len(alone.actions) == PROTOCOLS["sampled"].max_steps["libero_object"]
