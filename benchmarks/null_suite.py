@@ -34,7 +34,7 @@ class NullEnv:
         """Return the same pictures."""
         return Observation(self._images, self._state, "do nothing", 0.0)
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Do nothing."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

@@ -110,6 +110,12 @@ class DualArmEnv:
         return self._world
 
     @property
+    def home(self) -> Float64[np.ndarray, "2 7"]:
+        """Joint positions at the start of every episode [rad]."""
+        home: Float64[np.ndarray, "2 7"] = self._home.copy()
+        return home
+
+    @property
     def commanded(self) -> Float64[np.ndarray, "2 4"]:
         """Tips commanded last: x, y, z [m], yaw [rad]."""
         commanded: Float64[np.ndarray, "2 4"] = self._commanded.copy()
@@ -133,7 +139,7 @@ class DualArmEnv:
         self._world.data.time = 0.0
         self._steps = self._progress = 0
         self._commanded = HOME_TIP.copy()
-        self.begin_chunk()
+        self._anchor = HOME_TIP.copy()
 
     def observe(self) -> Observation:
         """Render the policy's cameras and read the arms."""
@@ -154,7 +160,7 @@ class DualArmEnv:
             row[:] = self._world.project(CAMERAS[0], ASPECT, point)
         return seen
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: ARG002 - the world can take any
         """Measure tip offsets from the tips commanded now."""
         self._anchor = self._commanded.copy()
 
@@ -169,10 +175,18 @@ class DualArmEnv:
         sent = np.clip(np.asarray(action, np.float32), self._low, self._high)
         joints, openings = self._tip_command(sent) if self._options.action_mode == "tip" else self._joint_command(sent)
         self._world.move(joints, openings)
+        success, done = self.judge()
+        return StepStatus(success=success, done=done, sent=sent)
+
+    def judge(self) -> tuple[bool, bool]:
+        """Count a control step that was simulated and return whether the goal holds, and whether the episode is over.
+
+        `apply` does this by itself; it is for those who move the world by other means.
+        """
         self._steps += 1
         self._progress = self._task.progress(self._world, self.scene, self._progress)
         success = self._task.success(self._world, self.scene, self._progress)
-        return StepStatus(success=success, done=success or self._progress < 0, sent=sent)
+        return success, success or self._progress < 0
 
     def _tip_command(
         self, action: Float32[np.ndarray, " A"]

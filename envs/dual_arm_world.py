@@ -42,11 +42,10 @@ _SCENE = """
     <camera name="front" pos="0 1.00 0.70" xyaxes="-1 0 0 0 -0.55 0.835" fovy="46"/>
     <geom name="floor" type="plane" size="3 3 0.1" pos="0 0 -0.75" rgba="0.55 0.57 0.60 1"/>
     <body name="table">
-      <geom name="table" type="box" size="0.55 0.27 0.02" pos="0 0.05 -0.02" contype="1" conaffinity="3"
+      <geom name="table" type="box" size="{table_half}" pos="{table_centre}" contype="1" conaffinity="3"
         friction="1 0.01 0.0001" rgba="0.72 0.66 0.58 1"/>
     </body>
-    <geom type="cylinder" size="0.07 0.425" pos="-0.22 -0.30 -0.325" rgba="0.3 0.3 0.32 1"/>
-    <geom type="cylinder" size="0.07 0.425" pos="0.22 -0.30 -0.325" rgba="0.3 0.3 0.32 1"/>
+    {pedestals}
     {arms}
     {distractors}
     {objects}
@@ -90,6 +89,9 @@ class World:
         xml = _SCENE.format(
             dt=PHYSICS_DT,
             defaults=layout.DEFAULTS,
+            table_half=layout.numbers(layout.TABLE_HALF_M),
+            table_centre=layout.numbers(layout.TABLE_CENTRE_M),
+            pedestals=layout.pedestals('rgba="0.3 0.3 0.32 1"'),
             arms=layout.arms_body(),
             distractors="".join(_distractor(i) for i in range(N_DISTRACTORS)),
             objects=objects,
@@ -102,6 +104,11 @@ class World:
         self._pristine = {k: getattr(self.model, k).copy() for k in _RANDOMISED_FIELDS}
         joints = [[self.model.joint(f"{s}_joint{i + 1}") for i in range(rm75.N_JOINTS)] for s in layout.SIDES]
         self._joint_qpos = np.array([[j.qposadr[0] for j in arm] for arm in joints])
+        self._joint_dof = np.array([[j.dofadr[0] for j in arm] for arm in joints])
+        fingers = [self.model.joint(f"{s}_finger_{f}") for s in layout.SIDES for f in ("a", "b")]
+        everything = [*(j for arm in joints for j in arm), *fingers]
+        self._arm_qpos = np.array([j.qposadr[0] for j in everything])
+        self._arm_dof = np.array([j.dofadr[0] for j in everything])
         self._finger_qpos = np.array([self.model.joint(f"{s}_finger_a").qposadr[0] for s in layout.SIDES])
         self._arm_ctrl = np.array([[8 * arm + i for i in range(rm75.N_JOINTS)] for arm in (0, 1)])
         self._finger_ctrl = np.array([7, 15])
@@ -210,6 +217,34 @@ class World:
         """Measured grasp point of an arm [m]."""
         xpos: Float64[np.ndarray, " 3"] = self.data.site_xpos[self._tip_sites[arm]].copy()
         return xpos
+
+    def joint_speeds(self) -> Float64[np.ndarray, "2 7"]:
+        """Measured joint speeds [rad/s]."""
+        values: Float64[np.ndarray, "2 7"] = self.data.qvel[self._joint_dof]
+        return values
+
+    def joint_torques(self) -> Float64[np.ndarray, "2 7"]:
+        """Torques of the joint servos in the last physics step [N m]."""
+        values: Float64[np.ndarray, "2 7"] = self.data.actuator_force[self._arm_ctrl]
+        return values
+
+    def arms(self) -> Float64[np.ndarray, "2 18"]:
+        """Positions and speeds of all joints of the arms and of their fingers, for `put_arms`."""
+        return np.stack([self.data.qpos[self._arm_qpos].ravel(), self.data.qvel[self._arm_dof].ravel()])
+
+    def put_arms(self, state: Float64[np.ndarray, "2 18"]) -> None:
+        """Put the arms where `arms` found them; objects and set-points stay."""
+        self.data.qpos[self._arm_qpos], self.data.qvel[self._arm_dof] = state
+        self.refresh()
+
+    def servo(self, joints: Float64[np.ndarray, "2 7"], openings: Float64[np.ndarray, " 2"]) -> None:
+        """Give the servos their set-points at once: joint positions [rad] and gripper openings [0, 1]."""
+        self.data.ctrl[self._arm_ctrl] = joints
+        self.data.ctrl[self._finger_ctrl] = openings * rm75.FINGER_TRAVEL_M
+
+    def advance(self, steps: int = 1) -> None:
+        """Simulate `steps` of `PHYSICS_DT` with the set-points as they are; poses are up to date after `refresh`."""
+        mujoco.mj_step(self.model, self.data, steps)
 
     def move(self, joints: Float64[np.ndarray, "2 7"], openings: Float64[np.ndarray, " 2"]) -> None:
         """Command joint positions [rad] and gripper openings [0, 1], and simulate one control step."""

@@ -136,7 +136,7 @@ class GymnasiumTask:
         state = _numbers(self._env.observation_space, self._observed)
         return Observation(images, state, words[0] if words else self._id, self._steps * self._spec.control_dt)
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Nothing: actions are the environment's own."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

@@ -69,7 +69,7 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Execute one action."""
-        self._env.begin_chunk()
+        self._env.begin_chunk(action[None])
         status = self._env.apply(action)
         self._steps += 1
         truncated = self._steps >= self._env.spec.max_steps and not status.done

@@ -42,7 +42,7 @@ class RobosuiteEnv(abc.ABC):
             state = self.world.arm_state()
         return Observation(images, state, self.instruction, self._steps / CONTROL_HZ)
 
-    def begin_chunk(self) -> None:  # noqa: B027 - it is complete
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: B027 - it is complete
         """Nothing: actions are measured from where the gripper is when each is executed."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

@@ -45,7 +45,7 @@ _ARMATURE = (0.8, 0.8, 0.4, 0.4, 0.08, 0.08, 0.03)  # reflected motor inertia [k
 _TORQUE = (60, 60, 30, 30, 10, 10, 10)  # [N m], RM75 nominal torques rounded
 
 
-def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: str) -> str:
+def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: str, opened: float = 0.0) -> str:
     """Return the MJCF ``<body>`` of one arm and gripper, all names prefixed by `side`.
 
     Args:
@@ -53,8 +53,9 @@ def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: 
         position: of the base in the world [m].
         yaw: of the base about z [rad].
         rgba: colour of the links.
+        opened: where the fingers' joints are zero, from closed [m].
     """
-    gripper = _gripper(side)
+    gripper = _gripper(side, opened)
     # Joint i sits at the end of the link before it: links 1, 3, 5 start at joints 2, 4, 6 (d = 0 in between).
     starts = (0.0, DH_D_M[0], 0.12, DH_D_M[2] - 0.12, 0.10, DH_D_M[4] - 0.10, 0.08)
     body = gripper
@@ -65,29 +66,31 @@ def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: 
         body = (
             f'<body name="{side}_link{i + 1}" pos="0 0 {starts[i]:.4f}" gravcomp="1">'
             f'<joint name="{side}_joint{i + 1}" axis="{_AXES[i]}" range="{joint_range}" armature="{_ARMATURE[i]}"/>'
-            f'<geom {collides} fromto="0 0 0 0 0 {length:.4f}" size="{radius}" mass="{mass}" rgba="{rgba}"/>'
+            f'<geom name="{side}_link{i + 1}" {collides} fromto="0 0 0 0 0 {length:.4f}" size="{radius}"'
+            f' mass="{mass}" rgba="{rgba}"/>'
             f"{body}</body>"
         )
     x, y, z = position
     return f'<body name="{side}_base" pos="{x} {y} {z}" euler="0 0 {yaw:.6f}">{body}</body>'
 
 
-def _gripper(side: str) -> str:
+def _gripper(side: str, opened: float) -> str:
     pad_z = TIP_FROM_FLANGE_M - 0.012
     # The camera sits on the outer side and looks inwards; in its picture right and up are the world's x and y.
     x = -0.075 if side == "left" else 0.075
     fingers = "".join(
-        f'<body name="{side}_finger_{n}" pos="0 {sign * 0.006} 0" gravcomp="1">'
+        f'<body name="{side}_finger_{n}" pos="0 {sign * (0.006 + opened)} 0" gravcomp="1">'
         f'<joint name="{side}_finger_{n}" type="slide" axis="0 {sign} 0" range="0 {FINGER_TRAVEL_M}"'
         f' armature="0.05" damping="2"/>'
-        f'<geom class="gripper" type="box" pos="0 {sign * 0.004} 0.095" size="0.010 0.005 0.035" mass="0.05"'
-        f' rgba="0.15 0.15 0.17 1"/>'
-        f'<geom class="pad" pos="0 0 {pad_z:.4f}" size="0.011 0.006 0.022" mass="0.03"/></body>'
+        f'<geom name="{side}_finger_{n}" class="gripper" type="box" pos="0 {sign * 0.004} 0.095"'
+        f' size="0.010 0.005 0.035" mass="0.05" rgba="0.15 0.15 0.17 1"/>'
+        f'<geom name="{side}_pad_{n}" class="pad" pos="0 0 {pad_z:.4f}" size="0.011 0.006 0.022" mass="0.03"/></body>'
         for n, sign in (("a", 1), ("b", -1))
     )
     return (
         f'<body name="{side}_hand" pos="0 0 {DH_D_M[6] - 0.08:.4f}" gravcomp="1">'
-        f'<geom class="gripper" type="box" pos="0 0 0.035" size="0.022 0.045 0.03" mass="0.5" rgba="0.2 0.2 0.22 1"/>'
+        f'<geom name="{side}_palm" class="gripper" type="box" pos="0 0 0.035" size="0.022 0.045 0.03" mass="0.5"'
+        f' rgba="0.2 0.2 0.22 1"/>'
         f'<site name="{side}_tip" pos="0 0 {TIP_FROM_FLANGE_M}" size="0.004"/>'
         f'<camera name="{side}_wrist" pos="{x} 0 0.005" xyaxes="0.94 0 {0.34 * np.sign(x):.2f} 0 -1 0" fovy="52"/>'
         f"{fingers}</body>"

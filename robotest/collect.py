@@ -88,8 +88,9 @@ def demonstrate(
         wandering = _NOISE_DECAY * wandering + np.sqrt(1 - _NOISE_DECAY**2) * scale * rng.standard_normal(len(scale))
         sent = command.action - command.anchor
         sent[disturbed] += wandering
-        env.begin_chunk()
-        status = env.apply(sent.astype(np.float32))
+        action = sent.astype(np.float32)
+        env.begin_chunk(action[None])
+        status = env.apply(action)
         images.append(observation.images if observation else {})
         state = observation.state if observation else np.zeros(env.spec.state.size)
         instruction = observation.instruction if observation else ""

@@ -156,9 +156,9 @@ class Guided:
         offset = (self._next.action - self._next.anchor).astype(np.float32)
         return dataclasses.replace(self._env.observe(), proposal=offset[None])
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """See `Env.begin_chunk`."""
-        self._env.begin_chunk()
+        self._env.begin_chunk(actions)
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """See `Env.apply`."""

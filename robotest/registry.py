@@ -39,7 +39,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "leverage": "robotest.verifiers.leverage:load",
         "knn": "robotest.verifiers.knn:load",
     },
-    "robot": {},
+    "robot": {"rm75-dual": "robotest.hardware.realman:rm75_dual"},
 }
 FAMILIES = (":ID", "/ID")
 _GROUPS: dict[Kind, str] = {

@@ -60,17 +60,18 @@ def rollout(
         env.reset(seeds.reset, seeds.episode)
         step, number = _go_to(env, origin) if origin else (0, 0)
         recorder.begin(env)
-        start = clock.now() - step * spec.control_dt
         while True:
             observation = env.observe()
             decision = decide(observation, number)
             recorder.decision(step, observation, decision)
-            env.begin_chunk()
-            for action in decision.chunk[:execute]:
+            actions = decision.chunk[:execute]
+            env.begin_chunk(actions)
+            start = clock.now()
+            for k, action in enumerate(actions, 1):
                 status = env.apply(action)
                 step += 1
                 recorder.step(env, action, status)
-                clock.sleep_until(start + step * spec.control_dt)
+                clock.sleep_until(start + k * spec.control_dt)
                 if status.done or step == spec.max_steps:
                     return status.success
             number += 1

@@ -145,7 +145,7 @@ def _check_bad_actions(env: Env) -> None:
     }
     for what, action in bad.items():
         env.reset(*_START)
-        env.begin_chunk()
+        env.begin_chunk(_actions(env))
         with _expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
             env.apply(action)
 
@@ -205,7 +205,7 @@ def _actions(env: Env) -> Float32[np.ndarray, "5 A"]:
 
 def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -> list[Float32[np.ndarray, " A"]]:
     """Apply actions as one chunk and return what was sent."""
-    env.begin_chunk()
+    env.begin_chunk(actions)
     sent = []
     for action in actions:
         sent.append(env.apply(action).sent)

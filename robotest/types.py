@@ -151,8 +151,12 @@ class Env(Protocol):
         """Render and return what a policy sees now. Changes nothing."""
         ...
 
-    def begin_chunk(self) -> None:
-        """Mark here as the start of a chunk: components with reference ``chunk_start`` are offsets from here."""
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
+        """Announce the actions that follow; components with reference ``chunk_start`` are offsets from here.
+
+        A robot looks at all of them before it executes the first. What is then given to `apply` are these, in their
+        order, or fewer.
+        """
         ...
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

@@ -56,7 +56,7 @@ class PointEnv:
         words = {"seen": "reach the target", "unseen": "go there"}[self._wording]
         return Observation({"top": self.render("top", size, size)}, state, words, self._steps * 0.1)
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         self._anchor = self._tip.copy()
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

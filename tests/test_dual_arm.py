@@ -43,12 +43,12 @@ def test_conformance(task: str, setting: str, mode: str) -> None:
 def test_tip_offsets_are_measured_from_the_start_of_the_chunk(env: DualArmEnv) -> None:
     action = hold(env)
     action[env.spec.action.slice("left_tip")] = (0.03, 0.02, -0.04)
-    env.begin_chunk()
+    env.begin_chunk(action[None])
     for _ in range(3):  # the same offset again stays where it is: it does not accumulate
         env.apply(action)
     np.testing.assert_allclose(env.world.tip(0), HOME_TIP[0, :3] + (0.03, 0.02, -0.04), atol=2e-3)
     np.testing.assert_allclose(env.world.tip(1), HOME_TIP[1, :3], atol=2e-3)
-    env.begin_chunk()
+    env.begin_chunk(action[None])
     for _ in range(3):
         env.apply(action)
     np.testing.assert_allclose(env.world.tip(0), HOME_TIP[0, :3] + (0.06, 0.04, -0.08), atol=2e-3)
@@ -76,8 +76,8 @@ def test_fingers_hold_a_block_by_friction_alone(env: DualArmEnv) -> None:
     here = env.world.position(block)
 
     def go(z: float, opening: float, steps: int) -> None:
-        env.begin_chunk()
         action = hold(env)
+        env.begin_chunk(action[None])
         action[env.spec.action.slice(f"{side}_tip")] = np.array([*here[:2], z]) - env.commanded[arm, :3]
         action[env.spec.action.slice(f"{side}_gripper")] = opening
         for _ in range(steps):

@@ -62,7 +62,7 @@ def test_the_proposal_is_the_expert_s_command(guided: Env) -> None:
             np.testing.assert_array_equal(observation.proposal, expected[None])
             np.testing.assert_array_equal(guided.observe().proposal, expected[None])  # looking twice changes nothing
             for env in (guided, plain):
-                env.begin_chunk()
+                env.begin_chunk(expected[None])
                 env.apply(expected)
 
 
@@ -83,8 +83,9 @@ def test_its_states_can_be_looked_at_and_it_does_not_go_on_from_them(guided: Env
     assert isinstance(guided, SimulatedEnv)
     guided.reset(1, 0)
     start = guided.snapshot()
-    guided.begin_chunk()
-    guided.apply(np.zeros(guided.spec.action.size, np.float32))
+    still = np.zeros(guided.spec.action.size, np.float32)
+    guided.begin_chunk(still[None])
+    guided.apply(still)
     guided.restore(start)
     assert np.array_equal(guided.snapshot(), start)
     assert guided.render("front", 20, 30).shape == (20, 30, 3)

@@ -120,9 +120,11 @@ def test_a_trace_holds_the_sent_actions_and_every_state() -> None:
 
 
 def test_actions_are_paced_by_the_clock() -> None:
-    clock = FakeClock(tick=0.0)
+    """From the start of each chunk: time that a decision takes is not caught up."""
+    clock = FakeClock(tick=7.0)
     rollout(make_env("far"), stay, SEEDS, Trace(), clock)
-    assert clock.deadlines == pytest.approx([0.1 * k for k in range(1, 21)])
+    chunks = ((7.0, 6), (14.0, 6), (21.0, 6), (28.0, 2))
+    assert clock.deadlines == pytest.approx([start + 0.1 * k for start, steps in chunks for k in range(1, steps + 1)])
 
 
 def test_simulated_time_moves_by_sleeping_alone() -> None:

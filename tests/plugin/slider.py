@@ -46,7 +46,7 @@ class SliderEnv:
             time=float(self._state[2]) * self._spec.control_dt,
         )
 
-    def begin_chunk(self) -> None:
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Nothing to mark: positions are absolute."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:

@@ -1,0 +1,371 @@
+"""Two RealMan RM75 arms behind the vendor's own SDK, PyPI `Robotic_Arm` 1.1.6 (``pip install robotest[realman]``).
+
+What the SDK does that one would not expect, each found by running it and each with a test:
+
+- NaN, infinities and 1e9 degrees are sent and 0 is returned. Nothing leaves here that is not finite and within limits.
+- Six numbers are padded with a zero, which moves joint 7. Shapes are checked here.
+- Degrees are cut off, not rounded, to the wire's 0.001: half the set-points would be one off. Half a unit is added.
+- Streaming is fire-and-forget: a frozen controller takes 30,000 frames. Only the age of the pushed state tells.
+- Everything that asks waits half a second for a controller that does not answer. After `connect` nothing here asks,
+  but for the grippers and for stops, in threads of their own.
+- A lost connection is not made again; the first send after it still returns 0. The age tells here too.
+- A gripper command without waiting and with timeout 0 sleeps for a second; with timeout 1 it takes milliseconds.
+- Nothing is sent when the process ends, and ``rm_set_arm_emergency_stop`` is not there on third-generation controllers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from robotest.hardware import rm75
+from robotest.hardware.layout import SIDES
+from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
+from robotest.hardware.settings import arm_limits, from_table
+
+RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
+"""Of a joint position on the wire."""
+CONNECT_S: Final = 1.0
+ENABLE_S: Final = 10.0
+_PUSH_CYCLE = 1  # times 5 ms
+_GRIPPER_S = 0.05
+_GRIPPER_UNITS = 1000
+_GRIPPER_STEP = 5  # smaller changes are not worth a command
+_STOPPED = 9  # RM_STOP_E: the emergency stop is pressed
+_SYSTEM_OK = 0
+_DH_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class RealManConfig:
+    """Where the arms are. A table ``[robot]`` of ``robot.toml``.
+
+    Attributes:
+        hosts: address of each controller, left first.
+        tcp_port: of the controllers.
+        udp_port: of this machine, for the pushed states.
+        local_ip: of this machine, as the controllers reach it; None: found out from the connection.
+        limits: what to change of the limits, by their names in `Limits`: numbers, or one per joint.
+    """
+
+    hosts: tuple[str, str] = ("192.168.1.18", "192.168.1.19")
+    tcp_port: int = 8080
+    udp_port: int = 8089
+    local_ip: str | None = None
+    limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def rm75_dual(table: Mapping[str, Any]) -> RealManPair:
+    """Return the driver for the table ``[robot]`` of a configuration."""
+    return RealManPair(from_table(RealManConfig, table, "robot"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pushed:
+    """What one arm's controller pushed."""
+
+    joints: Float64[np.ndarray, " 7"]
+    currents: Float64[np.ndarray, " 7"]
+    temperatures: Float64[np.ndarray, " 7"]
+    enabled: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    stopped: bool
+    errors: tuple[str, ...]
+    stamp: float
+
+
+class RealManPair:
+    """Implements `robotest.hardware.robot.Robot`. One per process: the SDK keeps its connections in globals.
+
+    Args:
+        config: where the arms are.
+        now: the clock, seconds.
+    """
+
+    def __init__(self, config: RealManConfig, now: Callable[[], float] = time.perf_counter) -> None:
+        self._config, self._now = config, now
+        self.limits: Final = arm_limits(config.limits)
+        self.capabilities: Final = Capabilities("rm75-dual", RESOLUTION_RAD, True, True, True)
+        self._arms: list[Any] = []
+        self._pushed: list[_Pushed | None] = [None, None]
+        self._grippers: list[_Gripper] = []
+        self._callback: Any = None  # the SDK keeps only a pointer
+
+    def connect(self) -> None:
+        """Reach both controllers, check that they are RM75s, and wait for their states."""
+        sdk = _sdk()
+        local = [self._local_ip(side, host) for side, host in zip(SIDES, self._config.hosts, strict=True)]
+        self._arms = [self._connected(sdk, side, arm) for arm, side in enumerate(SIDES)]
+        self._callback = sdk.rm_realtime_arm_state_callback_ptr(self._receive)
+        self._arms[0].rm_realtime_arm_state_call_back(self._callback)
+        for side, arm, ip in zip(SIDES, self._arms, local, strict=True):
+            wanted = sdk.rm_udp_custom_config_t(joint_speed=1, arm_current_status=1)
+            push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, wanted)
+            self._require(arm.rm_set_realtime_push(push), side, "refuses to push its state")
+        self._wait(lambda: all(self._pushed), CONNECT_S, self._silent)
+        self._grippers = [_Gripper(arm, side) for arm, side in zip(self._arms, SIDES, strict=True)]
+
+    def enable(self) -> None:
+        """Switch both arms on; refused while one reports an error or its emergency stop is pressed."""
+        state = self.state()
+        if state.stopped:
+            raise RobotError("the emergency stop is pressed; release it, then try again")
+        if state.errors:
+            raise RobotError(f"{'; '.join(state.errors)}. Clear it at the controller, then try again")
+        for side, arm in zip(SIDES, self._arms, strict=True):
+            self._require(arm.rm_set_arm_power(1), side, "refuses to be switched on")
+        self._wait(lambda: bool(self.state().enabled.all()), ENABLE_S, lambda: "not every joint got power")
+
+    def state(self) -> RobotState:
+        """Return what was pushed last."""
+        left, right = self._pushed
+        if left is None or right is None:
+            raise RobotError("not connected")
+        return RobotState(
+            joints=np.stack([left.joints, right.joints]),
+            openings=np.array([g.opening for g in self._grippers] or [1.0, 1.0]),
+            currents=np.stack([left.currents, right.currents]),
+            temperatures=np.stack([left.temperatures, right.temperatures]),
+            enabled=np.stack([left.enabled, right.enabled]),
+            stopped=left.stopped or right.stopped,
+            errors=(*left.errors, *right.errors, *(e for g in self._grippers for e in g.errors)),
+            stamps=np.array([left.stamp, right.stamp]),
+        )
+
+    def command(self, setpoint: Setpoint) -> Setpoint:
+        """Stream a set-point to both arms, left first."""
+        joints = np.asarray(setpoint.joints, np.float64)
+        if joints.shape != (2, 7) or not np.isfinite(joints).all():
+            raise RobotError(f"a set-point of shape {joints.shape} that is not 2 x 7 finite numbers was not sent")
+        units = np.rint(joints / RESOLUTION_RAD).astype(np.int64)
+        beyond = (joints < self.limits.joint_low - RESOLUTION_RAD) | (joints > self.limits.joint_high + RESOLUTION_RAD)
+        if beyond.any():
+            raise RobotError("a set-point beyond the joint limits was not sent")
+        # The SDK cuts degrees off to the wire's unit, hence the half.
+        degrees = (units + 0.5 * np.sign(units)) / 1000
+        lost = [
+            side
+            for side, arm, angles in zip(SIDES, self._arms, degrees.tolist(), strict=True)
+            if arm.rm_movej_canfd(angles, True) != 0
+        ]
+        for gripper, opening in zip(self._grippers, setpoint.openings, strict=True):
+            gripper.wanted = float(np.clip(opening, 0.0, 1.0))
+        if lost:
+            raise RobotError(f"the link to the {' and the '.join(lost)} arm is gone")
+        return Setpoint(units * RESOLUTION_RAD, np.array([g.wanted for g in self._grippers]))
+
+    def stop(self, kind: Stop) -> None:
+        """Stop the controllers' own motion and take the power away, each arm in a thread: one may not answer."""
+        if kind is Stop.HOLD:
+            return
+        for arm in self._arms:
+            threading.Thread(target=_switch_off, args=(arm,), daemon=True).start()
+
+    def disconnect(self) -> None:
+        """Close the connections; the arms stay as they are."""
+        for gripper in self._grippers:
+            gripper.end()
+        arms, self._arms, self._grippers = self._arms, [], []
+        for arm in arms:
+            with contextlib.suppress(OSError):
+                arm.rm_delete_robot_arm()
+
+    def _local_ip(self, side: str, host: str) -> str:
+        """Try the address first: the SDK itself says only that something went wrong, and not soon."""
+        port = self._config.tcp_port
+        try:
+            with socket.create_connection((host, port), CONNECT_S) as connection:
+                found: str = connection.getsockname()[0]
+        except OSError as error:
+            raise RobotError(
+                f"no controller of the {side} arm at {host}:{port} ({error.strerror or error}). Is it on, on this"
+                f" network, and hosts in robot.toml right?"
+            ) from error
+        return self._config.local_ip or found
+
+    def _connected(self, sdk: Any, side: str, index: int) -> Any:
+        host = self._config.hosts[index]
+        arm = sdk.RoboticArm(sdk.rm_thread_mode_e.RM_TRIPLE_MODE_E) if index == 0 else sdk.RoboticArm()
+        handle = arm.rm_create_robot_arm(host, self._config.tcp_port)
+        if handle.id < 0:
+            raise RobotError(f"what answers at {host} for the {side} arm does not talk like a RealMan controller")
+        if arm.arm_dof != rm75.N_JOINTS:
+            raise RobotError(f"the {side} arm at {host} has {arm.arm_dof} joints; an RM75 has {rm75.N_JOINTS}")
+        code, dh = arm.rm_get_DH_data()
+        self._require(code, side, "does not tell its DH values")
+        lengths, twists = np.array(dh["d"]), np.array(dh["alpha"])
+        if np.abs(lengths - rm75.DH_D_M).max() > _DH_TOLERANCE or np.abs(twists - rm75.DH_ALPHA_DEG).max() > 0.1:
+            raise RobotError(
+                f"the {side} arm at {host} is no RM75: its DH values d are {np.round(lengths, 4).tolist()} m"
+            )
+        return arm
+
+    def _receive(self, told: Any) -> None:
+        """Keep what a controller pushed; runs in the SDK's thread."""
+        host = told.arm_ip.decode("ascii", "replace")
+        if host not in self._config.hosts:
+            return
+        joints = told.joint_status
+        arm = self._config.hosts.index(host)
+        position = np.deg2rad(np.array(joints.joint_position[:], np.float64))
+        if told.errCode or not np.isfinite(position).all():
+            return  # not understood is the same as not arrived: its age tells
+        self._pushed[arm] = _Pushed(
+            joints=position,
+            currents=np.abs(np.array(joints.joint_current[:], np.float64)) / 1000,
+            temperatures=np.array(joints.joint_temperature[:], np.float64),
+            enabled=np.array(joints.joint_en_flag[:], bool),
+            stopped=told.arm_current_status == _STOPPED,
+            errors=tuple(_errors(SIDES[arm], told.err, joints.joint_err_code)),
+            stamp=self._now(),
+        )
+
+    def _silent(self) -> str:
+        missing = [side for side, pushed in zip(SIDES, self._pushed, strict=True) if pushed is None]
+        return (
+            f"the {' and the '.join(missing)} arm answers but pushes no state to UDP port {self._config.udp_port}; is"
+            " another program on that port, or a firewall before it?"
+        )
+
+    def _require(self, code: int, side: str, what: str) -> None:
+        if code != 0:
+            raise RobotError(f"the {side} arm {what} (the SDK returned {code})")
+
+    def _wait(self, until: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
+        end = self._now() + limit_s
+        while not until():
+            if self._now() > end:
+                raise RobotError(f"{what()} (waited {limit_s:g} s)")
+            time.sleep(0.005)
+
+
+class _Gripper:
+    """One gripper, in a thread: its commands and answers take milliseconds, or half a second if nobody answers."""
+
+    def __init__(self, arm: Any, side: str) -> None:
+        self._arm, self._side = arm, side
+        self._sent = -1
+        self._ended = threading.Event()
+        self.opening = 1.0
+        self.wanted = 1.0
+        self.errors: tuple[str, ...] = ()
+        self._read()
+        self.wanted = self.opening
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let the thread finish."""
+        self._ended.set()
+        self._thread.join(1.0)
+
+    def _serve(self) -> None:
+        while not self._ended.wait(_GRIPPER_S):
+            position = max(1, round(self.wanted * _GRIPPER_UNITS))
+            if (
+                abs(position - self._sent) >= _GRIPPER_STEP
+                and self._arm.rm_set_gripper_position(position, False, 1) == 0
+            ):
+                self._sent = position
+            self._read()
+
+    def _read(self) -> None:
+        code, told = self._arm.rm_get_gripper_state()
+        if code != 0:
+            return
+        self.opening = told["actpos"] / _GRIPPER_UNITS
+        self.errors = (f"the {self._side} gripper reports error {told['error']:#x}",) if told["error"] else ()
+
+
+def _switch_off(arm: Any) -> None:
+    arm.rm_set_arm_stop()
+    arm.rm_set_arm_power(0)
+
+
+def _errors(side: str, system: Any, joints: Any) -> Iterator[str]:
+    for code in system.err[: system.err_len]:
+        if code != _SYSTEM_OK:
+            yield f"the {side} arm reports {SYSTEM_ERRORS.get(code, 'a system error')} ({code & 0xFFFF:#06x})"
+    for number, code in enumerate(joints, 1):
+        if code:
+            yield f"joint {number} of the {side} arm reports {_joint_error(code)} ({code:#06x})"
+
+
+def _joint_error(code: int) -> str:
+    return JOINT_ERRORS.get(code) or ", ".join(text for bit, text in JOINT_ERRORS.items() if code & bit) or "an error"
+
+
+def _sdk() -> Any:
+    try:
+        with _quiet():
+            from Robotic_Arm import rm_robot_interface
+    except ImportError as error:
+        raise RobotError("RealMan's SDK is missing; install it with: pip install 'robotest[realman]'") from error
+    return rm_robot_interface
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep C's standard output out of ours."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor is needed
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+SYSTEM_ERRORS: Final[Mapping[int, str]] = {
+    0x1001: "that a joint does not communicate",
+    0x1002: "a target beyond a joint limit",
+    0x1003: "a singular, unreachable target",
+    0x1004: "a fault of its real-time kernel",
+    0x1005: "a fault of the joint bus",
+    0x1006: "a fault of its planner",
+    0x1007: "a joint that is too fast",
+    0x1008: "that the end board does not answer",
+    0x1009: "too high a speed",
+    0x100A: "too high an acceleration",
+    0x100B: "a brake that did not open",
+    0x100D: "a collision",
+    0x1010: "a joint that lost power",
+    0x1012: "a self-collision",
+    0x1013: "a collision with its electronic fence",
+    0x1014: "a joint beyond its soft limit",
+    0x2001: "a gripper fault",
+    0x5003: "that the controller is too hot",
+    0x5005: "too much current",
+    0x5007: "too high a voltage",
+    0x5008: "too low a voltage",
+}
+"""What the codes mean, after the vendor's list of error codes (rm_docs, docs/robot/json/errorList.md)."""
+
+JOINT_ERRORS: Final[Mapping[int, str]] = {
+    0x0001: "a FOC error",
+    0x0002: "too high a voltage",
+    0x0004: "too low a voltage",
+    0x0008: "that it is too hot",
+    0x0010: "that it did not start",
+    0x0020: "an encoder error",
+    0x0040: "too much current",
+    0x0080: "a software error",
+    0x0100: "a temperature sensor error",
+    0x0200: "a position beyond its limit",
+    0x0800: "that it does not follow",
+    0x1000: "a current sensor error",
+    0x2000: "a brake that did not open",
+    0x4000: "a jump of its set-point",
+}
+"""As above, of joints; codes may be added up."""

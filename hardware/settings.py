@@ -1,0 +1,74 @@
+"""A robot's configuration: tables of a TOML file to dataclasses, and the limits that hold if nothing is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from robotest.errors import RobotestError, UnknownNameError
+from robotest.hardware import rm75
+from robotest.hardware.robot import Limits
+
+T = TypeVar("T")
+LIMIT_MARGIN_RAD: Final = 0.01
+"""Kept from the mechanical limits, so that the controller's own never ends a motion."""
+_FASTEST = np.minimum(rm75.JOINT_SPEED_RAD_S, np.deg2rad(180.0))  # frames beyond 180 deg/s are ignored by controllers
+
+
+def _per_joint(value: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.stack([np.broadcast_to(np.asarray(value, np.float64), 7)] * 2)
+
+
+DEFAULT_LIMITS: Final = Limits(
+    joint_low=_per_joint(-rm75.JOINT_LIMIT_RAD + LIMIT_MARGIN_RAD),
+    joint_high=_per_joint(rm75.JOINT_LIMIT_RAD - LIMIT_MARGIN_RAD),
+    speed=_per_joint(_FASTEST),
+    acceleration=_per_joint(np.deg2rad(600.0)),
+    workspace_low=np.array([-0.47, -0.22, 0.0]),
+    workspace_high=np.array([0.47, 0.30, 0.45]),
+    opening_speed=4.0,
+    current=8.0,
+    temperature=70.0,
+)
+"""Two RM75s at their table. What a configuration says may only narrow them."""
+
+
+def arm_limits(changes: Mapping[str, Any]) -> Limits:
+    """Return `DEFAULT_LIMITS` narrowed by a table ``[robot.limits]``.
+
+    Raises:
+        UnknownNameError: no such limit.
+        RobotestError: a value of the wrong shape, not finite, or wider than the default.
+    """
+    limits: dict[str, Any] = {f.name: getattr(DEFAULT_LIMITS, f.name) for f in dataclasses.fields(Limits)}
+    for name, value in changes.items():
+        if name not in limits:
+            raise UnknownNameError("limit in robot.toml", name, limits)
+        default = limits[name]
+        try:
+            given = np.broadcast_to(np.asarray(value, np.float64), np.shape(default)) + 0.0
+        except (TypeError, ValueError) as error:
+            raise RobotestError(
+                f"limit {name} = {value!r}: a number or {np.shape(default)} numbers are needed"
+            ) from error
+        wider = given < default if name.endswith("_low") else given > default
+        if not np.isfinite(given).all() or wider.any():
+            raise RobotestError(f"limit {name} = {value!r} is wider than {np.asarray(default).tolist()}; narrow it")
+        limits[name] = given if np.ndim(default) else float(given)
+    return Limits(**limits)
+
+
+def from_table(kind: type[T], table: Mapping[str, Any], name: str) -> T:
+    """Return a dataclass of what a table says.
+
+    Raises:
+        UnknownNameError: it has a key that `kind` has not.
+    """
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise UnknownNameError(f"key of [{name}] in robot.toml", key, known)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})

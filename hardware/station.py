@@ -1,0 +1,152 @@
+"""The executor's process: ``python -m robotest.hardware.station DESCRIPTOR``, as `robotest.hardware.link` starts it.
+
+A process of its own, because other threads beside it would make its ticks late. It outlives the rollout's process for
+as long as it takes to stop the arms. The descriptor is one end of a pair of packet sockets: a packet is a message of
+`robotest.wire`, whole or not there. First comes open {robot, config, black_box, table_z}, answered by ready {} or
+error {text}; then at every tick messages are taken as they come and a status goes back, or is dropped if nobody reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from robotest import wire
+from robotest.errors import RobotestError
+from robotest.hardware.black_box import BlackBox
+from robotest.hardware.executor import Executor, Fault
+from robotest.hardware.governor import Governor
+from robotest.hardware.robot import Stop
+from robotest.hardware.twin import Twin
+from robotest.registry import resolve
+from robotest.rollout import WallClock
+from robotest.types import Clock
+
+TICK_S: Final = 0.01
+PACKET_BYTES: Final = 2**17
+_PRIORITY = 50  # of SCHED_FIFO
+_MESSAGES_PER_TICK = 32
+_log = logging.getLogger(__name__)
+
+
+class Station:
+    """Ticks until it is told to end, or the rollout is gone and the arms are off.
+
+    Args:
+        executor: ticks.
+        connection: packets from and to the rollout's process.
+        clock: deadlines are its.
+    """
+
+    def __init__(self, executor: Executor, connection: socket.socket, clock: Clock) -> None:
+        self._executor, self._socket, self._clock = executor, connection, clock
+        self._ended = False
+        self._alone = False
+        self.slips = 0
+
+    def end(self) -> None:
+        """Stop the arms, then leave `serve`."""
+        self._ended = True
+        self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
+
+    def serve(self) -> None:
+        """Tick with absolute deadlines. Nothing that arrives ends it."""
+        deadline = self._clock.now()
+        while not (self._ended or self._alone) or self._executor.powered:
+            self._clock.sleep_until(deadline)
+            now = self._clock.now()
+            try:
+                self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "slips": self.slips})
+            except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
+                _log.exception("in a tick")
+                self._executor.trip(Fault("internal", f"{type(error).__name__}: {error}", Stop.DECEL_THEN_DISABLE))
+            deadline += TICK_S
+            if self._clock.now() > deadline:
+                # Frames in quick succession would be a fast motion to the controllers: time is lost, not caught up.
+                deadline = self._clock.now() + TICK_S
+                self.slips += 1
+
+    def _messages(self) -> list[object]:
+        messages: list[object] = []
+        for _ in range(_MESSAGES_PER_TICK):
+            try:
+                packet = self._socket.recv(PACKET_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:
+                self._leave()
+                break
+            try:
+                message = wire.unpack(packet)
+            except wire.WireError as error:
+                message = str(error)
+            if message == {"do": "quit"}:
+                self.end()
+            else:
+                messages.append(message)
+        return messages
+
+    def _leave(self) -> None:
+        """The rollout's process is gone."""
+        if not self._alone:
+            self._alone = True
+            self._executor.trip(Fault("heartbeat", "the rollout's process is gone", Stop.DECEL_THEN_DISABLE))
+
+    def _post(self, status: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.send(wire.pack(status), socket.MSG_DONTWAIT)
+
+
+def main() -> None:
+    """Open the robot that the first packet names, say how that went, and tick."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    realtime = _be_prompt()
+    request = wire.unpack(connection.recv(PACKET_BYTES))
+    clock = WallClock()
+    try:
+        robot = resolve("robot", request["robot"])(request["config"])
+        box = BlackBox(Path(request["black_box"]))
+        robot.connect()
+        governor = Governor(robot.limits, Twin(request["table_z"]), TICK_S, robot.capabilities.resolution)
+    except RobotestError as error:
+        connection.send(wire.pack({"error": str(error)}))
+        _leave()
+    station = Station(Executor(robot, governor, box, clock.now()), connection, clock)
+    signal.signal(signal.SIGTERM, lambda *_: station.end())
+    connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
+    gc.collect()
+    gc.freeze()
+    station.serve()
+    robot.disconnect()
+    box.close()
+    _leave()
+
+
+def _be_prompt() -> bool:
+    """Ask for a real-time priority, for the SDK's threads too; return whether it was given."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _leave() -> None:
+    """End without the SDK's own exit handlers, which may wait for controllers that do not answer."""
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
