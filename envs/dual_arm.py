@@ -17,14 +17,13 @@ from robotest.envs.dual_arm_randomize import randomize
 from robotest.envs.dual_arm_tasks import N_POINTS, TASKS, Scene, Task
 from robotest.envs.dual_arm_world import CAMERAS, CONTROL_DT, World
 from robotest.errors import InvalidActionError, UnknownNameError
-from robotest.hardware import layout, rm75
+from robotest.hardware import layout
+from robotest.hardware.commands import HOME_TIP, ArmCommands, arm_state, home_joints
 from robotest.hardware.kinematics import DualArmKinematics
 from robotest.randomness import derive, generator
 from robotest.specs import Component, EnvSpec, VectorSpec
 from robotest.types import EnvOptions, Observation, StepStatus
 
-HOME_TIP: Final = np.array([[-0.30, -0.06, 0.20, 0.0], [0.30, -0.06, 0.20, 0.0]])
-"""Tips at the start of every episode: x, y, z [m], yaw [rad]."""
 WORKSPACE_LOW_M: Final = np.array([-0.45, -0.20, -0.02])
 WORKSPACE_HIGH_M: Final = np.array([0.45, 0.28, 0.40])
 ASPECT: Final = 2
@@ -81,9 +80,9 @@ class DualArmEnv:
         self._task = task
         self._options = options
         self._world = World(task.objects)
-        self._kinematics = DualArmKinematics()
-        self._max_step = rm75.JOINT_SPEED_RAD_S * CONTROL_DT
-        self._home = _home_joints(self._kinematics)
+        kinematics = DualArmKinematics()
+        self._commands = ArmCommands(options.action_mode, CONTROL_DT, WORKSPACE_LOW_M, WORKSPACE_HIGH_M, kinematics)
+        self._home = home_joints(kinematics)
         self._size = (options.image_size, ASPECT * options.image_size)
         self._cameras = CAMERAS if options.cameras is None else options.cameras
         self.spec: Final = EnvSpec(
@@ -101,8 +100,7 @@ class DualArmEnv:
         self.instruction = ""
         self._steps = 0
         self._progress = 0
-        self._commanded = HOME_TIP.copy()
-        self._anchor = HOME_TIP.copy()
+        self._commands.start(HOME_TIP)
 
     @property
     def world(self) -> World:
@@ -118,8 +116,8 @@ class DualArmEnv:
     @property
     def commanded(self) -> Float64[np.ndarray, "2 4"]:
         """Tips commanded last: x, y, z [m], yaw [rad]."""
-        commanded: Float64[np.ndarray, "2 4"] = self._commanded.copy()
-        return commanded
+        tips: Float64[np.ndarray, "2 4"] = self._commands.tips.copy()
+        return tips
 
     @property
     def progress(self) -> int:
@@ -138,16 +136,13 @@ class DualArmEnv:
         self._world.settle(_SETTLE_STEPS)
         self._world.data.time = 0.0
         self._steps = self._progress = 0
-        self._commanded = HOME_TIP.copy()
-        self._anchor = HOME_TIP.copy()
+        self._commands.start(HOME_TIP)
 
     def observe(self) -> Observation:
         """Render the policy's cameras and read the arms."""
         images = {camera: self._world.render(camera, *self._size) for camera in self._cameras}
         joints, openings = self._world.joints(), self._world.openings()
-        state = np.concatenate(
-            [np.concatenate([joints[a], self._commanded[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32
-        )
+        state = arm_state(joints, self._commands.tips, openings)
         return Observation(images, state, self.instruction, self._steps * CONTROL_DT)
 
     def points(self) -> Float32[np.ndarray, "K 2"]:
@@ -162,7 +157,7 @@ class DualArmEnv:
 
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: ARG002 - the world can take any
         """Measure tip offsets from the tips commanded now."""
-        self._anchor = self._commanded.copy()
+        self._commands.begin_chunk()
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """Execute one action for 0.1 s; numbers outside the spec's bounds are clipped to them."""
@@ -173,8 +168,7 @@ class DualArmEnv:
         if not np.all(np.isfinite(action)):
             raise InvalidActionError(f"action is not finite: {np.asarray(action).tolist()}")
         sent = np.clip(np.asarray(action, np.float32), self._low, self._high)
-        joints, openings = self._tip_command(sent) if self._options.action_mode == "tip" else self._joint_command(sent)
-        self._world.move(joints, openings)
+        self._world.move(*self._commands.next(sent, self._world.commanded_joints()))
         success, done = self.judge()
         return StepStatus(success=success, done=done, sent=sent)
 
@@ -188,35 +182,16 @@ class DualArmEnv:
         success = self._task.success(self._world, self.scene, self._progress)
         return success, success or self._progress < 0
 
-    def _tip_command(
-        self, action: Float32[np.ndarray, " A"]
-    ) -> tuple[Float64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"]]:
-        per_arm = action.astype(np.float64).reshape(2, 5)
-        target = self._anchor + per_arm[:, :4]
-        np.clip(target[:, :3], WORKSPACE_LOW_M, WORKSPACE_HIGH_M, out=target[:, :3])
-        self._commanded = target
-        return self._kinematics.solve(self._world.commanded_joints(), target, self._max_step), per_arm[:, 4]
-
-    def _joint_command(
-        self, action: Float32[np.ndarray, " A"]
-    ) -> tuple[Float64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"]]:
-        per_arm = action.astype(np.float64).reshape(2, 8)
-        before = self._world.commanded_joints()
-        joints = np.clip(per_arm[:, :7], before - self._max_step, before + self._max_step)
-        np.clip(joints, -rm75.JOINT_LIMIT_RAD, rm75.JOINT_LIMIT_RAD, out=joints)
-        self._commanded = self._kinematics.tips(joints)
-        return joints, per_arm[:, 7]
-
     def snapshot(self) -> Float64[np.ndarray, " N"]:
         """Steps, progress, commanded tips, chunk anchor, and MuJoCo's integration state."""
-        own = [float(self._steps), float(self._progress), *self._commanded.ravel(), *self._anchor.ravel()]
+        own = [float(self._steps), float(self._progress), *self._commands.tips.ravel(), *self._commands.anchor.ravel()]
         return np.concatenate([own, self._world.snapshot()])
 
     def restore(self, state: Float64[np.ndarray, " N"]) -> None:
         """Return to a snapshot of the same episode."""
         self._steps, self._progress = int(state[0]), int(state[1])
-        self._commanded = state[2:10].reshape(2, 4).copy()
-        self._anchor = state[10:18].reshape(2, 4).copy()
+        self._commands.tips = state[2:10].reshape(2, 4).copy()
+        self._commands.anchor = state[10:18].reshape(2, 4).copy()
         self._world.restore(state[18:])
         self._task.progress(self._world, self.scene, self._progress)  # relights what was lit
 
@@ -230,14 +205,6 @@ class DualArmEnv:
     def close(self) -> None:
         """Free the renderers."""
         self._world.close()
-
-
-def _home_joints(kinematics: DualArmKinematics) -> Float64[np.ndarray, "2 7"]:
-    """Joint positions that put the tips at home, found from the rest posture."""
-    joints: Float64[np.ndarray, "2 7"] = layout.DOWN_REST_RAD.copy()
-    for _ in range(30):
-        joints = kinematics.solve(joints, HOME_TIP, np.full(7, 0.2))
-    return joints
 
 
 @dataclasses.dataclass(frozen=True)

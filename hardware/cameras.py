@@ -116,6 +116,10 @@ class WatchedCamera:
         """Close the camera; may be called twice."""
         self._camera.close()
 
+    def newest(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Return the newest picture for people to look at, however old, as the camera gives it."""
+        return self._camera.latest().image
+
     def look(self) -> Frame:
         """Return the newest frame, never one that was returned before.
 

@@ -40,11 +40,13 @@ class Watchdogs:
         heartbeat: since the rollout's process was last heard of [s].
         state: since an arm's state arrived [s].
         following: of a joint behind its set-point [rad].
+        late: between two ticks of the executor itself [s].
     """
 
     heartbeat: float = 0.12
     state: float = 0.05
     following: float = 0.35
+    late: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Fault:
     stop: Stop
 
 
+_TEXT: Final = 300  # characters of a fault: whatever it quotes, it is one line
 _SEVERITY: Final = {Stop.HOLD: 0, Stop.DECEL_THEN_DISABLE: 1, Stop.DISABLE_NOW: 2}
 
 
@@ -84,10 +87,10 @@ class Executor:
         self._mode = Mode.DISABLED
         self._fault: Fault | None = None
         self._beat = now
+        self._ticked: float | None = now
         self._chunk = -1
         self._step = -1
         self._notes: list[str] = []
-        self._ticks = 0
         self._switched_off = False
 
     @property
@@ -108,6 +111,7 @@ class Executor:
             messages: that arrived since the tick before, in their order; anything may be among them.
         """
         self._notes = []
+        self._look_back(now)
         for message in messages:
             self._obey(message, now)
         state = self._state()
@@ -116,11 +120,11 @@ class Executor:
         sent = self._move() if self.powered else None
         status = self._status(now, state)
         self._record(now, state, sent)
-        self._ticks += 1
         return status
 
     def trip(self, fault: Fault) -> None:
         """Stop the arms and stay stopped; a worse fault than the one there is takes its place."""
+        fault = dataclasses.replace(fault, text=" ".join(fault.text.split())[:_TEXT])
         if self._fault is not None and _SEVERITY[fault.stop] <= _SEVERITY[self._fault.stop]:
             return
         self._fault = fault
@@ -128,6 +132,15 @@ class Executor:
             self._mode = Mode.STOPPING
         if fault.stop is Stop.DISABLE_NOW:
             self._switch_off(Stop.DISABLE_NOW)
+
+    def _look_back(self, now: float) -> None:
+        """Stop if this process itself did not run: meanwhile the arms came to rest at the set-point sent last."""
+        before, self._ticked = self._ticked, now
+        gap = now - before if before is not None else 0.0
+        if self.powered and gap > self._watchdogs.late:
+            self._governor.halt()
+            text = f"the executor did not run for {1000 * gap:.0f} ms"
+            self.trip(Fault("starved", text, Stop.DECEL_THEN_DISABLE))
 
     def _obey(self, message: object, now: float) -> None:
         self._beat = now  # whoever sends anything is there
@@ -180,9 +193,17 @@ class Executor:
         if trouble := self._trouble(state, now):
             self.trip(trouble)
             return
-        self._robot.enable()
-        self._governor.start_at(state.joints, state.openings)
-        self._mode, self._switched_off = Mode.HOLDING, False
+        self._governor.start_at(state.joints, state.openings)  # refused before anything has power
+        self._switched_off = False
+        try:
+            self._robot.enable()
+            state = self._robot.state()
+            self._governor.start_at(state.joints, state.openings)
+        except RobotestError:
+            self._switch_off(Stop.DECEL_THEN_DISABLE)
+            raise
+        self._mode = Mode.HOLDING
+        self._ticked = None  # switching on took as long as it took
 
     def _disable(self) -> None:
         if self.powered and not self._governor.at_rest:
@@ -192,17 +213,17 @@ class Executor:
 
     def _reset(self) -> None:
         """Forget the fault. The arms stay as they are: disabled, or held if a hold was all."""
-        if self._mode is Mode.STOPPING:
-            if not self._governor.at_rest:
-                raise RobotestError("the arms still brake; reset again at standstill")
+        if self._fault is not None and self._mode is Mode.STOPPING:
+            if self._fault.stop is not Stop.HOLD or not self._governor.at_rest:
+                raise RobotestError("the arms are still being stopped; reset again afterwards")
             self._mode = Mode.HOLDING
         self._fault = None
 
     def _state(self) -> RobotState | None:
         try:
             return self._robot.state()
-        except RobotestError as error:
-            self.trip(Fault("link", str(error), Stop.DECEL_THEN_DISABLE))
+        except Exception as error:  # noqa: BLE001 - braking goes on, whatever a driver raises
+            self._blame("link" if isinstance(error, RobotestError) else "internal", error)
             return None
 
     def _watch(self, state: RobotState, now: float) -> None:
@@ -218,9 +239,12 @@ class Executor:
     def _trouble(self, state: RobotState, now: float) -> Fault | None:
         """Return the worst of what a state tells."""
         limits = self._robot.limits
+        measured = (state.joints, state.currents, state.temperatures, state.stamps)
         if state.stopped:
             return Fault("emergency_stop", "the emergency stop is pressed", Stop.DISABLE_NOW)
         stop = Stop.DECEL_THEN_DISABLE
+        if not all(np.isfinite(values).all() for values in measured):
+            return Fault("state", "the arms' state holds something that is not a finite number", stop)
         if state.age(now) > self._watchdogs.state:
             return Fault("state", f"the arms' state is {1000 * state.age(now):.0f} ms old", stop)
         if state.errors:
@@ -243,14 +267,17 @@ class Executor:
             self._followed(shaped)
         try:
             sent = self._robot.command(shaped.setpoint)
-        except RobotestError as error:
-            self.trip(Fault("link", str(error), Stop.DECEL_THEN_DISABLE))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._blame("link" if isinstance(error, RobotestError) else "internal", error)
             sent = None
         if self._mode is Mode.STOPPING and self._governor.at_rest:
             assert self._fault is not None
             if self._fault.stop is not Stop.HOLD:
                 self._switch_off(self._fault.stop)
         return sent
+
+    def _blame(self, name: str, error: Exception) -> None:
+        self.trip(Fault(name, str(error) or type(error).__name__, Stop.DECEL_THEN_DISABLE))
 
     def _followed(self, shaped: Shaped) -> None:
         if shaped.held:

@@ -21,6 +21,8 @@ from robotest.hardware.layout import SIDES
 from robotest.hardware.robot import Limits, Setpoint
 from robotest.hardware.twin import Twin
 
+_LONGEST_STOP_S: Final = 1.0
+
 
 class RejectedChunkError(RobotestError):
     """A chunk that nobody would have meant: nothing of it is executed."""
@@ -112,6 +114,12 @@ class Governor:
             raise RobotestError(
                 f"accelerations of {limits.acceleration.min():g} rad/s^2 are below the wire's resolution"
             )
+        longest = float((self._speed / self._acceleration).max()) * tick
+        if longest > _LONGEST_STOP_S:  # every tick looks along the whole braking path
+            raise RobotestError(
+                f"with these limits braking takes {longest:.1f} s; at most {_LONGEST_STOP_S:g} s is supported. Narrow"
+                " the speed as well"
+            )
         self._position = np.zeros((2, 7), np.int64)
         self._velocity = np.zeros((2, 7), np.int64)
         self._openings = np.ones(2)
@@ -139,6 +147,8 @@ class Governor:
         Raises:
             RobotestError: they are where they must not be; they have to be moved from there by hand.
         """
+        if not np.isfinite(joints).all() or not np.isfinite(openings).all():
+            raise RobotestError("the arms cannot start from here: their positions are not finite numbers")
         position = np.rint(joints / self.resolution).astype(np.int64)
         beyond = np.maximum(self._low - position, position - self._high).max() * self.resolution
         unsafe = f"a joint {np.rad2deg(beyond):.2f} deg beyond its limit" if beyond > 0 else self._unsafe(position)
@@ -187,14 +197,14 @@ class Governor:
             return self.brake()
         plan = self._plan
         target, rate, openings, step = plan.next()
-        velocity = self._towards(target, rate)
+        velocity = self._towards(target, rate, plan.extent(step))
         held = self._unsafe_ahead(self._position + velocity, velocity)
         if held:
             return dataclasses.replace(self.brake(), step=step, held=held)
         self._move(velocity, openings)
         lag = float(np.abs(target - self._position).max()) * self.resolution
         if lag > self._tolerances.lag:
-            held = f"set-points are {lag:.2f} rad behind the chunk"
+            held, self._plan = f"set-points are {lag:.2f} rad behind the chunk", None
         if plan.over and lag == 0.0 and self.at_rest:
             self._plan = None
         return Shaped(self.commanded, step, lag, held)
@@ -204,6 +214,10 @@ class Governor:
         self._plan = None
         self._move(_braked(self._velocity, self._acceleration), self._openings)
         return Shaped(self.commanded)
+
+    def halt(self) -> None:
+        """Take it that the arms stand still at the set-point given out last: nothing was sent for a while."""
+        self._plan, self._velocity = None, np.zeros((2, 7), np.int64)
 
     def _require_timely(self, chunk: Chunk, now: float) -> None:
         age = now - chunk.observed
@@ -222,10 +236,20 @@ class Governor:
                 f" {allowed[arm, joint] * self.resolution:.3f} are allowed in {ticks * self.tick:g} s"
             )
 
-    def _towards(self, target: Int64[np.ndarray, "2 7"], rate: Int64[np.ndarray, "2 7"]) -> Int64[np.ndarray, "2 7"]:
-        """Return the velocity that comes nearest to being at `target` a tick from now, moving on at `rate`."""
+    def _towards(
+        self,
+        target: Int64[np.ndarray, "2 7"],
+        rate: Int64[np.ndarray, "2 7"],
+        extent: tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"]],
+    ) -> Int64[np.ndarray, "2 7"]:
+        """Return the velocity that comes nearest to being at `target` a tick from now, moving on at `rate`.
+
+        Where the rest of the chunk lies within an `extent`, the arms can stop within it too, or as soon as they can.
+        """
         behind = target - rate - self._position
         wanted = rate + np.sign(behind) * fastest(np.abs(behind), self._acceleration)
+        low, high = (np.maximum(0, sign * (end - self._position)) for sign, end in zip((-1, 1), extent, strict=True))
+        wanted = np.clip(wanted, -fastest(low, self._acceleration), fastest(high, self._acceleration))
         reach = np.clip(wanted, self._velocity - self._acceleration, self._velocity + self._acceleration)
         up = np.minimum(self._speed, fastest(self._high - self._position, self._acceleration))
         down = np.minimum(self._speed, fastest(self._position - self._low, self._acceleration))
@@ -264,11 +288,18 @@ class _Plan:
     ) -> None:
         self._waypoints, self._openings, self._ticks = waypoints, openings, ticks
         self._done = 0
+        ahead = waypoints[:0:-1]  # from the last to the first
+        self._low = np.minimum.accumulate(ahead)[::-1]
+        self._high = np.maximum.accumulate(ahead)[::-1]
 
     @property
     def over(self) -> bool:
         """Whether every step has been given out."""
         return self._done >= self._ticks * len(self._openings)
+
+    def extent(self, step: int) -> tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"]]:
+        """Return the least and the largest position of every joint from the end of `step` on."""
+        return self._low[step], self._high[step]
 
     def next(self) -> tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"], int]:
         """Return where to be a tick from now, the change on the way there, openings, and the step."""
@@ -317,6 +348,11 @@ def _numbers(chunk: Chunk, allowed: Tolerances) -> tuple[Float64[np.ndarray, "H 
             f"joints of shape {joints.shape} and openings of shape {openings.shape}; (H, 2, 7) and (H, 2) with H from 1"
             f" to {allowed.steps} are needed"
         )
+    if type(chunk.number) is not int or not 0 <= chunk.number < 2**63:
+        raise RejectedChunkError(f"number {chunk.number!r}; a whole number from 0 is needed")
+    for name, seconds in (("dt", chunk.dt), ("observed", chunk.observed)):
+        if type(seconds) not in (int, float):
+            raise RejectedChunkError(f"{name} = {seconds!r}; seconds are needed")
     for name, values in (("joints", joints), ("openings", openings)):
         if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise RejectedChunkError(f"{name} hold something that is not a finite number")

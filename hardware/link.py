@@ -183,6 +183,6 @@ class RobotLink:
                 while packet := self._socket.recv(PACKET_BYTES, socket.MSG_DONTWAIT):
                     newest = packet
             if newest:
-                with self._heard:
+                with self._heard, contextlib.suppress(wire.WireError):
                     self._status = wire.unpack(newest)
                     self._heard.notify_all()

@@ -57,7 +57,12 @@ def arm_limits(changes: Mapping[str, Any]) -> Limits:
         wider = given < default if name.endswith("_low") else given > default
         if not np.isfinite(given).all() or wider.any():
             raise RobotestError(f"limit {name} = {value!r} is wider than {np.asarray(default).tolist()}; narrow it")
+        if not name.endswith(("_low", "_high")) and not np.all(given > 0):
+            raise RobotestError(f"limit {name} = {value!r}; more than 0 is needed")
         limits[name] = given if np.ndim(default) else float(given)
+    for what in ("joint", "workspace"):
+        if not np.all(limits[f"{what}_low"] < limits[f"{what}_high"]):
+            raise RobotestError(f"limits {what}_low and {what}_high leave nothing between them")
     return Limits(**limits)
 
 

@@ -52,10 +52,9 @@ class Station:
         self._alone = False
         self.slips = 0
 
-    def end(self) -> None:
-        """Stop the arms, then leave `serve`."""
+    def end(self, *_: object) -> None:
+        """Stop the arms at the next tick, then leave `serve`. May be called from a signal's handler."""
         self._ended = True
-        self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
 
     def serve(self) -> None:
         """Tick with absolute deadlines. Nothing that arrives ends it."""
@@ -63,6 +62,8 @@ class Station:
         while not (self._ended or self._alone) or self._executor.powered:
             self._clock.sleep_until(deadline)
             now = self._clock.now()
+            if self._ended:
+                self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
             try:
                 self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "slips": self.slips})
             except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
@@ -123,7 +124,7 @@ def main() -> None:
         connection.send(wire.pack({"error": str(error)}))
         _leave()
     station = Station(Executor(robot, governor, box, clock.now()), connection, clock)
-    signal.signal(signal.SIGTERM, lambda *_: station.end())
+    signal.signal(signal.SIGTERM, station.end)
     connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
     gc.collect()
     gc.freeze()

@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from robotest.envs.dual_arm import HOME_TIP, DualArmEnv
+from robotest.envs.dual_arm import DualArmEnv
 from robotest.envs.dual_arm_tasks import BAR_HALF_M, BUTTON_TOP_M, CUBE_M, HANDLE_X_M, N_POINTS
 from robotest.errors import RobotestError
 from robotest.experts import Command, Experts
+from robotest.hardware.commands import HOME_TIP
 from robotest.policies.styles import STYLES, Style
 from robotest.types import Env, EnvOptions
 

@@ -18,6 +18,7 @@ import tyro
 
 from robotest.commands.branching import Branch
 from robotest.commands.evaluation import Compare, Eval, Plan, Video
+from robotest.commands.hardware import Deploy, SimulateRobot
 from robotest.commands.inspection import Check, Doctor, List
 from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError, RobotestError
@@ -34,6 +35,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "plan": Plan,
     "branch": Branch,
     "video": Video,
+    "deploy": Deploy,
+    "simulate-robot": SimulateRobot,
     "doctor": Doctor,
 }
 

@@ -72,6 +72,8 @@ class EvalConfig:
     """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
     batch_window_s: float = 0.0
     """How long a batch waits for more requests before it is sampled [s]."""
+    shuffle: bool = False
+    """Run the conditions of a start in an order drawn from the seed, where people could get used to one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,7 @@ def evaluate(
     progress: Callable[[Progress], None] = lambda _: None,
     timer: Clock | None = None,
     about: Mapping[str, Any] | None = None,
+    crew: Crew | None = None,
 ) -> Summary:
     """Run what is missing of `config` and return the summary, also written to ``summary.json``.
 
@@ -115,13 +118,14 @@ def evaluate(
         progress: called once before the first episode and after each.
         timer: measures; does not influence results. Real time if None.
         about: what else `run.json` should tell, e.g. the command line.
+        crew: who runs the episodes, closed at the end; None: as `config` says.
 
     Raises:
         RobotestError: anything wrong with the arguments, before the first episode.
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
-    with threadpool_limits(limits=1), contextlib.closing(_crew(config, timer or WallClock())) as crew:
+    with threadpool_limits(limits=1), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
         job = _prepare(config, crew, timer or WallClock())
         with RunDirectory(config.out, job.arguments, about or {}) as run:
             try:
@@ -189,6 +193,8 @@ def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[P
     done = found
     progress(Progress(total, found, found, None))
     while missing := [key for key in schedule.keys(job.arguments, run.episodes) if key not in run.episodes]:
+        if job.config.shuffle:
+            missing = schedule.shuffled(missing, job.config.seed)
         with contextlib.closing(crew.run(job.planner, _until_decided(job, run, missing))) as ended:
             for finished in ended:
                 _file(job, run, finished)

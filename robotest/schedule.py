@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from robotest import allocation, runs
+from robotest.randomness import derive
 from robotest.runs import ROUND, Arguments, Key, Start
 from robotest.sequential import Monitor
 from robotest.types import Episode, Outcome
@@ -32,6 +33,12 @@ def starts(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Start]
 def keys(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Key]:
     """Return the episodes that a run consists of; conditions are innermost, so that a part of a run is paired too."""
     return [(c, task, index) for task, index in starts(arguments, episodes) for c in arguments.verifiers]
+
+
+def shuffled(keys: Sequence[Key], seed: int) -> list[Key]:
+    """Return episodes with the conditions of each start in an order drawn from the seed and the start alone."""
+    order = {start: i for i, start in enumerate(dict.fromkeys((task, index) for _, task, index in keys))}
+    return sorted(keys, key=lambda key: (order[key[1:]], derive(seed, "order", *key)))
 
 
 def monitor(arguments: Arguments, episodes: Mapping[Key, Episode]) -> Monitor | None:

@@ -9,10 +9,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from robotest.envs.dual_arm import ACTIONS, HOME_TIP, DualArmEnv, suite
+from robotest.envs.dual_arm import ACTIONS, DualArmEnv, suite
 from robotest.envs.dual_arm_tasks import TASKS, Wording
 from robotest.envs.dual_arm_world import COLOURS
 from robotest.errors import InvalidActionError, UnknownNameError
+from robotest.hardware.commands import HOME_TIP
 from robotest.testing import check_env
 from robotest.types import EnvOptions
 

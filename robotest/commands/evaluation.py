@@ -82,7 +82,7 @@ class Eval:
             completion.write(config, summary)
         else:
             sys.stderr.write(f"already complete: {summary.performance.episodes} episodes read from {config.out}\n")
-        _print(summary, as_json=self.json)
+        print_summary(summary, as_json=self.json)
         tasks = list(next(iter(summary.conditions.values())).tasks)
         if self.videos != "none":
             keys = _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes)
@@ -168,7 +168,7 @@ class Compare:
         if pairs is not None:
             pairs = [(a, b) for a, b in pairs if a in conditions and b in conditions]
         summary = schedule.summarise(asked, episodes, self.level, pairs)
-        _print(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
+        print_summary(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
         if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
             return 3
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
@@ -325,9 +325,10 @@ def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
         ) from pressed
 
 
-def _print(
+def print_summary(
     summary: Summary, *, as_json: bool, as_markdown: bool = False, detail: bool = False, mid_p: bool = False
 ) -> None:
+    """Print the tables of a run, or its summary as JSON."""
     from robotest import progress, tables
 
     if as_json:

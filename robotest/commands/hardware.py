@@ -1,12 +1,16 @@
-"""``simulate-robot``: a robot to talk to where there is none."""
+"""``deploy``, ``simulate-robot``: a robot, and one to talk to where there is none."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from robotest.commands.text import split
+from robotest.errors import RobotestError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +61,81 @@ class SimulateRobot:
         sys.stdout.flush()
         robot.serve()
         return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Deploy:
+    """Run a policy on a robot, paired over verifiers, into a run directory like any other."""
+
+    robot: str = "rm75-dual"
+    """Robot: a registered name or module:attribute."""
+    config: Path | None = None
+    """robot.toml: addresses, limits, cameras, tasks. Not needed with --simulate."""
+    policy: str = "mini_vla"
+    """Policy: a registered name, a folder of `robotest train`, or module:attribute."""
+    verifier: str = "leverage"
+    """Conditions, separated by commas, as for `robotest eval --verifiers`."""
+    tasks: str = "all"
+    """Tasks, separated by commas."""
+    episodes: int = 10
+    """Episodes per task and condition."""
+    candidates: int = 8
+    """Chunks sampled per decision."""
+    execute: Literal["all"] | int = "all"
+    """Actions of a chunk executed before the next decision."""
+    seed: int = 0
+    """Run seed: noises, the order of conditions, and with --simulate the start states follow from it."""
+    simulate: bool = False
+    """Start simulated controllers on this machine and use them; nobody is asked anything."""
+    blind: bool = False
+    """Do not tell the operator which condition runs; their order within a start is random in any case."""
+    film: bool = True
+    """Film every episode."""
+    setting: str | None = None
+    """With --simulate: one of the suite's settings."""
+    wording: Literal["seen", "unseen"] = "seen"
+    """With --simulate: instruction templates."""
+    out: Path | None = None
+    """Run directory; None: runs/ROBOT-POLICY-seedSEED."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> int:
+        """Open everything, look at it, run what is missing, print the tables; 1 if an episode ended in an error."""
+        import contextlib
+
+        from robotest.commands.evaluation import print_summary
+        from robotest.deploy import Rig, RobotCrew, simulated_robot
+        from robotest.evaluate import EvalConfig, evaluate
+        from robotest.hardware.console import Terminal, Unattended
+
+        if self.config is None and not self.simulate:
+            raise RobotestError("no --config given; a robot needs its robot.toml, or try --simulate")
+        name = f"{self.robot}{'-simulated' if self.simulate else ''}"
+        evaluation = EvalConfig(
+            out=self.out or Path("runs") / f"{name}-{Path(self.policy).name}-seed{self.seed}",
+            env=name,
+            policy=self.policy,
+            verifiers=split(self.verifier),
+            tasks=() if self.tasks == "all" else split(self.tasks),
+            episodes=self.episodes,
+            candidates=self.candidates,
+            execute=None if self.execute == "all" else self.execute,
+            seed=self.seed,
+            setting=self.setting,
+            wording=self.wording,
+            shuffle=True,
+        )
+        with contextlib.ExitStack() as opened:
+            console = Unattended() if self.simulate else Terminal()
+            if self.simulate:
+                opened.enter_context(simulated_robot(self.robot))
+                rig = Rig.simulated(self.robot)
+            else:
+                assert self.config is not None
+                rig = Rig.read(self.robot, self.config)
+            crew = RobotCrew(rig, evaluation.out, console, blind=self.blind, film=self.film)
+            summary = evaluate(evaluation, crew=crew)
+        print_summary(summary, as_json=self.json)
+        sys.stderr.write(f"run directory: {evaluation.out}\n")
+        return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
