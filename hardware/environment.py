@@ -105,11 +105,10 @@ class RobotEnv:
         """
         announced = np.asarray(actions, np.float32)
         if announced.ndim != 2 or announced.shape[1:] != self._low.shape or not np.isfinite(announced).all():
-            raise InvalidActionError(
-                f"actions of shape {announced.shape}; {self.spec.action.mode} takes (H, {len(self._low)}) finite numbers"
-            )
+            needed = f"{self.spec.action.mode} takes (H, {len(self._low)}) finite numbers"
+            raise InvalidActionError(f"actions of shape {announced.shape}; {needed}")
         self._announced = np.clip(announced, self._low, self._high)
-        joints = self._link.require_well()["commanded"]
+        joints = self._from(self._link.require_well())
         self._commands.begin_chunk()
         waypoints, openings = [], []
         for action in self._announced:
@@ -163,6 +162,11 @@ class RobotEnv:
         self._follow(np.repeat(joints[None], 10, 0), np.repeat(openings[None], 10, 0))
         measured: Float64[np.ndarray, " 2"] = self._at_rest()["openings"]
         return measured
+
+    def _from(self, status: Mapping[str, Any]) -> Float64[np.ndarray, "2 7"]:
+        """Return the joint positions that a chunk starts from."""
+        joints: Float64[np.ndarray, "2 7"] = status["commanded"]
+        return joints
 
     def _lifted(self, joints: Float64[np.ndarray, "2 7"]) -> Float64[np.ndarray, "2 7"]:
         tips = self._kinematics.tips(joints)

@@ -67,7 +67,7 @@ class Tolerances:
     joint: float = 0.02
     opening: float = 0.25
     speed: float = 1.1
-    lag: float = 0.3
+    lag: float = 0.6
 
 
 @dataclasses.dataclass(frozen=True)

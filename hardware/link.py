@@ -38,13 +38,21 @@ class RobotLink:
         black_box: where the executor keeps what it sends.
         clock: as the executor's.
         table_z: height of the table over the world's origin [m].
+        realtime: ask for a real-time priority.
 
     Raises:
         RobotError: it cannot be opened; one line.
     """
 
     def __init__(
-        self, robot: str, config: Mapping[str, Any], black_box: Path, clock: Clock, table_z: float = 0.0
+        self,
+        robot: str,
+        config: Mapping[str, Any],
+        black_box: Path,
+        clock: Clock,
+        table_z: float = 0.0,
+        *,
+        realtime: bool = True,
     ) -> None:
         self._clock = clock
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,7 +68,8 @@ class RobotLink:
         self._status: dict[str, Any] = {}
         self._heard = threading.Condition()
         self._ended = threading.Event()
-        opening = {"robot": robot, "config": dict(config), "black_box": str(black_box), "table_z": table_z}
+        box = str(black_box.absolute())
+        opening = {"robot": robot, "config": dict(config), "black_box": box, "table_z": table_z, "realtime": realtime}
         self.about = self._open(opening)
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -114,7 +123,9 @@ class RobotLink:
         self.wait(lambda s: s["mode"] != "disabled", limit_s, "the arms to be enabled")
 
     def reset(self) -> None:
-        """Forget a latched fault; what stopped the arms is looked at again at the next `enable`."""
+        """Forget a latched fault once the arms are stopped; its cause is looked at again at the next `enable`."""
+        self._until(lambda s: s["mode"] == "disabled" or bool(s["at_rest"]), 5.0, "the arms to come to rest")
+        time.sleep(2 * BEAT_S)  # a standstill may still be followed by switching off
         self.send({"do": "reset"})
         self._until(lambda s: s["fault"] is None, 1.0, "the fault to be reset")
 

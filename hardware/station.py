@@ -2,8 +2,8 @@
 
 A process of its own, because other threads beside it would make its ticks late. It outlives the rollout's process for
 as long as it takes to stop the arms. The descriptor is one end of a pair of packet sockets: a packet is a message of
-`robotest.wire`, whole or not there. First comes open {robot, config, black_box, table_z}, answered by ready {} or
-error {text}; then at every tick messages are taken as they come and a status goes back, or is dropped if nobody reads.
+`robotest.wire`, whole or not there. First comes {robot, config, black_box, table_z, realtime}, answered by {ready} or
+{error}; then at every tick messages are taken as they come and a status goes back, or is dropped if nobody reads.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def main() -> None:
     """Open the robot that the first packet names, say how that went, and tick."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
     connection = socket.socket(fileno=int(sys.argv[1]))
-    realtime = _be_prompt()
     request = wire.unpack(connection.recv(PACKET_BYTES))
+    realtime = request["realtime"] and _be_prompt()
     clock = WallClock()
     try:
         robot = resolve("robot", request["robot"])(request["config"])

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +32,9 @@ from robotest.hardware.link import RobotLink
 from robotest.hardware.robot import RobotError, Stop
 from robotest.hardware.scene import BenchScene, OperatorScene, RealTask, Scene
 from robotest.hardware.settings import from_table
+from robotest.hardware.shadow import ShadowEnv
 from robotest.planner import DecisionRequest, Planner
-from robotest.rollout import Trace, WallClock, attempt, result
+from robotest.rollout import Decide, Trace, WallClock, attempt, result
 from robotest.runs import episode_path
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
@@ -163,11 +164,7 @@ class RobotCrew:
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
         self._power()
 
-        def decide(observation: Observation, number: int) -> Decision:
-            interrupt.check()
-            request = DecisionRequest(assignment.condition, seeds, number, observation)
-            return planner.decide([request])[0]
-
+        decide = self._decides(planner, assignment)
         path = episode_path(self._out, (assignment.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
         with self._filming(env, path), self._console.watched(self._pressed):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, assignment.execute)
@@ -229,6 +226,7 @@ class RobotCrew:
             yield
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        picture: Callable[[], Any]
         if isinstance(self._scene, BenchScene):
             picture = functools.partial(self._scene.look, "front", *_FILM_SIZE)
         else:
@@ -274,6 +272,40 @@ class RobotCrew:
             name: WatchedCamera(camera_from(self._rig.cameras[name], name, self._clock), size, self._clock)
             for name in names
         }
+
+    def shadow(self, planner: Planner, assignments: Iterable[Assignment], log: Path) -> None:
+        """Let the policy run beside the arms without sending anything; see `robotest.hardware.shadow`."""
+        with log.open("a", encoding="utf-8", buffering=1) as lines:
+            for assignment in assignments:
+                task, options = assignment.seeds.task, assignment.options
+                made = self._environment(task, options)
+                planner.require_fits(made.spec)
+                env = ShadowEnv(
+                    lines,
+                    self._rig.robot_config.get("limits", {}),
+                    self._clock,
+                    self._link.about["capabilities"]["resolution"],
+                    self._rig.table_z,
+                    link=self._link,
+                    cameras=self._cameras,
+                    scene=self._scene,
+                    task=task,
+                    max_steps=made.spec.max_steps,
+                    options=options,
+                )
+                decide = self._decides(planner, assignment)
+                ended = attempt(env, decide, assignment.seeds, Trace(), self._clock, self._clock, assignment.execute)
+                interrupt.check()
+                if ended.outcome == "error":
+                    raise RobotError(ended.error or "the shadow's episode ended in an error")
+
+    def _decides(self, planner: Planner, assignment: Assignment) -> Decide:
+        def decide(observation: Observation, number: int) -> Decision:
+            interrupt.check()
+            request = DecisionRequest(assignment.condition, assignment.seeds, number, observation)
+            return planner.decide([request])[0]
+
+        return decide
 
 
 @contextlib.contextmanager

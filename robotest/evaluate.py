@@ -141,6 +141,25 @@ def evaluate(
     return summary
 
 
+def prepare(config: EvalConfig, crew: Crew, timer: Clock) -> tuple[Planner, list[Assignment]]:
+    """Return a configuration's planner and all its episodes, in their order, without running or filing any.
+
+    Args:
+        config: what would be run.
+        crew: of its environment.
+        timer: measures.
+
+    Raises:
+        RobotestError: anything wrong with the arguments.
+    """
+    job = _prepare(config, crew, timer)
+    keys = schedule.keys(job.arguments, {})
+    return job.planner, [
+        Assignment(condition, EpisodeSeeds(config.seed, task, index), job.options, job.execute)
+        for condition, task, index in keys
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """A configuration with its names resolved and its parts found to fit each other."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json as json_format
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from robotest.commands.text import split
 from robotest.errors import RobotestError
+
+if TYPE_CHECKING:
+    from robotest.deploy import RobotCrew
+    from robotest.evaluate import EvalConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Deploy:
     """Run seed: noises, the order of conditions, and with --simulate the start states follow from it."""
     simulate: bool = False
     """Start simulated controllers on this machine and use them; nobody is asked anything."""
+    shadow: bool = False
+    """Only look: the policy runs beside the arms, nothing is sent, differences go to OUT/shadow.jsonl."""
     blind: bool = False
     """Do not tell the operator which condition runs; their order within a start is random in any case."""
     film: bool = True
@@ -127,7 +134,7 @@ class Deploy:
             shuffle=True,
         )
         with contextlib.ExitStack() as opened:
-            console = Unattended() if self.simulate else Terminal()
+            console = Unattended() if self.simulate or self.shadow else Terminal()
             if self.simulate:
                 opened.enter_context(simulated_robot(self.robot))
                 rig = Rig.simulated(self.robot)
@@ -135,7 +142,24 @@ class Deploy:
                 assert self.config is not None
                 rig = Rig.read(self.robot, self.config)
             crew = RobotCrew(rig, evaluation.out, console, blind=self.blind, film=self.film)
+            if self.shadow:
+                return _shadow(crew, evaluation)
             summary = evaluate(evaluation, crew=crew)
         print_summary(summary, as_json=self.json)
         sys.stderr.write(f"run directory: {evaluation.out}\n")
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
+
+
+def _shadow(crew: RobotCrew, evaluation: EvalConfig) -> int:
+    """Run beside the arms and print what came of it."""
+    import contextlib
+
+    from robotest import evaluate, interrupt
+    from robotest.hardware import shadow
+    from robotest.rollout import WallClock
+
+    log = evaluation.out / "shadow.jsonl"
+    with contextlib.closing(crew), interrupt.deferred():
+        crew.shadow(*evaluate.prepare(evaluation, crew, WallClock()), log)
+    sys.stdout.write(json_format.dumps(shadow.summary(log)) + "\n")
+    return 0

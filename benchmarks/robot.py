@@ -1,0 +1,355 @@
+"""What the robot bridge holds, judged at the sockets of simulated controllers through the vendor's SDK.
+
+    python benchmarks/robot.py [--what ticks,skew,reactions,fuzz] [--trials 20] [--seconds 60] [--frames 5000]
+                               [--normal-priority] [--load N]
+
+ticks: error of the executor's ticks against absolute deadlines, drift, and the time between both arms' frames.
+reactions: from an event to the first braking set-point on the wire. fuzz: chunks of every bad kind, and every limit
+counted on what arrived. `--load N` keeps N processes busy beside it. Times are differences of one machine's clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robotest import wire
+from robotest.hardware import black_box
+from robotest.hardware.governor import Chunk
+from robotest.hardware.link import RobotFaultError, RobotLink
+from robotest.hardware.realman import RESOLUTION_RAD
+from robotest.hardware.robot import RobotError, Stop
+from robotest.hardware.settings import DEFAULT_LIMITS
+from robotest.hardware.station import TICK_S
+from robotest.hardware.twin import Twin
+from robotest.rollout import WallClock
+
+HOSTS = ["127.0.3.11", "127.0.3.12"]
+TCP, UDP, BENCH = 18080, 18089, 18090
+CONFIG = {"hosts": HOSTS, "tcp_port": TCP, "udp_port": UDP, "local_ip": "127.0.0.1"}
+RATE = 0.3  # of the sweep [rad/s]
+DT = 0.1
+LIMITS_MS = {"rollout killed": 170, "rollout stopped": 170, "state push frozen": 70, "operator": 20}
+
+
+class Bench:
+    """The simulated controllers' side channel."""
+
+    def __init__(self) -> None:
+        import socket
+
+        self._channel = wire.Channel(socket.create_connection(("127.0.0.1", BENCH), 5.0))
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Return the answer to a request."""
+        self._channel.send(request)
+        answer: dict[str, Any] = self._channel.receive(10.0)
+        if "error" in answer:
+            raise RobotError(answer["error"])
+        return answer
+
+    def frames(self, since: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+        """Return every frame from number `since` on, and the number that follows."""
+        parts = []
+        while True:
+            part = self.ask(do="journal", since=since, commands_since=2**40)
+            parts.append(part)
+            since = part["next"]
+            if since == part["total"]:
+                return {key: np.concatenate([p[key] for p in parts]) for key in ("arm", "stamp", "joints")}, since
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", default="ticks,reactions,fuzz")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--frames", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--normal-priority", action="store_true")
+    parser.add_argument("--load", type=int, default=0)
+    parser.add_argument("--rollout", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.rollout:
+        _rollout(given.rollout, realtime=not given.normal_priority)
+        return
+    with _simulator(), _load(given.load), tempfile.TemporaryDirectory() as folder:
+        bench = Bench()
+        for what in given.what.split(","):
+            {"ticks": _ticks, "reactions": _reactions, "fuzz": _fuzz}[what](given, bench, Path(folder))
+
+
+def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+    _, since = bench.frames(0)
+    with contextlib.closing(_link(folder, given)) as link:
+        link.enable()
+        start = link.status["commanded"]
+        end, number = time.monotonic() + given.seconds, 0
+        while time.monotonic() < end:
+            for sign in (1, -1):
+                number += 1
+                _sweep(link, number, start, 1.0, sign)
+                link.wait(lambda s, n=number: s["chunk"] == n and s["mode"] == "holding", 30, "the sweep")
+        slips = link.status["slips"]
+    ticks = black_box.read(folder / "box")
+    ticks = ticks[ticks["mode"] != b"disabled"][5:]
+    error = ticks["time"] - ticks["time"][0] - TICK_S * (ticks["index"] - ticks["index"][0])
+    drift = float(np.median(error[-100:]) - np.median(error[:100]))
+    late = np.abs(error - np.median(error))
+    frames, _ = bench.frames(since)
+    left, right = (frames["stamp"][frames["arm"] == arm] for arm in (0, 1))
+    n = min(len(left), len(right))
+    skew = np.abs(left[:n] - right[:n])
+    kind = "real-time" if link.about["realtime"] else "normal"
+    print(
+        f"ticks: {len(ticks)} in {ticks['time'][-1] - ticks['time'][0]:.1f} s, {kind} priority, load {given.load}:"
+        f" error p50 {_ms(late, 50)} p99 {_ms(late, 99)} max {_ms(late, 100)} ms, drift {1000 * drift:.3f} ms,"
+        f" {slips} slips\nboth arms' frames apart: p50 {_ms(skew, 50)} p99 {_ms(skew, 99)} max {_ms(skew, 100)} ms"
+    )
+
+
+def _reactions(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+    for what, limit in LIMITS_MS.items():
+        taken = [_trial(what, given, bench, folder) for _ in range(given.trials)]
+        within = sum(t <= limit / 1000 for t in taken)
+        print(
+            f"{what:<18} first braking set-point after p50 {_ms(taken, 50)} max {_ms(taken, 100)} ms;"
+            f" {within} of {len(taken)} within {limit} ms, load {given.load}",
+            flush=True,
+        )
+
+
+def _trial(what: str, given: argparse.Namespace, bench: Bench, folder: Path) -> float:
+    """Let something happen in the middle of a sweep and return the time to the first braking set-point [s]."""
+    bench.ask(do="clear")
+    _, since = bench.frames(0)
+    if what.startswith("rollout"):
+        event = _lose_the_rollout(what, given, folder)
+    else:
+        with contextlib.closing(_link(folder, given)) as link:
+            link.enable()
+            _sweep(link, 1, link.status["commanded"], 3.0, 1)
+            time.sleep(0.6 + 0.2 * np.random.default_rng().random())
+            event = time.perf_counter()
+            if what == "operator":
+                link.stop(Stop.DECEL_THEN_DISABLE, "benchmark")
+            else:
+                bench.ask(do="fault", name="udp_stop", arm=1)
+            time.sleep(0.6)
+    frames, _ = bench.frames(since)
+    bench.ask(do="clear")
+    _send_home()
+    return min(_braking_after(frames, arm, event) for arm in (0, 1))
+
+
+def _lose_the_rollout(what: str, given: argparse.Namespace, folder: Path) -> float:
+    command = [
+        sys.executable,
+        __file__,
+        "--rollout",
+        str(folder),
+        *(["--normal-priority"] if given.normal_priority else []),
+    ]
+    rollout = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+    assert rollout.stdout is not None
+    executor = json.loads(rollout.stdout.readline())["executor"]
+    time.sleep(0.6 + 0.2 * np.random.default_rng().random())
+    event = time.perf_counter()
+    rollout.send_signal(signal.SIGKILL if what == "rollout killed" else signal.SIGSTOP)
+    time.sleep(1.0)
+    rollout.kill()
+    rollout.wait()
+    rollout.stdout.close()
+    while Path(f"/proc/{executor}").exists():
+        time.sleep(0.02)
+    return event
+
+
+def _braking_after(frames: dict[str, np.ndarray[Any, Any]], arm: int, event: float) -> float:
+    """Return how long after an event the first set-point came that is slower than the sweep."""
+    mine = frames["arm"] == arm
+    steps = np.abs(np.diff(frames["joints"][mine][:, 0]))
+    stamps = frames["stamp"][mine][1:]
+    usual = RATE * TICK_S / RESOLUTION_RAD
+    slower = stamps[(stamps > event) & (steps < 0.95 * usual)]
+    if not len(slower):
+        raise SystemExit("no braking set-point arrived at all")
+    return float(slower[0] - event)
+
+
+def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+    rng = np.random.default_rng(given.seed)
+    _, since = bench.frames(0)
+    n_chunks = rejected = arrived = 0
+    faults: dict[str, int] = {}
+    end = since
+    with contextlib.closing(_link(folder, given)) as link:
+        while arrived < given.frames:
+            if link.status["mode"] == "disabled":
+                link.enable()
+            n_chunks += 1
+            link.send({"do": "chunk", **_bad_chunk(rng, link.status["commanded"], n_chunks)})
+            time.sleep(rng.uniform(0.02, 0.8))
+            if fault := link.status["fault"]:
+                rejected += 1
+                faults[fault["name"]] = faults.get(fault["name"], 0) + 1
+                with contextlib.suppress(RobotFaultError):
+                    link.wait(lambda s: bool(s["at_rest"]), 5, "rest")
+                link.reset()
+            end = bench.ask(do="journal", since=2**40, commands_since=2**40)["total"]
+            arrived = end - since
+    frames, _ = bench.frames(since)
+    counted = _violations(frames)
+    print(
+        f"fuzz: {n_chunks} chunks ({rejected} stopped: {faults}), {len(frames['arm'])} frames on the wire; violations:"
+        f" {', '.join(f'{name} {n}' for name, n in counted.items())}"
+    )
+
+
+def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
+    """Count what no frame may be, by arithmetic of its own."""
+    counted = dict.fromkeys(("not finite", "position", "speed", "acceleration", "workspace", "contact"), 0)
+    units = [frames["joints"][frames["arm"] == arm].astype(np.int64) for arm in (0, 1)]
+    n = min(map(len, units))
+    for arm, joints in enumerate(units):
+        limits = DEFAULT_LIMITS
+        degrees = joints / 1000
+        counted["not finite"] += int((np.abs(joints) > 10**6).sum())
+        counted["position"] += int((degrees < np.rad2deg(limits.joint_low[arm])).sum())
+        counted["position"] += int((degrees > np.rad2deg(limits.joint_high[arm])).sum())
+        speed = np.diff(degrees, axis=0) / TICK_S
+        counted["speed"] += int((np.abs(speed) > np.rad2deg(limits.speed[arm]) + 1e-6).sum())
+        gain = np.diff(speed, axis=0) / TICK_S
+        counted["acceleration"] += int((np.abs(gain) > np.rad2deg(limits.acceleration[arm]) + 1e-6).sum())
+    twin = Twin()
+    for both in np.stack([u[:n] for u in units], axis=1):
+        counted["contact"] += twin.contact(np.deg2rad(both / 1000)) is not None
+        tips = twin.tips()
+        outside = (tips < DEFAULT_LIMITS.workspace_low) | (tips > DEFAULT_LIMITS.workspace_high)
+        counted["workspace"] += int(outside.any())
+    return counted
+
+
+def _bad_chunk(rng: np.random.Generator, here: np.ndarray[Any, Any], number: int) -> dict[str, Any]:
+    """Return a chunk of a random kind; half of them are what a policy might really send."""
+    n = int(rng.integers(1, 17))
+    joints = here + np.cumsum(rng.normal(0, rng.choice([0.02, 0.08, 0.25]), (n, 2, 7)), axis=0)
+    openings = rng.uniform(0, 1, (n, 2))
+    dt, observed = DT, time.perf_counter() - 0.02
+    match int(rng.integers(16)):
+        case 0:
+            joints[rng.integers(n), 0, 0] = rng.choice([np.nan, np.inf, -np.inf, 1e9, -2147483648.0])
+        case 1:
+            joints = np.rad2deg(joints)
+        case 2:
+            joints = joints[:, :, :6]
+        case 3:
+            dt = float(rng.choice([0.0, -0.1, np.nan, 1e-9, 1e9]))
+        case 4:
+            observed -= 10.0
+        case 5:
+            joints[:] = rng.uniform(-3.2, 3.2, (1, 2, 7))
+        case 6:
+            joints = np.repeat(here[None], n, 0)
+            joints[:, :, 1] += np.linspace(0, 0.25 * n, n)[:, None]  # forward and down, into the table
+        case 7:
+            joints = np.repeat(here[None], n, 0)
+            joints[:, :, 0] += np.outer(np.linspace(0, 0.25 * n, n), [-1, 1])  # towards each other
+    return {"number": number, "joints": joints, "openings": openings, "dt": dt, "observed": observed}
+
+
+def _sweep(link: RobotLink, number: int, start: np.ndarray[Any, Any], seconds: float, sign: int) -> None:
+    """Turn both arms' first joints at a constant rate: out from `start`, or back to it."""
+    n = round(seconds / DT)
+    way = np.repeat(start[None], n, 0)
+    done = RATE * DT * np.arange(1, n + 1)
+    way[:, :, 0] += (done if sign > 0 else done[-1] - done)[:, None]
+    openings = np.repeat(link.status["commanded_openings"][None], n, 0)
+    link.follow(Chunk(number, way, openings, DT, time.perf_counter()))
+
+
+def _send_home() -> None:
+    """Bring the arms back by the controllers' own motion, so that every trial starts alike."""
+    import socket
+
+    home = Bench().ask(do="home_pose")["joints"]
+    for host, joints in zip(HOSTS, home, strict=True):
+        with socket.create_connection((host, TCP), 5.0) as connection:
+            power = {"command": "set_arm_power", "arm_power": 1}
+            degrees = [round(float(d) * 1000) for d in np.rad2deg(joints)]
+            move = {"command": "movej", "v": 50, "joint": degrees, "trajectory_connect": 0, "r": 0}
+            for command in (power, move):
+                connection.sendall(json.dumps(command).encode() + b"\r\n")
+            connection.settimeout(20.0)
+            said = b""
+            while b"trajectory_state" not in said:
+                said += connection.recv(4096)
+    time.sleep(0.2)
+
+
+def _rollout(folder: Path, *, realtime: bool) -> None:
+    """Be a rollout that gets killed."""
+    link = RobotLink("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=realtime)
+    link.enable()
+    _sweep(link, 1, link.status["commanded"], 3.0, 1)
+    print(json.dumps({"executor": link.process.pid}), flush=True)
+    time.sleep(60)
+
+
+def _link(folder: Path, given: argparse.Namespace) -> RobotLink:
+    return RobotLink("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=not given.normal_priority)
+
+
+@contextlib.contextmanager
+def _simulator() -> Iterator[None]:
+    ports = ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
+    command = [sys.executable, "-m", "robotest.hardware.simulator", "--hosts", *HOSTS, *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+    assert process.stdout is not None
+    try:
+        if "ready" not in process.stdout.readline():
+            raise SystemExit("the simulated controllers did not start")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def _load(n: int) -> Iterator[None]:
+    busy = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(n)]
+    for process in busy:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.terminate()
+
+
+def _spin() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        sum(range(100_000))
+
+
+def _ms(values: Any, percentile: float) -> str:
+    return f"{1000 * float(np.percentile(values, percentile)):.2f}"
+
+
+if __name__ == "__main__":
+    main()
