@@ -39,6 +39,7 @@ CONNECT_S: Final = 1.0
 ENABLE_S: Final = 10.0
 _PUSH_CYCLE = 1  # times 5 ms
 _GRIPPER_S = 0.05
+_STOP_S = 2.5  # four answers that do not come, each waited for by the SDK for half a second, and a margin
 _GRIPPER_UNITS = 1000
 _GRIPPER_STEP = 5  # smaller changes are not worth a command
 _STOPPED = 9  # RM_STOP_E: the emergency stop is pressed
@@ -98,6 +99,7 @@ class RealManPair:
         self._arms: list[Any] = []
         self._pushed: list[_Pushed | None] = [None, None]
         self._grippers: list[_Gripper] = []
+        self._stopping: list[threading.Thread] = []
         self._callback: Any = None  # the SDK keeps only a pointer
 
     def connect(self) -> None:
@@ -168,10 +170,16 @@ class RealManPair:
         if kind is Stop.HOLD:
             return
         for arm in self._arms:
-            threading.Thread(target=_switch_off, args=(arm,), daemon=True).start()
+            thread = threading.Thread(target=_switch_off, args=(arm,), daemon=True)
+            thread.start()
+            self._stopping.append(thread)
 
     def disconnect(self) -> None:
-        """Close the connections; the arms stay as they are."""
+        """Close the connections, but not before what `stop` has to say is said; the arms stay as they are."""
+        end = self._now() + _STOP_S
+        for thread in self._stopping:
+            thread.join(max(0.0, end - self._now()))
+        self._stopping = []
         for gripper in self._grippers:
             gripper.end()
         arms, self._arms, self._grippers = self._arms, [], []
@@ -194,8 +202,9 @@ class RealManPair:
 
     def _connected(self, sdk: Any, side: str, index: int) -> Any:
         host = self._config.hosts[index]
-        arm = sdk.RoboticArm(sdk.rm_thread_mode_e.RM_TRIPLE_MODE_E) if index == 0 else sdk.RoboticArm()
-        handle = arm.rm_create_robot_arm(host, self._config.tcp_port)
+        with _quiet():
+            arm = sdk.RoboticArm(sdk.rm_thread_mode_e.RM_TRIPLE_MODE_E) if index == 0 else sdk.RoboticArm()
+            handle = arm.rm_create_robot_arm(host, self._config.tcp_port)
         if handle.id < 0:
             raise RobotError(f"what answers at {host} for the {side} arm does not talk like a RealMan controller")
         if arm.arm_dof != rm75.N_JOINTS:
@@ -253,13 +262,14 @@ class _Gripper:
 
     def __init__(self, arm: Any, side: str) -> None:
         self._arm, self._side = arm, side
-        self._sent = -1
         self._ended = threading.Event()
-        self.opening = 1.0
-        self.wanted = 1.0
+        self.opening = -1.0
         self.errors: tuple[str, ...] = ()
         self._read()
-        self.wanted = self.opening
+        if self.opening < 0:
+            raise RobotError(f"the {side} gripper does not answer; is it mounted, and its protocol enabled?")
+        # Where it is counts as sent: nothing leaves before somebody asks for something else.
+        self.wanted, self._sent = self.opening, round(_GRIPPER_UNITS * self.opening)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -323,6 +333,7 @@ def _quiet() -> Iterator[None]:
             os.dup2(nothing.fileno(), 1)
         yield
     finally:
+        sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
 

@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ def examine() -> list[Finding]:
         "weights": _weights,
         "robosuite": _robosuite,
         "LIBERO": _libero,
+        "RealMan SDK": lambda: _extra("Robotic_Arm", "realman"),
+        "RealSense": lambda: _extra("pyrealsense2", "realsense"),
+        "real time": _real_time,
     }
     return [*_packages(), *(_finding(what, look) for what, look in looks.items())]
 
@@ -130,6 +134,22 @@ def _optional(name: str, needed: str) -> str:
     if not version.startswith(needed):
         raise RobotestError(f"{name} {version} is installed; {needed}x is needed: make libero")
     return version
+
+
+def _extra(name: str, extra: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"not installed (optional, for robots: pip install 'robotest[{extra}]')"
+
+
+def _real_time() -> str:
+    """Whether a robot's executor would get its priority; nothing is changed."""
+    if not hasattr(os, "sched_setscheduler"):
+        return "not on this system (matters for robots)"
+    limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+    allowed = os.geteuid() == 0 or limit > 0
+    return "permitted" if allowed else "not permitted (matters for robots: see docs/safety.md)"
 
 
 def _weights() -> str:

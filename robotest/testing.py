@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from robotest.errors import ConformanceError, InvalidActionError
+from robotest.hardware.robot import Robot, RobotError, Setpoint, Stop
 from robotest.types import Candidates, Env, EnvOptions, Observation, Policy, SimulatedEnv, Suite, Verifier
 
 _SEED, _OTHER_SEED = 11, 12
@@ -39,6 +40,37 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
                 _check_snapshot(env, twin)
         env.stop()
         env.stop()
+
+
+def check_robot(robot: Robot) -> None:
+    """Check a driver without moving anything: states, rounding, refusals; the arms must be free to be powered."""
+    robot.connect()
+    try:
+        robot.enable()
+        state = robot.state()
+        for name, shape in (("joints", (2, 7)), ("openings", (2,)), ("currents", (2, 7)), ("temperatures", (2, 7))):
+            values = getattr(state, name)
+            _require(values.shape == shape and bool(np.isfinite(values).all()), f"state.{name} is {values}")
+        _require(bool(state.enabled.all()), "enable() returned and a joint has no power")
+        _require(state.age(float(state.stamps.max())) >= 0, "the stamps of a state are not times")
+        here = Setpoint(state.joints, state.openings)
+        sent = robot.command(here)
+        rounding = np.abs(sent.joints - here.joints).max()
+        _require(rounding <= robot.capabilities.resolution, f"a set-point was changed by {rounding} rad on its way")
+        for what, joints in (
+            ("a NaN", np.full((2, 7), np.nan)),
+            ("a missing joint", state.joints[:, :6]),
+            ("a joint beyond its limit", robot.limits.joint_high + 0.1),
+        ):
+            with _expect(RobotError, f"command() sends {what}; RobotError is needed"):
+                robot.command(Setpoint(joints, state.openings))
+        robot.stop(Stop.HOLD)
+        _require(bool(robot.state().enabled.all()), "stop(HOLD) took the power away")
+        robot.stop(Stop.DECEL_THEN_DISABLE)
+        robot.stop(Stop.DECEL_THEN_DISABLE)
+    finally:
+        robot.disconnect()
+        robot.disconnect()
 
 
 def check_policy(policy: Policy, env: Env) -> None:

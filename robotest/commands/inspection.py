@@ -7,7 +7,8 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tyro.conf import Positional
@@ -42,9 +43,9 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Check that an environment, policy or verifier keeps its contract."""
+    """Check that an environment, policy, verifier or robot keeps its contract."""
 
-    kind: Positional[Literal["env", "policy", "verifier"]]
+    kind: Positional[Literal["env", "policy", "verifier", "robot"]]
     """What it is."""
     name: Positional[str]
     """Registered name, module:attribute, or for a policy its folder."""
@@ -54,12 +55,14 @@ class Check:
     """Policy whose candidates a verifier is checked on."""
     tasks: str = "all"
     """Tasks of an environment to check, separated by commas."""
+    config: Path | None = None
+    """robot.toml of a robot, which is powered but not moved; None: controllers simulated on this machine."""
 
     def run(self) -> int:
         """Run the conformance checks; exit 2 at the first broken promise, saying which."""
         from robotest import progress
 
-        checks = list({"env": self._env, "policy": self._policy, "verifier": self._verifier}[self.kind]())
+        checks = list(getattr(self, f"_{self.kind}")())
         with progress.bar(f"check {self.kind} {self.name}", len(checks)) as advance:
             for what, check in checks:
                 try:
@@ -109,6 +112,20 @@ class Check:
                 testing.check_verifier(verifier, policy, env)
 
         yield f"{self.name} on {self.policy}", check
+
+    def _robot(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        from robotest import deploy, testing
+
+        def check() -> None:
+            with ExitStack() as opened:
+                if self.config is None:
+                    opened.enter_context(deploy.simulated_robot(self.name))
+                    rig = deploy.Rig.simulated(self.name)
+                else:
+                    rig = deploy.Rig.read(self.name, self.config)
+                testing.check_robot(registry.resolve("robot", self.name)(rig.robot_config))
+
+        yield self.name, check
 
 
 @dataclasses.dataclass(frozen=True)
