@@ -7,6 +7,7 @@ TORCH ?= torch
 DEMO ?= --tasks handover_block,place_block_pad,lift_tray --episodes 20 --out runs/demo
 
 BIN := .venv/bin
+comma := ,
 # Where LIBERO itself looks, and downloads to.
 LIBERO_ASSETS ?= $(HOME)/.cache/libero/assets
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
@@ -36,8 +37,10 @@ check: .venv/installed-dev
 	$(call requirements,--editable .)
 	@touch $@
 
+.venv/installed-dev: LIBRARIES += libusb-1.0.so.0
+.venv/installed-dev: PACKAGES += libusb-1.0-0
 .venv/installed-dev: .venv/installed-libero
-	$(call requirements,--editable '.[dev]')
+	$(call requirements,--editable '.[dev$(comma)realman$(comma)realsense]')
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt robomimic
 	@touch $@
 

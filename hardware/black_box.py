@@ -87,7 +87,7 @@ class BlackBox:
             raise RobotestError(f"the black box {path} needs {size >> 20} MiB: {error.strerror or error}") from error
         header = _MAGIC + json.dumps({"ticks": ticks, "record": RECORD.itemsize}).encode()
         self._map[: len(header)] = header
-        self._records: np.ndarray[Any, Any] = np.frombuffer(self._map, RECORD, ticks, _HEADER_BYTES)
+        self._records: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(self._map, RECORD, ticks, _HEADER_BYTES)
         self._index = 0
 
     def write(self, entry: Entry) -> None:
@@ -110,7 +110,7 @@ class BlackBox:
         self._map.close()
 
 
-def read(path: Path) -> np.ndarray[tuple[int], Any]:
+def read(path: Path) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return the ticks of a black box in their order; those torn by a crash are left out.
 
     Raises:
@@ -125,9 +125,9 @@ def read(path: Path) -> np.ndarray[tuple[int], Any]:
     records = np.frombuffer(data, RECORD, (len(data) - _HEADER_BYTES) // RECORD.itemsize, _HEADER_BYTES)
     written = records[records["index"] > 0]
     whole = written[[bool(r["crc"] == _checksum(r)) for r in written]] if len(written) else written
-    ordered: np.ndarray[tuple[int], Any] = whole[np.argsort(whole["index"], kind="stable")]
+    ordered: np.ndarray[tuple[int], np.dtype[Any]] = whole[np.argsort(whole["index"], kind="stable")]
     return ordered
 
 
-def _checksum(record: np.ndarray[Any, Any]) -> int:
+def _checksum(record: np.ndarray[Any, np.dtype[Any]]) -> int:
     return zlib.crc32(record.tobytes()[:-4])

@@ -8,13 +8,14 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from robotest.hardware.robot import RobotError
 
 CONTROL_C = b"\x03"
 
 
+@runtime_checkable
 class Console(Protocol):
     """An operator's."""
 

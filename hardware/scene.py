@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,6 +31,7 @@ class Verdict:
     done: bool
 
 
+@runtime_checkable
 class Scene(Protocol):
     """Lays out and judges."""
 
