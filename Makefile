@@ -1,6 +1,7 @@
 # make demo     install into .venv and run the main job, with videos      make test    install and run the tests
 # make check    linter, formatter, types                                  make weights the shipped weights from nothing
 # make libero   LIBERO and robosuite; ASSETS=FILE-OR-FOLDER if you have LIBERO's assets already
+# make libero-policy   a policy for four of LIBERO's tasks, its verifiers and their comparison
 PYTHON ?= python3
 # What pip is told to install torch from; where the index serves accelerator builds, e.g. TORCH='torch --index-url URL'.
 TORCH ?= torch
@@ -8,12 +9,13 @@ DEMO ?= --tasks handover_block,place_block_pad,lift_tray --episodes 20 --out run
 
 BIN := .venv/bin
 comma := ,
+space := $(subst ,, )
 # Where LIBERO itself looks, and downloads to.
 LIBERO_ASSETS ?= $(HOME)/.cache/libero/assets
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
 PACKAGES := libegl1 libgl1 libopengl0
 
-.PHONY: install demo test check weights clean system libero
+.PHONY: install demo test check weights clean system libero libero-policy
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -83,6 +85,16 @@ weights: .venv/installed
 	test -e demos/dual_arm.h5 || $(BIN)/robotest collect --out demos/dual_arm.h5
 	$(BIN)/robotest train --data demos/dual_arm.h5 --out $(WEIGHTS) --threads 1
 	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v --max-samples 6000 || exit; done
+
+# The policy of docs/evidence.md for four tasks of libero_object, with its verifiers: about 75 minutes and 740 MB.
+OBJECTS := alphabet_soup salad_dressing ketchup milk
+OBJECT_TASKS = $(subst $(space),$(comma),$(patsubst %,pick_up_the_%_and_place_it_in_the_basket,$(OBJECTS)))
+OBJECT_POLICY := trained/libero_object
+libero-policy: .venv/installed-libero
+	test -e demos/libero_object.h5 || $(BIN)/robotest collect --env libero/libero_object --tasks $(OBJECT_TASKS) --episodes 40 --image-size 80 --out demos/libero_object.h5
+	$(BIN)/robotest train --data demos/libero_object.h5 --out $(OBJECT_POLICY) --threads 1
+	for v in leverage cfn; do $(BIN)/robotest fit --data demos/libero_object.h5 --policy $(OBJECT_POLICY) --verifier $$v --max-samples 6000 || exit; done
+	$(BIN)/robotest eval --env libero/libero_object --tasks $(OBJECT_TASKS) --policy $(OBJECT_POLICY) --verifiers first,random,leverage,cfn --episodes 50 --seed 2028 --videos none --out runs/libero_object
 
 clean:
 	rm -rf .venv build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -131,6 +131,7 @@ class Executor:
         if self.powered:
             self._mode = Mode.STOPPING
         if fault.stop is Stop.DISABLE_NOW:
+            self._switched_off = False  # said again, whatever was said before
             self._switch_off(Stop.DISABLE_NOW)
 
     def _look_back(self, now: float) -> None:
@@ -164,7 +165,7 @@ class Executor:
                     self.trip(Fault("message", f"a message that nobody understands: {str(message)[:80]}", Stop.HOLD))
         except RobotestError as error:
             self.trip(Fault("refused", str(error), Stop.HOLD))
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 - there is no end of what a message may hold
             self.trip(Fault("message", f"a message that nobody understands: {error}", Stop.HOLD))
 
     def _admit(self, chunk: Chunk, now: float) -> None:
@@ -199,8 +200,8 @@ class Executor:
             self._robot.enable()
             state = self._robot.state()
             self._governor.start_at(state.joints, state.openings)
-        except RobotestError:
-            self._switch_off(Stop.DECEL_THEN_DISABLE)
+        except Exception:
+            self._switch_off(Stop.DECEL_THEN_DISABLE)  # one arm may have got it
             raise
         self._mode = Mode.HOLDING
         self._ticked = None  # switching on took as long as it took

@@ -91,7 +91,7 @@ class Station:
                 message = wire.unpack(packet)
             except wire.WireError as error:
                 message = str(error)
-            if message == {"do": "quit"}:
+            if isinstance(message, dict) and isinstance(what := message.get("do"), str) and what == "quit":
                 self.end()
             else:
                 messages.append(message)
