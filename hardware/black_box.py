@@ -84,6 +84,7 @@ class BlackBox:
             with path.open("r+b") as file:
                 self._map = mmap.mmap(file.fileno(), size)
         except OSError as error:
+            path.unlink(missing_ok=True)  # what room there is stays
             raise RobotestError(f"the black box {path} needs {size >> 20} MiB: {error.strerror or error}") from error
         header = _MAGIC + json.dumps({"ticks": ticks, "record": RECORD.itemsize}).encode()
         self._map[: len(header)] = header
@@ -120,7 +121,7 @@ def read(path: Path) -> np.ndarray[tuple[int], np.dtype[Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise RobotestError(f"{path}: {error.strerror or error}") from error
-    if not data.startswith(_MAGIC):
+    if not data.startswith(_MAGIC) or len(data) < _HEADER_BYTES:
         raise RobotestError(f"{path} is no black box")
     records = np.frombuffer(data, RECORD, (len(data) - _HEADER_BYTES) // RECORD.itemsize, _HEADER_BYTES)
     written = records[records["index"] > 0]
@@ -129,5 +130,5 @@ def read(path: Path) -> np.ndarray[tuple[int], np.dtype[Any]]:
     return ordered
 
 
-def _checksum(record: np.ndarray[Any, np.dtype[Any]]) -> int:
+def _checksum(record: np.ndarray[Any, np.dtype[Any]] | np.void) -> int:
     return zlib.crc32(record.tobytes()[:-4])

@@ -186,7 +186,8 @@ class RobotEnv:
             self._at_rest(n * CONTROL_DT)
 
     def _follow(self, joints: Float64[np.ndarray, "H 2 7"], openings: Float64[np.ndarray, "H 2"]) -> None:
-        self._number += 1
+        # Numbers go on over environments of one robot: the governor takes an old one for an old chunk.
+        self._number = max(self._number, int(self._link.status["chunk"])) + 1
         self._in_chunk = 0
         self._link.follow(Chunk(self._number, joints, openings, CONTROL_DT, self._observed))
 

@@ -70,10 +70,15 @@ class RobotLink:
         self._ended = threading.Event()
         box = str(black_box.absolute())
         opening = {"robot": robot, "config": dict(config), "black_box": box, "table_z": table_z, "realtime": realtime}
-        self.about = self._open(opening)
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._thread.start()
-        self.wait(bool, 1.0, "the executor's first status")
+        try:
+            self.about = self._open(opening)
+            self._thread.start()
+            self.wait(bool, 1.0, "the executor's first status")
+        except BaseException:
+            self.process.kill()  # nothing has power yet
+            self.close()
+            raise
 
     @property
     def status(self) -> dict[str, Any]:
@@ -147,7 +152,8 @@ class RobotLink:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_S)
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._socket.close()
 
     def _until(
@@ -173,14 +179,12 @@ class RobotLink:
             self._socket.send(wire.pack(request))
             packet = self._socket.recv(PACKET_BYTES)
         except OSError as error:
-            self.process.kill()
             raise RobotError(f"the executor did not start ({error})") from error
         self._socket.settimeout(None)
         if not packet:
             raise RobotError(f"the executor ended with exit code {self.process.wait()} before it was ready")
         answer: dict[str, Any] = wire.unpack(packet)
         if "error" in answer:
-            self.process.wait()
             raise RobotError(answer["error"])
         return answer
 

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -85,8 +86,11 @@ class Station:
             except OSError:
                 packet = b""
             if not packet:
-                self._leave()
-                break
+                if self._hung_up():
+                    self._leave()
+                    break
+                messages.append("an empty packet")
+                continue
             try:
                 message = wire.unpack(packet)
             except wire.WireError as error:
@@ -96,6 +100,12 @@ class Station:
             else:
                 messages.append(message)
         return messages
+
+    def _hung_up(self) -> bool:
+        """Whether the other end is closed; an empty packet looks the same to `recv`."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLHUP)
+        return bool(poll.poll(0))
 
     def _leave(self) -> None:
         """The rollout's process is gone."""

@@ -45,7 +45,7 @@ class Twin:
             return None
         first = self._data.contact[0]
         one, other = (self._model.geom(int(g)).name.replace("_", " ") for g in first.geom)
-        return f"{one} and {other} {1000 * first.dist:.0f} mm apart"
+        return f"{one} and {other} {f'{1000 * first.dist:.0f} mm apart' if first.dist > 0 else 'meet'}"
 
     def move(self, joints: Float64[np.ndarray, "2 7"]) -> None:
         """Put the twin's joints there [rad]."""
