@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import sys
 import threading
@@ -37,7 +38,7 @@ class Console(Protocol):
 
 
 class Terminal:
-    """A person at a terminal.
+    """A person at a terminal. While keys are watched, those typed as an answer to a question are the answer.
 
     Raises:
         RobotError: standard input is no terminal, so nobody could stop the arms.
@@ -46,6 +47,8 @@ class Terminal:
     def __init__(self) -> None:
         if not sys.stdin.isatty():
             raise RobotError("a robot needs an operator: standard input is no terminal. Try --simulate or --shadow")
+        self._watched = False
+        self._answer: queue.SimpleQueue[bytes] | None = None
 
     def tell(self, text: str) -> None:
         """Print a line."""
@@ -53,43 +56,75 @@ class Terminal:
 
     def confirm(self, text: str) -> None:
         """Wait for Enter."""
-        sys.stderr.write(f"{text} ")
-        sys.stderr.flush()
-        if not sys.stdin.readline():
-            raise KeyboardInterrupt
+        self._ask(text)
 
     def choose(self, text: str, answers: Mapping[str, str]) -> str:
         """Ask until an answer is one of those that there are."""
         choices = ", ".join(f"{key} = {meaning}" for key, meaning in answers.items())
-        while True:
-            sys.stderr.write(f"{text} [{choices}] ")
-            sys.stderr.flush()
-            line = sys.stdin.readline()
-            if not line:
-                raise KeyboardInterrupt
-            if line.strip().lower() in answers:
-                return line.strip().lower()
+        while (answer := self._ask(f"{text} [{choices}]")) not in answers:
+            pass
+        return answer
 
     @contextlib.contextmanager
     def watched(self, pressed: Callable[[bytes], None]) -> Iterator[None]:
         """Take every key as it is pressed, Ctrl-C too."""
         import termios
-        import tty
 
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
+        keys = termios.tcgetattr(descriptor)
+        keys[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
         ended_read, ended_write = os.pipe()
-        thread = threading.Thread(target=_watch, args=(descriptor, ended_read, pressed), daemon=True)
-        tty.setraw(descriptor, termios.TCSANOW)
+        thread = threading.Thread(target=self._watch, args=(descriptor, ended_read, pressed), daemon=True)
+        termios.tcsetattr(descriptor, termios.TCSANOW, keys)
+        self._watched = True
         try:
             thread.start()
             yield
         finally:
             os.write(ended_write, b".")
             thread.join()
+            self._watched = False
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
             for end in (ended_read, ended_write):
                 os.close(end)
+
+    def _ask(self, text: str) -> str:
+        sys.stderr.write(f"{text} ")
+        sys.stderr.flush()
+        line = self._typed() if self._watched else sys.stdin.readline()
+        if not line:
+            raise KeyboardInterrupt
+        return line.strip().lower()
+
+    def _typed(self) -> str:
+        """Return a line of watched keys; empty for Ctrl-C and the end of input."""
+        self._answer, typed = queue.SimpleQueue(), b""
+        try:
+            while not typed.endswith((b"\r", b"\n")):
+                key = self._answer.get()
+                if not key or CONTROL_C in key:
+                    return ""
+                sys.stderr.write(key.decode("utf-8", "replace"))
+                sys.stderr.flush()
+                typed += key
+        finally:
+            self._answer = None
+            sys.stderr.write("\n")
+        return typed.decode("utf-8", "replace")
+
+    def _watch(self, descriptor: int, ended: int, pressed: Callable[[bytes], None]) -> None:
+        while True:
+            ready, _, _ = select.select([descriptor, ended], [], [])
+            if ended in ready:
+                return
+            key, asking = os.read(descriptor, 64), self._answer
+            if asking is not None:
+                asking.put(key)
+            if asking is None or CONTROL_C in key:
+                pressed(key)
+            if not key:
+                return
 
 
 class Unattended:
@@ -110,14 +145,3 @@ class Unattended:
     def watched(self, pressed: Callable[[bytes], None]) -> Iterator[None]:  # noqa: ARG002 - there are no keys
         """Do nothing."""
         yield
-
-
-def _watch(descriptor: int, ended: int, pressed: Callable[[bytes], None]) -> None:
-    while True:
-        ready, _, _ = select.select([descriptor, ended], [], [])
-        if ended in ready:
-            return
-        key = os.read(descriptor, 64)
-        if not key:
-            return
-        pressed(key)

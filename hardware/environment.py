@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from robotest import interrupt
 from robotest.envs.dual_arm import ACTIONS, STATE, WORKSPACE_HIGH_M, WORKSPACE_LOW_M
 from robotest.envs.dual_arm_world import CONTROL_DT
 from robotest.errors import InvalidActionError
@@ -119,6 +120,7 @@ class RobotEnv:
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """Wait until the next of the announced actions is executed, and say how the episode stands."""
+        interrupt.check()
         k = self._in_chunk
         if k >= len(self._announced) or not np.array_equal(np.clip(action, self._low, self._high), self._announced[k]):
             raise InvalidActionError(f"action {k} of the chunk is not the one that was announced; announce it first")

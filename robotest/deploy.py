@@ -137,7 +137,11 @@ class RobotCrew:
         return self._environment(task, options).spec
 
     def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
-        """Check everything, power the arms, run the episodes, and bring the arms home."""
+        """Check everything, power the arms, run the episodes, and bring the arms home; any key stops them."""
+        with self._console.watched(self._pressed):
+            yield from self._run(planner, assignments)
+
+    def _run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
         checked = False
         for assignment in assignments:
             env = self._environment(assignment.seeds.task, assignment.options)
@@ -166,7 +170,7 @@ class RobotCrew:
 
         decide = self._decides(planner, assignment)
         path = episode_path(self._out, (assignment.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
-        with self._filming(env, path), self._console.watched(self._pressed):
+        with self._filming(env, path):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, assignment.execute)
         interrupt.check()
         fault = self._link.status.get("fault")
@@ -215,7 +219,8 @@ class RobotCrew:
         )
 
     def _pressed(self, key: bytes) -> None:
-        self._link.stop(Stop.HOLD, "the operator pressed a key")
+        """Stop the arms, if any key was pressed or there is nobody left to press one."""
+        self._link.stop(Stop.HOLD, "the operator pressed a key" if key else "the terminal is gone")
         if CONTROL_C in key:
             os.kill(os.getpid(), signal.SIGINT)
 
