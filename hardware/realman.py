@@ -65,6 +65,13 @@ class RealManConfig:
     local_ip: str | None = None
     limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.hosts[0] == self.hosts[1]:
+            raise RobotError(f"hosts = {list(self.hosts)} in robot.toml; each arm has an address of its own")
+        for name in ("tcp_port", "udp_port"):
+            if not 0 < getattr(self, name) < 2**16:
+                raise RobotError(f"{name} = {getattr(self, name)} in robot.toml; 1 to {2**16 - 1} are allowed")
+
 
 def rm75_dual(table: Mapping[str, Any]) -> RealManPair:
     """Return the driver for the table ``[robot]`` of a configuration."""

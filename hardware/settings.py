@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -71,9 +75,38 @@ def from_table(kind: type[T], table: Mapping[str, Any], name: str) -> T:
 
     Raises:
         UnknownNameError: it has a key that `kind` has not.
+        RobotestError: a value of another type, or a key that is missing.
     """
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in known:
-            raise UnknownNameError(f"key of [{name}] in robot.toml", key, known)
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+    hints = typing.get_type_hints(kind)
+    required = [f.name for f in dataclasses.fields(kind) if _is_required(f)]  # type: ignore[arg-type]
+    for key in required:
+        if key not in table:
+            raise RobotestError(f"[{name}] in robot.toml lacks {key}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    for key, value in given.items():
+        if key not in hints:
+            raise UnknownNameError(f"key of [{name}] in robot.toml", key, hints)
+        if not _fits(value, hints[key]):
+            raise RobotestError(f"{name}.{key} = {table[key]!r} in robot.toml; {_words(hints[key])} is needed")
+    return kind(**given)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value of a TOML file is of a type: a plain one, a tuple of such, a table, or a union of those."""
+    parts = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case builtins.tuple:
+            return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+        case collections.abc.Mapping:
+            return isinstance(value, Mapping)
+        case typing.Union | types.UnionType:
+            return any(_fits(value, part) for part in parts)
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _words(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint)) if not typing.get_args(hint) else str(hint)

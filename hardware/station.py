@@ -130,8 +130,9 @@ def main() -> None:
         box = BlackBox(Path(request["black_box"]))
         robot.connect()
         governor = Governor(robot.limits, Twin(request["table_z"]), TICK_S, robot.capabilities.resolution)
-    except RobotestError as error:
-        connection.send(wire.pack({"error": str(error)}))
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises is said to the rollout in one line
+        text = str(error) if isinstance(error, RobotestError) else f"{type(error).__name__}: {error}"
+        connection.send(wire.pack({"error": text}))
         _leave()
     station = Station(Executor(robot, governor, box, clock.now()), connection, clock)
     signal.signal(signal.SIGTERM, station.end)
