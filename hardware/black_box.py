@@ -6,6 +6,7 @@ anything moves, and a killed process loses nothing that it wrote.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import mmap
@@ -84,7 +85,9 @@ class BlackBox:
             with path.open("r+b") as file:
                 self._map = mmap.mmap(file.fileno(), size)
         except OSError as error:
-            path.unlink(missing_ok=True)  # what room there is stays
+            with contextlib.suppress(OSError):
+                if path.is_file():
+                    path.unlink()  # what room there is stays
             raise RobotestError(f"the black box {path} needs {size >> 20} MiB: {error.strerror or error}") from error
         header = _MAGIC + json.dumps({"ticks": ticks, "record": RECORD.itemsize}).encode()
         self._map[: len(header)] = header

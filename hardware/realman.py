@@ -326,7 +326,7 @@ def _sdk() -> Any:
         with _quiet():
             from Robotic_Arm import rm_robot_interface
     except ImportError as error:
-        raise RobotError("RealMan's SDK is missing; install it with: pip install 'robotest[realman]'") from error
+        raise RobotError(f"RealMan's SDK is missing ({error}); install it: pip install 'robotest[realman]'") from error
     return rm_robot_interface
 
 
