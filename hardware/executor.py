@@ -37,13 +37,14 @@ class Watchdogs:
     """What may take how long, or go how far, before the arms are stopped.
 
     Attributes:
-        heartbeat: since the rollout's process was last heard of [s].
+        heartbeat: since the rollout's process was last heard of [s]. Not short: a thread of that process beats, and
+            libraries keep it waiting. Where the system tells that the process stands still, nobody waits for this.
         state: since an arm's state arrived [s].
         following: of a joint behind its set-point [rad].
         late: between two ticks of the executor itself [s].
     """
 
-    heartbeat: float = 0.12
+    heartbeat: float = 1.0
     state: float = 0.05
     following: float = 0.35
     late: float = 0.1

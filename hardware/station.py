@@ -23,7 +23,7 @@ from typing import Any, Final
 from robotest import wire
 from robotest.errors import RobotestError
 from robotest.hardware.black_box import BlackBox
-from robotest.hardware.executor import Executor, Fault
+from robotest.hardware.executor import Executor, Fault, Watchdogs
 from robotest.hardware.governor import Governor
 from robotest.hardware.robot import Stop
 from robotest.hardware.twin import Twin
@@ -35,7 +35,37 @@ TICK_S: Final = 0.01
 PACKET_BYTES: Final = 2**17
 _PRIORITY = 50  # of SCHED_FIFO
 _MESSAGES_PER_TICK = 32
+_BEATS_ONLY_S = 0.12  # where a stopped process can only be told by its silence
 _log = logging.getLogger(__name__)
+
+
+class Neighbour:
+    """Another process of this machine, looked at without asking it anything.
+
+    Args:
+        pid: whose.
+    """
+
+    def __init__(self, pid: int) -> None:
+        try:
+            self._file: int | None = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        except OSError:
+            self._file = None
+
+    @property
+    def known(self) -> bool:
+        """Whether this system tells about processes."""
+        return self._file is not None
+
+    def ails(self) -> str | None:
+        """Say what keeps the process from running for good; None if nothing is known to."""
+        if self._file is None:
+            return None
+        try:
+            state = os.pread(self._file, 256, 0).rpartition(b")")[2].split()[0]
+        except (OSError, IndexError):
+            return "gone"
+        return {b"T": "stopped", b"t": "stopped", b"Z": "gone", b"X": "gone"}.get(state)
 
 
 class Station:
@@ -45,10 +75,11 @@ class Station:
         executor: ticks.
         connection: packets from and to the rollout's process.
         clock: deadlines are its.
+        rollout: the process at the other end.
     """
 
-    def __init__(self, executor: Executor, connection: socket.socket, clock: Clock) -> None:
-        self._executor, self._socket, self._clock = executor, connection, clock
+    def __init__(self, executor: Executor, connection: socket.socket, clock: Clock, rollout: Neighbour) -> None:
+        self._executor, self._socket, self._clock, self._rollout = executor, connection, clock, rollout
         self._ended = False
         self._alone = False
         self.slips = 0
@@ -65,6 +96,8 @@ class Station:
             now = self._clock.now()
             if self._ended:
                 self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
+            if self._executor.powered and (ailment := self._rollout.ails()):
+                self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
             try:
                 self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "slips": self.slips})
             except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
@@ -134,7 +167,9 @@ def main() -> None:
         text = str(error) if isinstance(error, RobotestError) else f"{type(error).__name__}: {error}"
         connection.send(wire.pack({"error": text}))
         _leave()
-    station = Station(Executor(robot, governor, box, clock.now()), connection, clock)
+    rollout = Neighbour(os.getppid())
+    watchdogs = Watchdogs() if rollout.known else Watchdogs(heartbeat=_BEATS_ONLY_S)
+    station = Station(Executor(robot, governor, box, clock.now(), watchdogs), connection, clock, rollout)
     signal.signal(signal.SIGTERM, station.end)
     connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
     gc.collect()
