@@ -90,19 +90,20 @@ class Terminal:
                 os.close(end)
 
     def _ask(self, text: str) -> str:
+        self._answer = queue.SimpleQueue() if self._watched else None  # before anybody can answer
         sys.stderr.write(f"{text} ")
         sys.stderr.flush()
-        line = self._typed() if self._watched else sys.stdin.readline()
+        line = self._typed(self._answer) if self._answer else sys.stdin.readline()
         if not line:
             raise KeyboardInterrupt
         return line.strip().lower()
 
-    def _typed(self) -> str:
+    def _typed(self, answer: queue.SimpleQueue[bytes]) -> str:
         """Return a line of watched keys; empty for Ctrl-C and the end of input."""
-        self._answer, typed = queue.SimpleQueue(), b""
+        typed = b""
         try:
             while not typed.endswith((b"\r", b"\n")):
-                key = self._answer.get()
+                key = answer.get()
                 if not key or CONTROL_C in key:
                     return ""
                 sys.stderr.write(key.decode("utf-8", "replace"))

@@ -22,7 +22,7 @@ from robotest.hardware.scene import Scene
 from robotest.specs import EnvSpec
 from robotest.types import Clock, EnvOptions, Observation, StepStatus
 
-TIP_FLOOR_M: Final = 0.0135
+TIP_FLOOR_M: Final = 0.015
 """Lowest tip over the table: the pads reach 10 mm below it, and the governor keeps 2 mm."""
 HOMING_RAD_S: Final = 0.5
 _LIFT_M = 0.25

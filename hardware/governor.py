@@ -5,7 +5,8 @@ numbers per tick, so that what is checked is to the last bit what is sent, and l
 
 A set-point is only given out if the arms could still brake from it without leaving what is allowed: the joint limits
 by arithmetic (`fastest`), workspace and collisions by looking along the braking path. The path of the set-point before
-was looked at too, so braking is always a way out.
+was looked at too, so braking is always a way out. Where there is little room the arms become slow; where there is none
+the chunk is given up.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Shaped:
         setpoint: to send.
         step: of the chunk that it belongs to, counted from 0; None without a chunk.
         lag: largest distance of a joint behind the chunk [rad].
-        held: why the arms brake in place of following; None if they follow.
+        held: why the chunk was given up; None if it is followed.
     """
 
     setpoint: Setpoint
@@ -200,7 +201,10 @@ class Governor:
         velocity = self._towards(target, rate, plan.extent(step))
         held = self._unsafe_ahead(self._position + velocity, velocity)
         if held:
-            return dataclasses.replace(self.brake(), step=step, held=held)
+            if self.at_rest:  # nowhere to go on to, however slowly
+                return dataclasses.replace(self.brake(), step=step, held=held)
+            # Slower, the arms can stop in less room: the next tick may go on.
+            velocity, held = _braked(self._velocity, self._acceleration), None
         self._move(velocity, openings)
         lag = float(np.abs(target - self._position).max()) * self.resolution
         if lag > self._tolerances.lag:

@@ -77,6 +77,14 @@ class RealTask:
     setup: str = "lay out episode {episode}"
     max_steps: int = 300
 
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise RobotError(f"max_steps = {self.max_steps} in robot.toml; at least 1 is needed")
+        try:
+            self.setup.format(episode=0)
+        except (KeyError, IndexError, ValueError) as error:
+            raise RobotError(f"setup = {self.setup!r} in robot.toml; only {{episode}} can stand in it") from error
+
 
 class OperatorScene:
     """A person at the console.

@@ -85,9 +85,10 @@ def from_table(kind: type[T], table: Mapping[str, Any], name: str) -> T:
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     for key, value in given.items():
         if key not in hints:
-            raise UnknownNameError(f"key of [{name}] in robot.toml", key, hints)
+            raise UnknownNameError(f"key of [{name}] in robot.toml" if name else "table in robot.toml", key, hints)
         if not _fits(value, hints[key]):
-            raise RobotestError(f"{name}.{key} = {table[key]!r} in robot.toml; {_words(hints[key])} is needed")
+            where = f"{name}.{key}" if name else key
+            raise RobotestError(f"{where} = {table[key]!r} in robot.toml; {_words(hints[key])} is needed")
     return kind(**given)
 
 
@@ -109,4 +110,12 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint)) if not typing.get_args(hint) else str(hint)
+    parts = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case builtins.tuple:
+            return f"a list of {len(parts)}, each {_words(parts[0])}"
+        case collections.abc.Mapping:
+            return "a table"
+        case typing.Union | types.UnionType:
+            return " or ".join(_words(part) for part in parts if part is not type(None))
+    return {str: "text", int: "a whole number", float: "a number"}.get(hint, str(hint))

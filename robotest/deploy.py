@@ -80,20 +80,38 @@ class Rig:
             raise RobotestError(f"{path}: {error.strerror or error}") from error
         except ValueError as error:
             raise RobotestError(f"{path} is no TOML: {error}") from error
-        known = ("robot", "cameras", "tasks", "table")
-        for name in data:
-            if name not in known:
-                raise UnknownNameError("table in robot.toml", name, known)
-        tasks = {name: from_table(RealTask, table, f"tasks.{name}") for name, table in data.get("tasks", {}).items()}
+        tables = from_table(_Tables, data, "")
+        for name, table in (*tables.cameras.items(), *tables.tasks.items()):
+            if not isinstance(table, Mapping):
+                raise RobotestError(f"{name} = {table!r} in {path}; a table is needed")
+        tasks = {name: from_table(RealTask, table, f"tasks.{name}") for name, table in tables.tasks.items()}
         if not tasks:
             raise RobotestError(f"{path} names no task; add e.g. [tasks.fold_towel] with instruction = '...'")
-        height = float(data.get("table", {}).get("z", 0.0))
-        return cls(robot, data.get("robot", {}), data.get("cameras", {}), tasks, height)
+        for name, table in tables.cameras.items():
+            camera_from(table, name)  # says now what is wrong with it
+        return cls(robot, tables.robot, tables.cameras, tasks, from_table(_Table, tables.table, "table").z)
 
     @classmethod
     def simulated(cls, robot: str) -> Rig:
         """The rig of `robotest simulate-robot` on this machine."""
         return cls(robot, SIMULATED, bench=BENCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    """The tables of a ``robot.toml``."""
+
+    robot: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cameras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    table: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """The table ``[table]``."""
+
+    z: float = 0.0
 
 
 class RobotCrew:
@@ -308,7 +326,9 @@ class RobotCrew:
         def decide(observation: Observation, number: int) -> Decision:
             interrupt.check()
             request = DecisionRequest(assignment.condition, assignment.seeds, number, observation)
-            return planner.decide([request])[0]
+            decision = planner.decide([request])[0]
+            interrupt.check()  # before anything of it is sent
+            return decision
 
         return decide
 

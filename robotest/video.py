@@ -93,10 +93,16 @@ def render_run(
             path = source.with_suffix(".mp4")
             if not path.exists():
                 recorded = recording.read(source)
+                _require_states(recorded, source)
                 render(recorded, environment_of(recorded.scene), path, style)
             paths.append(path)
             done(path)
     return paths
+
+
+def _require_states(recorded: Recording, source: Path) -> None:
+    if recorded.snapshots is None or not len(recorded.snapshots):
+        raise RobotestError(f"{source} holds no states to make a video of (not a simulator)")
 
 
 def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle = VideoStyle()) -> None:
@@ -111,8 +117,8 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
     Raises:
         RobotestError: the recording holds no states.
     """
-    if recorded.snapshots is None or not len(recorded.snapshots):
-        raise RobotestError(f"{path.with_suffix('.h5')} holds no states to make a video of (not a simulator)")
+    _require_states(recorded, path.with_suffix(".h5"))
+    assert recorded.snapshots is not None
     env.reset(recorded.scene.reset_seed, recorded.episode.index)
     last = len(recorded.snapshots) - 1
     steps = sorted({*range(0, last, style.stride), last})
