@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,10 +96,6 @@ class ReplayCamera:
 
     def _next(self) -> bytes:
         pixels = self._read()
-        if pixels is None and self.loop and self._number >= 0:
-            self.close()
-            self._decoder = self._decode()
-            pixels = self._read()
         if pixels is None:
             raise CameraError(
                 f"camera {self.name!r}: {self.path} ended after {self._number + 1} frames; give a longer film, "
@@ -115,11 +111,13 @@ class ReplayCamera:
         return pixels if len(pixels) == length else None
 
     def _decode(self) -> subprocess.Popen[bytes]:
-        command = [*self._ffmpeg(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        # ffmpeg loops by itself: starting it anew would make the first frame late.
+        loop = ["-stream_loop", "-1"] if self.loop else []
+        command = [*self._ffmpeg(loop), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603 - ffmpeg
 
-    def _ffmpeg(self) -> list[str]:
-        return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(self.path)]
+    def _ffmpeg(self, options: Sequence[str] = ()) -> list[str]:
+        return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *options, "-i", str(self.path)]
 
 
 @dataclasses.dataclass(frozen=True)
