@@ -296,6 +296,8 @@ class Executor:
 
     def _status(self, now: float, state: RobotState | None) -> dict[str, Any]:
         commanded = self._governor.commanded
+        if state is not None and not self.powered:  # nothing is commanded; what would be is where the arms are
+            commanded = Setpoint(state.joints, state.openings)
         told = {} if state is None else {"joints": state.joints, "openings": state.openings, "stamps": state.stamps}
         return {
             "time": now,

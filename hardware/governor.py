@@ -23,6 +23,7 @@ from robotest.hardware.robot import Limits, Setpoint
 from robotest.hardware.twin import Twin
 
 _LONGEST_STOP_S: Final = 1.0
+_SAME_DT_S: Final = 1e-6
 
 
 class RejectedChunkError(RobotestError):
@@ -184,6 +185,8 @@ class Governor:
             )
         waypoints = np.clip(np.rint(joints / self.resolution).astype(np.int64), self._low, self._high)
         ticks = round(chunk.dt / self.tick)
+        if abs(ticks * self.tick - chunk.dt) > _SAME_DT_S:
+            raise RejectedChunkError(f"steps of {chunk.dt:g} s; multiples of {self.tick:g} s are allowed")
         self._require_slow(waypoints, ticks)
         for step, waypoint in enumerate(waypoints):
             if unsafe := self._unsafe(waypoint):

@@ -368,6 +368,10 @@ def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        tomllib = importlib.import_module(name)
+    except ImportError as error:
+        raise RobotestError(f"{name} is missing; install it with: pip install {name}") from error
     data: dict[str, Any] = tomllib.loads(text)
     return data
