@@ -24,7 +24,8 @@ demo: .venv/installed
 	$(BIN)/robotest eval $(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not realtime"
+	$(BIN)/python -m pytest -m realtime
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

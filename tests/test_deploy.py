@@ -39,7 +39,7 @@ from tests.robots import (
 )
 
 require_sdk()
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 
 @pytest.fixture(scope="module")

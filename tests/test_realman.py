@@ -42,7 +42,7 @@ from tests.robots import (
 )
 
 require_sdk()
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 LEFT, RIGHT = 0, 1
 OPEN = np.ones(2)
 SIX_JOINTS: dict[str, Any] = {

@@ -13,6 +13,7 @@ from robotest import cli, registry
 from robotest.hardware import shadow
 from tests.robots import ROOT
 
+pytestmark = pytest.mark.realtime
 pytest.importorskip("Robotic_Arm", reason="the vendor's SDK is not installed: pip install 'robotest[realman]'")
 
 

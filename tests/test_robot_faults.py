@@ -51,6 +51,8 @@ from tests.robots import (
     until,
 )
 
+pytestmark = pytest.mark.realtime
+
 require_sdk()
 slow = pytest.mark.slow
 LEFT, RIGHT = 0, 1

@@ -28,7 +28,10 @@ from robotest.hardware.simulator import FAULTS, Journal, RobotSimulator, fault_a
 from robotest.types import EnvOptions
 from robotest.wire import Channel
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
+pytestmark = [
+    pytest.mark.realtime,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address"),
+]
 slow = pytest.mark.slow
 PATIENCE_S = 30.0
 STOPPED = {"command": "set_arm_stop", "arm_stop": True}
