@@ -9,8 +9,10 @@ as long as it takes to stop the arms. The descriptor is one end of a pair of pac
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
+import math
 import os
 import select
 import signal
@@ -35,6 +37,7 @@ TICK_S: Final = 0.01
 PACKET_BYTES: Final = 2**17
 _PRIORITY = 50  # of SCHED_FIFO
 _MESSAGES_PER_TICK = 32
+_MCL_CURRENT, _MCL_ONFAULT = 1, 4  # of Linux's mman.h
 _BEATS_ONLY_S = 0.12  # where a stopped process can only be told by its silence
 _log = logging.getLogger(__name__)
 
@@ -80,16 +83,21 @@ class Station:
 
     def __init__(self, executor: Executor, connection: socket.socket, clock: Clock, rollout: Neighbour) -> None:
         self._executor, self._socket, self._clock, self._rollout = executor, connection, clock, rollout
+        self._buffer = bytearray(PACKET_BYTES)
         self._ended = False
         self._alone = False
-        self.slips = 0
+        self._missed = 0
 
     def end(self, *_: object) -> None:
         """Stop the arms at the next tick, then leave `serve`. May be called from a signal's handler."""
         self._ended = True
 
     def serve(self) -> None:
-        """Tick with absolute deadlines. Nothing that arrives ends it."""
+        """Tick with absolute deadlines. Nothing that arrives ends it.
+
+        Frames in quick succession would be a fast motion to the controllers. So a tick that is missed is left out, and
+        after a late one comes the next deadline that is half a tick away at least; none is ever moved.
+        """
         deadline = self._clock.now()
         while not (self._ended or self._alone) or self._executor.powered:
             self._clock.sleep_until(deadline)
@@ -99,25 +107,23 @@ class Station:
             if self._executor.powered and (ailment := self._rollout.ails()):
                 self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
             try:
-                self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "slips": self.slips})
+                self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "missed": self._missed})
             except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
                 _log.exception("in a tick")
                 self._executor.trip(Fault("internal", f"{type(error).__name__}: {error}", Stop.DECEL_THEN_DISABLE))
-            deadline += TICK_S
-            if self._clock.now() > deadline:
-                # Frames in quick succession would be a fast motion to the controllers: time is lost, not caught up.
-                deadline = self._clock.now() + TICK_S
-                self.slips += 1
+            ticks = _ticks_to(deadline, max(now + TICK_S / 2, self._clock.now()))
+            deadline += ticks * TICK_S
+            self._missed += ticks - 1
 
     def _messages(self) -> list[object]:
         messages: list[object] = []
         for _ in range(_MESSAGES_PER_TICK):
             try:
-                packet = self._socket.recv(PACKET_BYTES, socket.MSG_DONTWAIT)
+                packet = self._buffer[: self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)]
             except BlockingIOError:
                 break
             except OSError:
-                packet = b""
+                packet = bytearray()
             if not packet:
                 if self._hung_up():
                     self._leave()
@@ -151,6 +157,11 @@ class Station:
             self._socket.send(wire.pack(status), socket.MSG_DONTWAIT)
 
 
+def _ticks_to(deadline: float, earliest: float) -> int:
+    """Return how many ticks after a deadline the first one is that is no earlier than a time."""
+    return max(1, math.ceil((earliest - deadline) / TICK_S))
+
+
 def main() -> None:
     """Open the robot that the first packet names, say how that went, and tick."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
@@ -174,6 +185,8 @@ def main() -> None:
     connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
     gc.collect()
     gc.freeze()
+    if realtime:
+        _stay_in_memory()
     station.serve()
     robot.disconnect()
     box.close()
@@ -187,6 +200,11 @@ def _be_prompt() -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def _stay_in_memory() -> None:
+    """Ask that no page of this process is given up while it is idle: to read it again takes longer than a tick."""
+    ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)  # refused or not, the arms can be moved
 
 
 def _leave() -> None:
