@@ -26,7 +26,8 @@ a map with ``do``; the reply is a map, with ``error`` if it was refused:
 ``quit``
 =============== ============================================== =======================================================
 
-Stamps are those of `time.perf_counter`, on Linux one clock for all processes.
+Stamps are those of `time.perf_counter`, on Linux one clock for all processes; those of the journal tell when the
+system, not this program, received something.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ _MAX_LINE = 2**16
 _MAX_REQUEST = 2**20
 _LENGTH = struct.Struct("<Q")  # of a frame, as `robotest.wire` has it
 _READ_BYTES = 2**16
+_SO_TIMESTAMPNS = 35  # of Linux's socket.h; Python 3.11 has no name for it
+_TIMESPEC = struct.Struct("@qq")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,10 @@ class _Stream:
     ) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # elsewhere than on Linux, what is read has arrived when it is read
+            connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self.received = bytearray()
+        self.arrived = time.perf_counter()
         self.open = True
         self._selector, self._socket, self._take = selector, connection, take
         self._outgoing: collections.deque[tuple[float, bytes]] = collections.deque()
@@ -243,11 +249,12 @@ class _Stream:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, ancillary = b"", []
+        self.arrived = time.perf_counter() - _waited(ancillary)
         if not data:
             self.close()
             return
@@ -267,6 +274,15 @@ class _Stream:
         else:
             self._selector.modify(self._socket, wanted, self._ready)
         self._watched = wanted
+
+
+def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """Return how long ago the system received what was just read [s]; 0 if it does not say."""
+    for level, kind, data in ancillary:
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS, _TIMESPEC.size):
+            seconds, nanoseconds = _TIMESPEC.unpack(data)
+            return float(max(0, time.time_ns() - seconds * 10**9 - nanoseconds)) / 1e9
+    return 0.0
 
 
 class _Arm:
@@ -408,21 +424,21 @@ class _Arm:
         stream.received = bytearray() if len(rest) > _MAX_LINE else rest
         for line in lines:
             if stripped := bytes(line.strip()):
-                self._note(stripped, now)
+                self._note(stripped, stream.arrived)
                 for reply in self.controller.handle(stripped, now):
                     self._send(stream, reply, now)
         stream.flush(now)
 
-    def _note(self, line: bytes, now: float) -> None:
+    def _note(self, line: bytes, arrived: float) -> None:
         joints = None
         if b"movej_canfd" in line:
             command = parse(line)
             if command is not None and command["command"] == "movej_canfd":
                 joints = joint_units(command.get("joint"))
         if joints is None:
-            self._journal.command(self._number, now, line)
+            self._journal.command(self._number, arrived, line)
         else:
-            self._journal.frame(self._number, now, joints)
+            self._journal.frame(self._number, arrived, joints)
 
     def _send(self, stream: _Stream, reply: bytes, now: float) -> None:
         due = now + self.faults["tcp_slow"]["delay_s"] if "tcp_slow" in self.faults else now
