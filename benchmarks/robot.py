@@ -197,15 +197,15 @@ def _braking_after(frames: dict[str, np.ndarray[Any, Any]], arm: int, event: flo
 def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     rng = np.random.default_rng(given.seed)
     _, since = bench.frames(0)
+    home = np.asarray(bench.ask(do="home_pose")["joints"])
     n_chunks = rejected = arrived = 0
     faults: dict[str, int] = {}
-    end = since
     with contextlib.closing(_link(folder, given)) as link:
         while arrived < given.frames:
             if link.status["mode"] == "disabled":
                 link.enable()
             n_chunks += 1
-            link.send({"do": "chunk", **_bad_chunk(rng, link.status["commanded"], n_chunks)})
+            link.send({"do": "chunk", **_bad_chunk(rng, link.status["commanded"], home, n_chunks)})
             time.sleep(rng.uniform(0.02, 0.8))
             if fault := link.status["fault"]:
                 rejected += 1
@@ -213,12 +213,13 @@ def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
                 with contextlib.suppress(RobotFaultError):
                     link.wait(lambda s: bool(s["at_rest"]), 5, "rest")
                 link.reset()
-            end = bench.ask(do="journal", since=2**40, commands_since=2**40)["total"]
-            arrived = end - since
+            arrived = bench.ask(do="journal", since=2**40, commands_since=2**40)["total"] - since
     frames, _ = bench.frames(since)
     counted = _violations(frames)
+    moving = sum(int(np.diff(frames["joints"][frames["arm"] == arm], axis=0).any(axis=1).sum()) for arm in (0, 1))
     print(
-        f"fuzz: {n_chunks} chunks ({rejected} stopped: {faults}), {len(frames['arm'])} frames on the wire; violations:"
+        f"fuzz: {n_chunks} chunks ({rejected} stopped: {faults}), {len(frames['arm'])} frames on the wire, {moving} of"
+        f" them another set-point than the one before; violations:"
         f" {', '.join(f'{name} {n}' for name, n in counted.items())}"
     )
 
@@ -247,13 +248,18 @@ def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
     return counted
 
 
-def _bad_chunk(rng: np.random.Generator, here: np.ndarray[Any, Any], number: int) -> dict[str, Any]:
-    """Return a chunk of a random kind; half of them are what a policy might really send."""
+def _bad_chunk(
+    rng: np.random.Generator, here: np.ndarray[Any, Any], home: np.ndarray[Any, Any], number: int
+) -> dict[str, Any]:
+    """Return a chunk of a random kind; two of three are what a policy might really send."""
     n = int(rng.integers(1, 17))
-    joints = here + np.cumsum(rng.normal(0, rng.choice([0.02, 0.08, 0.25]), (n, 2, 7)), axis=0)
+    there = home + rng.choice([0.15, 0.3, 0.7]) * rng.uniform(-1, 1, (2, 7))
+    rate = min(1.0, 0.25 / np.abs(there - here).max())
+    joints = here + np.minimum(rate * np.arange(1, n + 1), 1.0)[:, None, None] * (there - here)
+    joints = joints + np.cumsum(rng.normal(0, rng.choice([0.0, 0.01, 0.03, 0.25]), (n, 2, 7)), axis=0)
     openings = rng.uniform(0, 1, (n, 2))
     dt, observed = DT, time.perf_counter() - 0.02
-    match int(rng.integers(16)):
+    match int(rng.integers(24)):
         case 0:
             joints[rng.integers(n), 0, 0] = rng.choice([np.nan, np.inf, -np.inf, 1e9, -2147483648.0])
         case 1:
@@ -268,10 +274,10 @@ def _bad_chunk(rng: np.random.Generator, here: np.ndarray[Any, Any], number: int
             joints[:] = rng.uniform(-3.2, 3.2, (1, 2, 7))
         case 6:
             joints = np.repeat(here[None], n, 0)
-            joints[:, :, 1] += np.linspace(0, 0.25 * n, n)[:, None]  # forward and down, into the table
+            joints[:, :, 1] += np.linspace(0, 0.2 * (n - 1), n)[:, None]  # forward and down, into the table
         case 7:
             joints = np.repeat(here[None], n, 0)
-            joints[:, :, 0] += np.outer(np.linspace(0, 0.25 * n, n), [-1, 1])  # towards each other
+            joints[:, :, 0] += np.outer(np.linspace(0, 0.2 * (n - 1), n), [-1, 1])  # towards each other
     return {"number": number, "joints": joints, "openings": openings, "dt": dt, "observed": observed}
 
 
