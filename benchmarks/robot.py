@@ -121,7 +121,8 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     print(
         f"ticks: {len(times)} in {times[-1] - times[0]:.1f} s, {kind} priority, load {given.load}:"
         f" error p50 {_ms(late, 50)} p99 {_ms(late, 99)} max {_ms(late, 100)} ms, drift {1000 * drift:.3f} ms,"
-        f" {len(missed)} missed\nboth arms' frames apart: p50 {_ms(skew, 50)} p99 {_ms(skew, 99)} max {_ms(skew, 100)} ms"
+        f" {len(missed)} missed\n"
+        f"both arms' frames apart: p50 {_ms(skew, 50)} p99 {_ms(skew, 99)} max {_ms(skew, 100)} ms"
     )
 
 
