@@ -107,7 +107,8 @@ class Station:
             if self._executor.powered and (ailment := self._rollout.ails()):
                 self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
             try:
-                self._post(self._executor.tick(now, self._messages()) | {"late": now - deadline, "missed": self._missed})
+                status = self._executor.tick(now, self._messages())
+                self._post(status | {"late": now - deadline, "missed": self._missed})
             except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
                 _log.exception("in a tick")
                 self._executor.trip(Fault("internal", f"{type(error).__name__}: {error}", Stop.DECEL_THEN_DISABLE))
