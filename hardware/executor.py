@@ -39,7 +39,8 @@ class Watchdogs:
     Attributes:
         heartbeat: since the rollout's process was last heard of [s]. Not short: a thread of that process beats, and
             libraries keep it waiting. Where the system tells that the process stands still, nobody waits for this.
-        state: since an arm's state arrived [s].
+        state: since an arm's state arrived [s]. Time in which this process itself did not run counts at the next tick:
+            what arrived meanwhile may not have been read yet.
         following: of a joint behind its set-point [rad].
         late: between two ticks of the executor itself [s].
     """
@@ -89,6 +90,7 @@ class Executor:
         self._fault: Fault | None = None
         self._beat = now
         self._ticked: float | None = now
+        self._absent = 0.0
         self._chunk = -1
         self._step = -1
         self._notes: list[str] = []
@@ -139,6 +141,7 @@ class Executor:
         """Stop if this process itself did not run: meanwhile the arms came to rest at the set-point sent last."""
         before, self._ticked = self._ticked, now
         gap = now - before if before is not None else 0.0
+        self._absent = max(0.0, gap - self._governor.tick)
         if self.powered and gap > self._watchdogs.late:
             self._governor.halt()
             text = f"the executor did not run for {1000 * gap:.0f} ms"
@@ -247,7 +250,7 @@ class Executor:
         stop = Stop.DECEL_THEN_DISABLE
         if not all(np.isfinite(values).all() for values in measured):
             return Fault("state", "the arms' state holds something that is not a finite number", stop)
-        if state.age(now) > self._watchdogs.state:
+        if state.age(now) - self._absent > self._watchdogs.state:
             return Fault("state", f"the arms' state is {1000 * state.age(now):.0f} ms old", stop)
         if state.errors:
             return Fault("error", "; ".join(state.errors), stop)

@@ -671,6 +671,23 @@ def test_a_tick_that_is_a_little_late_is_no_fault(rig: Rig) -> None:
     assert rig.tick(BEAT, after=0.09)["fault"] is None
 
 
+def test_a_state_that_nobody_could_read_is_old_only_at_the_next_tick(rig: Rig) -> None:
+    rig.moving()
+    rig.arms.pushing = [False, False]
+    assert rig.tick(BEAT, after=0.07)["fault"] is None
+    status = rig.tick(BEAT)
+    assert status["fault"]["name"] == "state"
+    assert "80 ms old" in status["fault"]["text"]
+
+
+def test_a_state_that_was_old_before_a_late_tick_is_old_in_it(rig: Rig) -> None:
+    rig.moving()
+    rig.arms.pushing = [False, False]
+    rig.ticks(4, BEAT)
+    assert rig.tick(BEAT, after=0.005)["fault"] is None
+    assert rig.tick(BEAT, after=0.03)["fault"]["name"] == "state"
+
+
 def test_disabled_arms_may_wait(rig: Rig) -> None:
     rig.tick()
     assert rig.tick(after=100.0)["fault"] is None
