@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import math
 import os
 import re
 import signal
@@ -495,11 +494,11 @@ class SteadyPolicy:
     """Lifts and lowers both tips a little, whatever it sees.
 
     Args:
-        slow_from: number of the decision from which on it takes its time, and says so.
+        slow: numbers, from 1, of the decisions for which it takes its time, and says so.
     """
 
-    def __init__(self, slow_from: float = math.inf) -> None:
-        self._slow_from, self._decisions = slow_from, 0
+    def __init__(self, slow: range = range(0)) -> None:
+        self._slow, self._decisions = slow, 0
         self.spec: Final = PolicySpec(
             name="steady",
             fingerprint="steady",
@@ -515,7 +514,7 @@ class SteadyPolicy:
         self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
     ) -> list[Candidates]:
         self._decisions += 1
-        if self._decisions >= self._slow_from:
+        if self._decisions in self._slow:
             _say("deciding")
             time.sleep(2.0)
         actions = np.zeros((n_candidates, 8, self.spec.action.size), np.float32)
@@ -530,7 +529,12 @@ def steady(path: Path | None = None) -> SteadyPolicy:
 
 def slow(path: Path | None = None) -> SteadyPolicy:
     """Ten decisions are the preflight's."""
-    return SteadyPolicy(12)
+    return SteadyPolicy(range(12, sys.maxsize))
+
+
+def warming(path: Path | None = None) -> SteadyPolicy:
+    """As with one that compiles what it needs, the first decision takes long."""
+    return SteadyPolicy(range(1, 2))
 
 
 def start_deploy(simulator: Simulator, out: Path, steps: int, film: bool, **evaluation: Any) -> subprocess.Popen[str]:

@@ -148,12 +148,13 @@ def test_after_control_c_nothing_new_begins(simulator: Simulator, interrupted: P
 def test_the_same_command_goes_on_and_runs_nothing_twice(
     simulator: Simulator, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With a policy whose very first decision takes seconds: the preflight's, with the arms at rest."""
     for moved in (True, False):
         simulator.forget()
-        process = start_deploy(simulator, interrupted, policy="tests.robots:steady", **STEADY)
+        process = start_deploy(simulator, interrupted, policy="tests.robots:warming", **STEADY)
         said, errors = process.communicate(timeout=4 * PATIENCE_S)
         assert process.returncode == 0, said + errors
-        assert bool(len(simulator.wire().arm)) is moved
+        assert bool(len(simulator.wire().arm)) is ("deciding\n" in said) is moved
         found = episodes(interrupted)
         assert [(e.task, e.error, e.steps) for e in found] == [(task, None, 16) for task in TASKS]
     assert len((interrupted / "episodes.jsonl").read_text().splitlines()) == 2

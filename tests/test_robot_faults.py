@@ -529,6 +529,36 @@ def test_an_executor_that_did_not_run_for_a_while_says_so_and_does_not_catch_up(
     finally:
         os.kill(process, signal.SIGCONT)
     until(lambda: not raises(lambda: bridge.status, "silent"), "a status")
+    assert_starved(bridge)
+
+
+HOG = """
+    import os, sys, time
+    os.sched_setaffinity(0, {int(sys.argv[1])})
+    time.sleep(float(sys.argv[2]) - time.monotonic())
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(80))
+    while time.monotonic() < float(sys.argv[2]) + 0.3:
+        pass
+"""
+
+
+@slow
+def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
+    """Processes of a higher priority take every processor, for less than the system allows them."""
+    if not bridge.link.about["realtime"]:
+        pytest.skip("no real-time priorities for this user, so nothing can take the processors away")
+    start = time.monotonic() + 2.0
+    hogs = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOG), str(cpu), str(start)])  # noqa: S603 - our own
+        for cpu in os.sched_getaffinity(0)
+    ]
+    bridge.sweep()
+    assert [hog.wait(PATIENCE_S) for hog in hogs] == [0] * len(hogs)
+    assert_starved(bridge)
+
+
+def assert_starved(bridge: Bridge) -> None:
+    """The executor found that it had not run: no set-point further, then no power."""
     found = bridge.settled()
     assert (found["name"], found["stop"]) == ("starved", DECEL)
     assert_text(found, r"the executor did not run for \d+ ms")
@@ -570,18 +600,15 @@ def test_a_killed_executor_is_said_and_leaves_its_black_box(bridge: Bridge) -> N
         assert any(np.array_equal(tail, boxed[end - len(tail) : end]) for end in ends)
 
 
-@slow
-@pytest.mark.skip(reason="the scheduler cannot be made to starve a process on demand: halting it stands for that")
-def test_a_starved_executor() -> None: ...
-
-
 def test_nothing_depends_on_the_time_of_day() -> None:
     """The wall clock may jump: only names of files may come from it, and those are not made here."""
     allowed = {"perf_counter", "monotonic", "sleep"}
+    of_the_simulator = {"time_ns"}  # the system's stamps are in it; only a difference of a moment is taken
     for path in sorted(Path(robotest.hardware.__path__[0]).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time":
-                assert node.attr in allowed, f"{path.name}:{node.lineno} uses time.{node.attr}"
+                known = allowed | of_the_simulator if path.name == "simulator.py" else allowed
+                assert node.attr in known, f"{path.name}:{node.lineno} uses time.{node.attr}"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
                 assert "datetime" not in names, f"{path.name}:{node.lineno}"

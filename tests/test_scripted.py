@@ -28,16 +28,16 @@ def successes(task: str, setting: str, style: str, n: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", suite.tasks)
-@pytest.mark.parametrize(("setting", "least"), [("clean", 95), ("randomized", 85)])
+@pytest.mark.parametrize(("setting", "least"), [("clean", 19), ("randomized", 17)])
 def test_the_expert_succeeds(task: str, setting: str, least: int) -> None:
-    assert successes(task, setting, "clean", 100) >= least
+    assert successes(task, setting, "clean", 20) >= least
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", sorted(set(STYLES) - {"clean"}))
 def test_every_style_succeeds_more_often_than_not(style: str) -> None:
     for task in suite.tasks:
-        assert successes(task, "clean", style, 10) >= 7, (task, style)
+        assert successes(task, "clean", style, 5) >= 4, (task, style)
 
 
 def test_styles_differ_from_the_clean_way() -> None:

@@ -139,13 +139,13 @@ def test_wrong_names_say_what_there_is() -> None:
 
 @pytest.mark.slow
 def test_experts_succeed_at_every_task() -> None:
-    """On two starts of each, with the noise of collection."""
+    """With the noise of collection."""
     failed = []
     for task in suite.tasks:
         with closing(suite.make(task, experts.options)) as env:
-            infos = [demonstrate(env, experts, derive("test", task, i), picture=False).info for i in range(2)]
-        failed += [(task, i) for i, info in enumerate(infos) if not info.success]
-    assert len(failed) <= 2, failed
+            info = demonstrate(env, experts, derive("test", task, 0), picture=False).info
+        failed += [] if info.success else [task]
+    assert len(failed) <= 1, failed
 
 
 @pytest.mark.slow
