@@ -37,6 +37,7 @@ RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
 """Of a joint position on the wire."""
 CONNECT_S: Final = 1.0
 ENABLE_S: Final = 10.0
+STATE_S: Final = 0.5
 _PUSH_CYCLE = 1  # times 5 ms
 _GRIPPER_S = 0.05
 _STOP_S = 2.5  # four answers that do not come, each waited for by the SDK for half a second, and a margin
@@ -125,7 +126,7 @@ class RealManPair:
 
     def enable(self) -> None:
         """Switch both arms on; refused while one reports an error or its emergency stop is pressed."""
-        state = self.state()
+        state = self._fresh_state()
         if state.stopped:
             raise RobotError("the emergency stop is pressed; release it, then try again")
         if state.errors:
@@ -251,6 +252,17 @@ class RealManPair:
             f"the {' and the '.join(missing)} arm answers but pushes no state to UDP port {self._config.udp_port}; is"
             " another program on that port, or a firewall before it?"
         )
+
+    def _fresh_state(self) -> RobotState:
+        """Return a state that was pushed after this was called: an older one may not tell of an error yet."""
+        asked = self._now()
+
+        def missing() -> str:
+            silent = [side for side, stamp in zip(SIDES, self.state().stamps, strict=True) if stamp <= asked]
+            return f"the {' and the '.join(silent)} arm does not push its state any more"
+
+        self._wait(lambda: float(self.state().stamps.min()) > asked, STATE_S, missing)
+        return self.state()
 
     def _require(self, code: int, side: str, what: str) -> None:
         if code != 0:
