@@ -39,6 +39,7 @@ CONNECT_S: Final = 1.0
 ENABLE_S: Final = 10.0
 STATE_S: Final = 0.5
 _PUSH_CYCLE = 1  # times 5 ms
+_IN_FLIGHT_S = 0.02
 _GRIPPER_S = 0.05
 _STOP_S = 2.5  # four answers that do not come, each waited for by the SDK for half a second, and a margin
 _GRIPPER_UNITS = 1000
@@ -121,12 +122,15 @@ class RealManPair:
             wanted = sdk.rm_udp_custom_config_t(joint_speed=1, arm_current_status=1)
             push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, wanted)
             self._require(arm.rm_set_realtime_push(push), side, "refuses to push its state")
-        self._wait(lambda: all(self._pushed), CONNECT_S, self._silent)
+        self._hear(CONNECT_S)
         self._grippers = [_Gripper(arm, side) for arm, side in zip(self._arms, SIDES, strict=True)]
 
     def enable(self) -> None:
         """Switch both arms on; refused while one reports an error or its emergency stop is pressed."""
-        state = self._fresh_state()
+        if not self._arms:
+            raise RobotError("not connected")
+        self._hear(STATE_S)
+        state = self.state()
         if state.stopped:
             raise RobotError("the emergency stop is pressed; release it, then try again")
         if state.errors:
@@ -246,23 +250,21 @@ class RealManPair:
             stamp=self._now(),
         )
 
-    def _silent(self) -> str:
-        missing = [side for side, pushed in zip(SIDES, self._pushed, strict=True) if pushed is None]
-        return (
-            f"the {' and the '.join(missing)} arm answers but pushes no state to UDP port {self._config.udp_port}; is"
-            " another program on that port, or a firewall before it?"
+    def _hear(self, limit_s: float) -> None:
+        """Wait until both arms pushed their state anew; one on its way already may be out of date, or the last."""
+        since = self._now() + _IN_FLIGHT_S
+
+        def silent() -> list[str]:
+            return [s for s, p in zip(SIDES, self._pushed, strict=True) if p is None or p.stamp <= since]
+
+        self._wait(
+            lambda: not silent(),
+            limit_s,
+            lambda: (
+                f"the {' and the '.join(silent())} arm pushes no state to UDP port {self._config.udp_port}; is another"
+                " program on that port, or a firewall before it?"
+            ),
         )
-
-    def _fresh_state(self) -> RobotState:
-        """Return a state that was pushed after this was called: an older one may not tell of an error yet."""
-        asked = self._now()
-
-        def missing() -> str:
-            silent = [side for side, stamp in zip(SIDES, self.state().stamps, strict=True) if stamp <= asked]
-            return f"the {' and the '.join(silent)} arm does not push its state any more"
-
-        self._wait(lambda: float(self.state().stamps.min()) > asked, STATE_S, missing)
-        return self.state()
 
     def _require(self, code: int, side: str, what: str) -> None:
         if code != 0:

@@ -388,7 +388,7 @@ def test_an_arm_that_answers_and_pushes_nothing(simulator: Simulator) -> None:
     told = connecting(simulator.place.config)
     simulator.clear()
     port = simulator.place.udp_port
-    assert_told(told, f"the right arm answers but pushes no state to UDP port {port}", "firewall")
+    assert_told(told, f"the right arm pushes no state to UDP port {port}", "firewall")
 
 
 def test_a_port_for_states_that_is_taken(simulator: Simulator) -> None:
@@ -438,7 +438,7 @@ def test_the_executor_passes_on_why_it_did_not_open(place: Place, tmp_path: Path
         ({"name": "error_code", "arm": RIGHT}, ("the right arm reports a collision (0x100d)", "Clear it")),
         ({"name": "joint_error", "arm": LEFT, "joint": 2}, ("joint 2 of the left arm", "(0x0800)", "Clear it")),
         ({"name": "estop", "arm": LEFT}, ("the emergency stop is pressed", "release it")),
-        ({"name": "udp_stop", "arm": LEFT}, ("the left arm does not push its state any more",)),
+        ({"name": "udp_stop", "arm": LEFT}, ("the left arm pushes no state to UDP port",)),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
