@@ -101,13 +101,14 @@ class Station:
         deadline = self._clock.now()
         while not (self._ended or self._alone) or self._executor.powered:
             self._clock.sleep_until(deadline)
-            messages = self._messages()
-            now = self._clock.now()  # none of them was sent later
+            now = self._clock.now()
             if self._ended:
                 self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
             if self._executor.powered and (ailment := self._rollout.ails()):
                 self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
             try:
+                messages = self._messages()
+                now = self._clock.now()  # none of them was sent later
                 status = self._executor.tick(now, messages)
                 self._post(status | {"late": now - deadline, "missed": self._missed})
             except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
