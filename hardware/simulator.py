@@ -599,7 +599,9 @@ class RobotSimulator:
     def _turn(self) -> None:
         deadline = min(self._next_physics, *(arm.due for arm in self._arms), *(s.due for s in self._benches))
         for key, events in self._selector.select(max(0.0, deadline - time.perf_counter())):
-            key.data(events)
+            watched = self._selector.get_map().get(key.fd)
+            if watched is not None and watched.fileobj is key.fileobj:  # what came before may have closed it
+                key.data(events & watched.events)
         now = time.perf_counter()
         self._catch_up(now)
         for arm in self._arms:

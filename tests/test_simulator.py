@@ -167,6 +167,7 @@ def arm(process: Process, bench: Bench) -> Iterator[Arm]:
     arm.socket.close()
     go_home(process, bench)
     arm = Arm(process.arms[0])  # anew: arrivals are told to everybody
+    assert arm.ask(command="set_arm_stop") == STOPPED  # it has been accepted
     yield arm
     arm.socket.close()
 
@@ -412,6 +413,26 @@ def test_lost_connections(process: Process, bench: Bench, arm: Arm, name: str) -
     again = Arm(process.arms[0])
     assert again.ask(command="set_arm_stop") == STOPPED
     again.socket.close()
+
+
+@slow
+def test_what_arrives_with_the_end_of_its_socket_ends_nothing_else(process: Process, bench: Bench) -> None:
+    faults: list[dict[str, Any]] = [{"name": "tcp_close", "refuse": True}, {"name": "tcp_half_open"}]
+    with contextlib.ExitStack() as held:
+        for fault in faults * 8:  # each time the bench's socket has another number, and so another turn
+            arm = Arm(process.arms[0])
+            held.callback(arm.socket.close)
+            assert arm.ask(command="set_arm_stop") == STOPPED
+            other = Bench(process.bench)
+            held.callback(other.channel.close)
+            assert other("hello")["robot"] == "rm75-dual"
+            process.process.send_signal(signal.SIGSTOP)  # so that all of these arrive at once
+            arm.send(command="set_arm_stop")
+            held.callback(Arm(process.arms[0]).socket.close)
+            other.channel.send({"do": "fault", "arm": 0, **fault})
+            process.process.send_signal(signal.SIGCONT)
+            assert other.channel.receive(PATIENCE_S)["active"][0] == [fault["name"]]
+            bench("clear")
 
 
 @slow
