@@ -1,11 +1,13 @@
 """What the robot bridge holds, judged at the sockets of simulated controllers through the vendor's SDK.
 
-    python benchmarks/robot.py [--what ticks,skew,reactions,fuzz] [--trials 20] [--seconds 60] [--frames 5000]
+    python benchmarks/robot.py [--what sleeper,ticks,reactions,fuzz] [--trials 20] [--seconds 60] [--frames 5000]
                                [--normal-priority] [--load N]
 
-ticks: error of the executor's ticks against absolute deadlines, drift, and the time between both arms' frames.
-reactions: from an event to the first braking set-point on the wire. fuzz: chunks of every bad kind, and every limit
-counted on what arrived. `--load N` keeps N processes busy beside it. Times are differences of one machine's clock.
+sleeper: what the machine itself does to a process that only sleeps at the executor's priority, with and without the
+executor's request that idle processors stay awake. ticks: error of the executor's ticks against absolute deadlines,
+drift, and the time between both arms' frames. reactions: from an event to the first braking set-point on the wire.
+fuzz: chunks of every bad kind, and every limit counted on what arrived. `--load N` keeps N processes busy beside it.
+Times are differences of one machine's clock.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from robotest import wire
-from robotest.hardware import black_box
+from robotest.hardware import black_box, station
 from robotest.hardware.governor import Chunk
 from robotest.hardware.link import RobotFaultError, RobotLink
 from robotest.hardware.realman import RESOLUTION_RAD
@@ -74,7 +76,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="ticks,reactions,fuzz")
+    parser.add_argument("--what", default="sleeper,ticks,reactions,fuzz")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--frames", type=int, default=5000)
@@ -86,10 +88,35 @@ def main() -> None:
     if given.rollout:
         _rollout(given.rollout, realtime=not given.normal_priority)
         return
-    with _simulator(), _load(given.load), tempfile.TemporaryDirectory() as folder:
+    with _simulator(given), _load(given.load), tempfile.TemporaryDirectory() as folder:
         bench = Bench()
         for what in given.what.split(","):
-            {"ticks": _ticks, "reactions": _reactions, "fuzz": _fuzz}[what](given, bench, Path(folder))
+            measure = {"sleeper": _sleeper, "ticks": _ticks, "reactions": _reactions, "fuzz": _fuzz}[what]
+            measure(given, bench, Path(folder))
+
+
+def _sleeper(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+    del bench, folder
+    for awake in (False, True):
+        process = multiprocessing.Process(target=_sleep, args=(given.seconds / 2, not given.normal_priority, awake))
+        process.start()
+        process.join()
+
+
+def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
+    priority = "real-time" if realtime and station.be_prompt() else "normal"
+    if awake:
+        station.stay_awake()
+    start = time.perf_counter()
+    late = []
+    for number in range(1, int(seconds / TICK_S)):
+        time.sleep(max(0.0, start + number * TICK_S - time.perf_counter()))
+        late.append(time.perf_counter() - start - number * TICK_S)
+    print(
+        f"sleeper: {priority} priority, idle processors {'kept awake' if awake else 'as they like'}:"
+        f" late p50 {_ms(late, 50)} p99 {_ms(late, 99)} max {_ms(late, 100)} ms",
+        flush=True,
+    )
 
 
 def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
@@ -325,9 +352,11 @@ def _link(folder: Path, given: argparse.Namespace) -> RobotLink:
 
 
 @contextlib.contextmanager
-def _simulator() -> Iterator[None]:
-    ports = ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
-    command = [sys.executable, "-m", "robotest.hardware.simulator", "--hosts", *HOSTS, *ports]
+def _simulator(given: argparse.Namespace) -> Iterator[None]:
+    command = [sys.executable, "-m", "robotest.hardware.simulator", "--hosts", *HOSTS]
+    command += ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
+    if given.normal_priority:  # real controllers do not take the executor's processor as soon as one frame has come
+        command.append("--no-real-time")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     assert process.stdout is not None
     try:

@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,7 +171,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
     connection = socket.socket(fileno=int(sys.argv[1]))
     request = wire.unpack(connection.recv(PACKET_BYTES))
-    realtime = request["realtime"] and _be_prompt()
+    realtime = request["realtime"] and be_prompt()
     clock = WallClock()
     try:
         robot = resolve("robot", request["robot"])(request["config"])
@@ -188,15 +189,16 @@ def main() -> None:
     connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
     gc.collect()
     gc.freeze()
-    if realtime:
+    if request["realtime"]:  # granted or not
         _stay_in_memory()
+        stay_awake()
     station.serve()
     robot.disconnect()
     box.close()
     _leave()
 
 
-def _be_prompt() -> bool:
+def be_prompt() -> bool:
     """Ask for a real-time priority, for the SDK's threads too; return whether it was given."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
@@ -207,7 +209,16 @@ def _be_prompt() -> bool:
 
 def _stay_in_memory() -> None:
     """Ask that no page of this process is given up while it is idle: to read it again takes longer than a tick."""
-    ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)  # refused or not, the arms can be moved
+    ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)
+
+
+def stay_awake() -> None:
+    """Ask that idle processors do not sleep deeply: to wake one up takes longer than a tick may be late.
+
+    Holds while the file is open, to the end of this process (Linux's PM quality of service interface).
+    """
+    with contextlib.suppress(OSError):
+        os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY), struct.pack("i", 0))
 
 
 def _leave() -> None:

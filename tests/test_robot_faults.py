@@ -532,6 +532,15 @@ def test_an_executor_that_did_not_run_for_a_while_says_so_and_does_not_catch_up(
     assert_starved(bridge)
 
 
+@slow
+def test_the_executor_asks_idle_processors_to_stay_awake(bridge: Bridge) -> None:
+    device = Path("/dev/cpu_dma_latency")
+    if not os.access(device, os.W_OK):
+        pytest.skip(f"this user may not write to {device}")
+    held = Path(f"/proc/{bridge.link.process.pid}/fd").iterdir()
+    assert device in [descriptor.readlink() for descriptor in held]
+
+
 HOG = """
     import os, sys, time
     os.sched_setaffinity(0, {int(sys.argv[1])})
