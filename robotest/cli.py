@@ -76,9 +76,12 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         RobotestError: it is not understood; one line.
     """
     captured = io.StringIO()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with contextlib.redirect_stderr(captured):
-            command: Command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="robotest", args=arguments)
+            if words and words[0] in COMMANDS:  # its own parser: what it says of a mistake is about this command alone
+                return tyro.cli(COMMANDS[words[0]], prog=f"robotest {words[0]}", args=words[1:])
+            command: Command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="robotest", args=words)
     except SystemExit as exit_:
         if not exit_.code:
             raise

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from robotest import evaluate
-from robotest.cli import main
+from robotest.cli import COMMANDS, main
 from robotest.commands.evaluation import Eval
 from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError
@@ -63,6 +63,12 @@ def test_list_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]) -> None:
     line = _fails(capsys, *arguments)
     assert all(word in line for word in words), line
+
+
+def test_a_mistyped_option_is_answered_by_its_own_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    line = _fails(capsys, "eval", "--verfiers", "leverage")
+    assert "--verifiers" in line
+    assert [name for name in COMMANDS if f"robotest {name} " in line] == ["eval"]
 
 
 @pytest.mark.parametrize(
