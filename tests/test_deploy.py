@@ -404,6 +404,26 @@ def test_a_blind_operator_is_not_told_the_condition_and_may_leave(
         assert_switched_off(simulator.wire().said(arm))
 
 
+def test_a_shadow_sends_nothing_and_writes_down_what_it_would_have_sent(
+    simulator: Simulator, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator.clear()
+    simulator.forget()
+    arguments = ["--policy", "tests.robots:steady", "--verifier", "first", "--candidates", "2", "--episodes", "1"]
+    assert main(["deploy", "--shadow", "--config", str(config), *arguments, "--out", str(tmp_path / "run")]) == 0
+    sent = simulator.wire()
+    assert len(sent.arm) == 0
+    assert {command["command"] for _, command in sent.commands} <= {"set_realtime_push"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "shadow.jsonl").read_text().splitlines()]
+    chunks = [line for line in lines if "steps" in line]
+    steps = [line for line in lines if "difference_rad" in line]
+    assert sum(line["steps"] for line in chunks) == len(steps) == 16
+    assert not any("rejected" in line for line in chunks)
+    assert all(max(line["difference_rad"]) > 0.04 for line in steps), "the arms followed, or nothing was asked of them"
+    told = json.loads(capsys.readouterr().out)
+    assert (told["chunks"], told["rejected"]) == (len(chunks), 0)
+
+
 def test_without_a_terminal_nobody_could_stop_the_arms(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
