@@ -301,7 +301,9 @@ class Executor:
         commanded = self._governor.commanded
         if state is not None and not self.powered:  # nothing is commanded; what would be is where the arms are
             commanded = Setpoint(state.joints, state.openings)
-        told = {} if state is None else {"joints": state.joints, "openings": state.openings, "stamps": state.stamps}
+        told: dict[str, Any] = {}
+        if state is not None:
+            told = {name: getattr(state, name) for name in ("joints", "openings", "stamps", "enabled")}
         return {
             "time": now,
             "mode": self._mode.value,

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from robotest import wire
+from robotest.hardware.executor import Watchdogs
 from robotest.hardware.governor import Chunk
+from robotest.hardware.layout import SIDES
 from robotest.hardware.robot import RobotError, Stop
 from robotest.hardware.station import PACKET_BYTES
 from robotest.types import Clock
@@ -23,6 +25,7 @@ BEAT_S: Final = 0.02
 SILENT_S: Final = 0.5
 """An executor not heard of for this long is taken for dead; then only the hardware's stop is left."""
 _END_S = 5.0
+_OFF_S = 3.0  # switching off may wait for four answers of an arm, half a second each
 
 
 class RobotFaultError(RobotError):
@@ -127,6 +130,20 @@ class RobotLink:
         self.send({"do": "enable"})
         self.wait(lambda s: s["mode"] != "disabled", limit_s, "the arms to be enabled")
 
+    def with_power(self, limit_s: float = _OFF_S) -> list[str]:
+        """Return the sides whose arm was not seen to lose its power, by a fresh state and within a time.
+
+        That an arm was told to switch off says little: its connection may be dead.
+        """
+        end = time.monotonic() + limit_s
+        with self._heard:
+            while True:
+                status = self.status
+                found = [side for i, side in enumerate(SIDES) if not _is_off(status, i)]
+                if not found or time.monotonic() > end:
+                    return found
+                self._heard.wait(0.05)
+
     def reset(self) -> None:
         """Forget a latched fault once the arms are stopped; its cause is looked at again at the next `enable`."""
         self._until(lambda s: s["mode"] == "disabled" or bool(s["at_rest"]), 5.0, "the arms to come to rest")
@@ -201,3 +218,9 @@ class RobotLink:
                 with self._heard, contextlib.suppress(wire.WireError):
                     self._status = wire.unpack(newest)
                     self._heard.notify_all()
+
+
+def _is_off(status: Mapping[str, Any], arm: int) -> bool:
+    if "enabled" not in status or status["time"] - status["stamps"][arm] > Watchdogs.state:
+        return False
+    return not status["enabled"][arm].any()

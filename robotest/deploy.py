@@ -206,7 +206,10 @@ class RobotCrew:
         """Reset a fault and power the arms, both only after the operator agreed."""
         status = self._link.status
         if fault := status.get("fault"):
-            self._console.confirm(f"stopped: {fault['text']}. When that is mended, Enter resets it")
+            text = f"stopped: {fault['text']}"
+            if fault["stop"] != Stop.HOLD.value and (arms := self._link.with_power()):
+                text += f". KEEP AWAY: the {' and the '.join(arms)} arm was not seen to lose its power"
+            self._console.confirm(f"{text}. When that is mended, Enter resets it")
             self._link.reset()
         if self._link.status["mode"] == "disabled":
             self._console.confirm("the arms will be powered and move home slowly; keep clear. Enter to go on")

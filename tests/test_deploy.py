@@ -424,6 +424,25 @@ def test_a_shadow_sends_nothing_and_writes_down_what_it_would_have_sent(
     assert (told["chunks"], told["rejected"]) == (len(chunks), 0)
 
 
+def test_the_operator_is_told_of_an_arm_that_keeps_its_power(
+    simulator: Simulator, config: Path, tmp_path: Path
+) -> None:
+    simulator.clear()
+    person = operator(config, tmp_path / "run", "--verifier", "first")
+    try:
+        begin(person)
+        person.expect("any key stops the arms")
+        person.expect("Enter when ready")
+        simulator.forget()
+        person.type("\n")
+        until(lambda: simulator.wire().moves(), "motion")
+        simulator.fault("udp_stop", arm=0)
+        person.expect("KEEP AWAY: the left arm was not seen to lose its power. When that is mended, Enter resets it")
+    finally:
+        person.close()
+        simulator.clear()
+
+
 def test_without_a_terminal_nobody_could_stop_the_arms(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

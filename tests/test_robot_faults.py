@@ -186,6 +186,19 @@ def assert_text(found: dict[str, Any], words: str) -> None:
 
 
 @slow
+@pytest.mark.parametrize("fault", ["tcp_half_open", "udp_stop"])
+def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, fault: str) -> None:
+    assert bridge.link.with_power(0.0) == ["left", "right"]
+    bridge.sweep()
+    bridge.simulator.fault(fault, arm=RIGHT)
+    assert bridge.settled()["stop"] == DECEL
+    assert bridge.link.with_power() == ["right"]
+    bridge.simulator.clear()
+    until(lambda: bridge.link.with_power() == [], "both arms without power")
+    assert_latched(bridge, DECEL)
+
+
+@slow
 @pytest.mark.parametrize("name", ["tcp_close", "tcp_reset"])
 @pytest.mark.parametrize("arm", [LEFT, RIGHT])
 def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Bridge, name: str, arm: int) -> None:
