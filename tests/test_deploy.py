@@ -342,6 +342,14 @@ def begin(person: Operator) -> None:
     person.expect("preflight: 1 cameras live")
 
 
+def set_off(person: Operator, simulator: Simulator) -> None:
+    person.expect("any key stops the arms")
+    person.expect("Enter when ready")
+    simulator.forget()
+    person.type("\n")
+    until(lambda: simulator.wire().moves(), "motion")
+
+
 def test_the_operator_labels_repeats_and_stops(simulator: Simulator, config: Path, tmp_path: Path) -> None:
     simulator.clear()
     person = operator(config, tmp_path / "run", "--verifier", "first,random")
@@ -354,11 +362,7 @@ def test_the_operator_labels_repeats_and_stops(simulator: Simulator, config: Pat
                 person.type("\n")
             person.expect("the episode is over. Did it succeed? [y = yes, n = no, r = redo]")
             person.type(f"{answer}\n")
-        person.expect("any key stops the arms")
-        person.expect("Enter when ready")
-        simulator.forget()
-        person.type("\n")
-        until(lambda: simulator.wire().moves(), "motion")
+        set_off(person, simulator)
         person.type("x")
         person.expect("the operator pressed a key. Did it succeed?")
         until(lambda: not np.diff(simulator.wire().frames(0)[-5:], axis=0).any(), "arms at rest")
@@ -386,11 +390,7 @@ def test_a_blind_operator_is_not_told_the_condition_and_may_leave(
     person = operator(config, tmp_path / "run", "--verifier", "first,random", "--blind")
     try:
         begin(person)
-        person.expect("any key stops the arms")
-        person.expect("Enter when ready")
-        simulator.forget()
-        person.type("\n")
-        until(lambda: simulator.wire().moves(), "motion")
+        set_off(person, simulator)
         person.type("\x03")
         assert person.end() == 130, person.seen
     finally:
@@ -431,11 +431,7 @@ def test_the_operator_is_told_of_an_arm_that_keeps_its_power(
     person = operator(config, tmp_path / "run", "--verifier", "first")
     try:
         begin(person)
-        person.expect("any key stops the arms")
-        person.expect("Enter when ready")
-        simulator.forget()
-        person.type("\n")
-        until(lambda: simulator.wire().moves(), "motion")
+        set_off(person, simulator)
         simulator.fault("udp_stop", arm=0)
         person.expect("KEEP AWAY: the left arm was not seen to lose its power. When that is mended, Enter resets it")
     finally:
