@@ -209,7 +209,8 @@ def be_prompt() -> bool:
 
 def _stay_in_memory() -> None:
     """Ask that no page of this process is given up while it is idle: to read it again takes longer than a tick."""
-    ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)
+    with contextlib.suppress(AttributeError):  # not every system has it
+        ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)
 
 
 def stay_awake() -> None:
