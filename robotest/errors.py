@@ -33,6 +33,18 @@ class InvalidActionError(RobotestError):
     """An action or a score that is not finite or has the wrong shape."""
 
 
+class InvalidObservationError(RobotestError):
+    """An observation that is not finite, or not laid out as its environment says."""
+
+
+class SuccessError(RobotestError):
+    """Success that is neither yes nor no, or that nothing defines."""
+
+
+class UnpairedStartsError(RobotestError):
+    """Conditions that should start alike and did not: what they end in are no pairs."""
+
+
 class ArtifactError(RobotestError):
     """A file that is missing, damaged, of another kind, or made for another policy."""
 

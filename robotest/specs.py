@@ -108,6 +108,12 @@ class EnvSpec:
         standin_assets: whether models or pictures of ours replace the original's, so that rates cannot be compared
             with published ones. Written to `run.json`.
         patience_s: a reset, or the actions of a chunk, that take longer than this have hung [s].
+        success: the rule by which an episode succeeds, as `robotest.success` has it; ``predicate`` where the task
+            computes it, ``none`` where nothing does and only returns are compared.
+        simulator: what computes the physics, with its version, e.g. ``mujoco 3.3.7``; part of a run's identity.
+        caveats: what every table of a run must say, e.g. that its physics is not the published benchmark's.
+        repeatable: whether `Env.reset` brings about the same start again; False for robots, whose starts people lay
+            out. Starts of the others are compared, not believed.
     """
 
     name: str
@@ -120,6 +126,10 @@ class EnvSpec:
     max_steps: int
     standin_assets: bool = False
     patience_s: float = 60.0
+    success: str = "predicate"
+    simulator: str = ""
+    caveats: tuple[str, ...] = ()
+    repeatable: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form, read back by `from_json`."""
@@ -130,7 +140,7 @@ class EnvSpec:
         """Inverse of `to_json`."""
         cameras = {name: (int(height), int(width)) for name, (height, width) in data["cameras"].items()}
         layouts = {name: VectorSpec.from_json(data[name]) for name in ("action", "state")}
-        return cls(**{**data, **layouts, "cameras": cameras})
+        return cls(**{**data, **layouts, "cameras": cameras, "caveats": tuple(data["caveats"])})
 
 
 @dataclasses.dataclass(frozen=True)

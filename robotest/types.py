@@ -84,14 +84,17 @@ class StepStatus:
         success: the task's predicate holds now.
         done: the episode is over (success, or a state from which nothing can follow; not the step limit).
         sent: the action really sent, after clipping to the bounds.
+        reward: of this step; None where the environment gives none.
     """
 
     success: bool
     done: bool
     sent: Float32[np.ndarray, " A"]
+    reward: float | None = None
 
 
-Outcome = Literal["success", "failure", "error"]
+Outcome = Literal["success", "failure", "unjudged", "error"]
+"""``unjudged``: it ended, and the run has no rule by which it could succeed or fail."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Episode:
         condition: name of the verifier (the thing compared).
         task: task name.
         index: episode number within the task; equal indices of different conditions are paired.
-        outcome: success, failure or error; an error never enters a rate.
+        outcome: only successes and failures enter a rate.
         steps: actions executed.
         max_steps: the task's step limit.
         decisions: chunks requested.
@@ -112,6 +115,9 @@ class Episode:
         sample_s: summed policy time [s].
         verify_s: summed verifier time [s].
         wall_s: wall-clock time of the episode [s].
+        start: part of the first observation -> its digest; equal starts have equal digests. Empty if nothing was
+            observed, or where people lay out the start.
+        episode_return: sum of the rewards; None where the environment gives none.
     """
 
     condition: str
@@ -127,6 +133,8 @@ class Episode:
     sample_s: float
     verify_s: float
     wall_s: float
+    start: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    episode_return: float | None = None
 
 
 @runtime_checkable
@@ -200,6 +208,8 @@ class EnvOptions:
         image_size: height of the policy's images [px]; the suite settles their width.
         cameras: what `Env.observe` renders, the policy's choice among the suite's; None: all of them.
         expert: style of the scripted expert that is asked beside the environment, for the policy ``expert``.
+        success: rule by which an episode succeeds (`robotest.success`); None: the suite's own.
+        env_args: ``key=value`` texts for the suite, e.g. for `gymnasium.make`.
     """
 
     setting: str = "clean"
@@ -208,12 +218,15 @@ class EnvOptions:
     image_size: int = 48
     cameras: tuple[str, ...] | None = None
     expert: str | None = None
+    success: str | None = None
+    env_args: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EnvOptions:
         """Inverse of `dataclasses.asdict`, where tuples have become lists on the way."""
         cameras = data.get("cameras")
-        return cls(**{**data, "cameras": None if cameras is None else tuple(cameras)})
+        given = {"cameras": None if cameras is None else tuple(cameras), "env_args": tuple(data.get("env_args", ()))}
+        return cls(**{**data, **given})
 
 
 @runtime_checkable
