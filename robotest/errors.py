@@ -6,8 +6,11 @@ line and exits with 2; inside an episode it becomes that episode's `error`, whic
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class RobotestError(Exception):
@@ -59,3 +62,25 @@ class InterruptedRunError(RobotestError):
 
 class ConformanceError(RobotestError):
     """A part breaks its contract; found by `robotest.testing`."""
+
+
+def describe(exception: BaseException) -> str:
+    """Return an exception as one line."""
+    return " ".join(f"{type(exception).__name__}: {exception}".split())
+
+
+@contextlib.contextmanager
+def building(what: str) -> Iterator[None]:
+    """Turn whatever somebody's constructor, factory or module raises into one line that says where.
+
+    Args:
+        what: is being built, e.g. ``env 'my_env:suite'``.
+    """
+    try:
+        yield
+    except RobotestError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        raise RobotestError(f"{what} cannot be built: {describe(error)}{place}") from error

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from robotest import registry
-from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError, UnknownNameError
-from robotest.randomness import derive, generator
+from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError, UnknownNameError, building
+from robotest.randomness import GlobalGenerators, derive, generator
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Candidates, Env, EnvOptions, Observation, SimulatedEnv, StepStatus, Suite
 
@@ -108,8 +108,17 @@ def make(name: str, suite: Suite, task: str, options: EnvOptions) -> Env:
         suite: builds.
         task: of the suite.
         options: how.
+
+    Raises:
+        RobotestError: whatever building it raises, in one line.
     """
-    env = suite.make(task, options)
+    # What a constructor draws from global generators is then the same in every process.
+    with building(f"env {name!r}, task {task!r}"), GlobalGenerators(derive("build", name, task)).lent():
+        env = suite.make(task, options)
+        given = env.spec.success
+    if options.success not in (None, given):
+        env.close()
+        raise RobotestError(f"--success {options.success!r} given; {name} judges its tasks itself, by {given!r}")
     if options.expert is None:
         return env
     if not isinstance(env, SimulatedEnv):

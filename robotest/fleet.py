@@ -30,9 +30,9 @@ from threadpoolctl import threadpool_limits
 import robotest
 from robotest import interrupt
 from robotest.crew import Assignment, Finished, SuiteInfo
-from robotest.errors import RobotestError
+from robotest.errors import RobotestError, describe
 from robotest.planner import DecisionRequest, Planner
-from robotest.rollout import Attempt, Trace, describe, result
+from robotest.rollout import Attempt, Trace, result
 from robotest.specs import EnvSpec
 from robotest.types import Decision, EnvOptions, Observation
 from robotest.wire import Channel, DisconnectedError, WireError
@@ -198,7 +198,14 @@ class _Planning:
         with threadpool_limits(limits=1):
             while (batch := self._batch()) is not None:
                 for (worker, _), decision in zip(batch, self._decide([r for _, r in batch]), strict=True):
-                    worker.answer(decision)
+                    self._answer(worker, decision)
+
+    def _answer(self, worker: _Worker, decision: Decision | Exception) -> None:
+        """Answer, whatever happens: a worker without an answer would wait for ever."""
+        try:
+            worker.answer(decision)
+        except Exception as error:  # noqa: BLE001 - it becomes the result of that episode
+            worker.answer(error)
 
     def _batch(self) -> list[tuple[_Worker, DecisionRequest]] | None:
         """Wait for a request; return it and what else waits by then. None: the end."""
@@ -219,9 +226,9 @@ class _Planning:
         """Decide together, or one by one where that fails, so that a fault stays with its own request."""
         try:
             return [*self.planner.decide(requests)]
-        except Exception as error:  # noqa: BLE001 - it becomes the result of that episode
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes the result of that episode
             if len(requests) == 1:
-                return [error]
+                return [error if isinstance(error, Exception) else RobotestError(describe(error))]
             return [decision for request in requests for decision in self._decide([request])]
 
 
@@ -344,6 +351,8 @@ class _Worker:
                     snapshots=[] if message["snapshots"] is None else list(message["snapshots"]),
                     actions=message["actions"],
                     success=message["success"],
+                    rewards=message["rewards"],
+                    start=message["start"],
                     decisions=list(zip(message["steps"], self._decisions, strict=True)),
                 )
                 return [self.finished(self._explained(Attempt(**message["attempt"])), trace)]
@@ -365,8 +374,12 @@ class _Worker:
             self._refusal = decision
             self._send({"do": "refused"})
         else:
-            self._decisions.append(decision)
-            self._send({"do": "chunk", "actions": decision.chunk})
+            self._decisions.append(decision)  # first: the worker may have ended before this thread goes on
+            try:
+                self._send({"do": "chunk", "actions": decision.chunk})
+            except WireError:
+                self._decisions.pop()
+                raise
 
     def finished(self, ended: Attempt, trace: Trace) -> Finished:
         """File an episode and be idle again."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from robotest.errors import InvalidActionError, RobotestError
+from robotest.errors import InvalidActionError, RobotestError, describe
 from robotest.randomness import EpisodeSeeds
 from robotest.specs import EnvSpec
 from robotest.types import Candidates, Clock, Decision, Observation, Policy, Verifier
@@ -84,15 +85,28 @@ class Planner:
     def _sampling_seed(self, request: DecisionRequest) -> int:
         return request.seeds.noise(request.number)
 
-    def _choose(self, request: DecisionRequest, candidates: Candidates, sample_s: float) -> Decision:
+    def _choose(self, request: DecisionRequest, sampled: Candidates, sample_s: float) -> Decision:
+        candidates = self._in_numpy(sampled)
         self._require_valid(candidates)
         verifier = self._verifiers[request.condition]
         with self._verifying:  # quick beside the policy, and nobody asked verifiers to be safe in threads
             start = self._clock.now()
-            scores = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
+            given = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
             verify_s = self._clock.now() - start
+        scores: Float64[np.ndarray, " M"] = _in_numpy(given, np.float64, f"verifier {verifier.spec.name!r} gave scores")
         _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
         return Decision(candidates, scores, int(np.argmax(scores)), sample_s, verify_s)
+
+    def _in_numpy(self, sampled: Candidates) -> Candidates:
+        """Return candidates as arrays of ours: what torch or JAX made cannot be sent to a worker, nor recorded."""
+        who = f"policy {self._policy.spec.name!r} gave"
+        if not isinstance(sampled, Candidates):
+            raise InvalidActionError(f"{who} a {type(sampled).__name__}; robotest.types.Candidates are needed")
+        return Candidates(
+            _in_numpy(sampled.actions, np.float32, f"{who} chunks"),
+            {name: _in_numpy(f, np.float32, f"{who} features {name!r}") for name, f in sampled.features.items()},
+            None if sampled.log_probs is None else _in_numpy(sampled.log_probs, np.float32, f"{who} log_probs"),
+        )
 
     def _require_valid(self, candidates: Candidates) -> None:
         spec, actions = self._policy.spec, candidates.actions
@@ -102,6 +116,21 @@ class Planner:
         if not np.isfinite(actions).all():
             bad = int(np.argmin(np.isfinite(actions).all(axis=(1, 2))))
             raise InvalidActionError(f"policy {spec.name!r} gave a non-finite action in candidate {bad}")
+
+
+def _in_numpy(given: object, dtype: type[np.floating[Any]], what: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return numbers of any library as an array, without a copy where they are one already."""
+    if isinstance(given, np.ndarray) and given.dtype == dtype:
+        return given
+    try:
+        found = np.asarray(
+            given.detach().cpu() if hasattr(given, "detach") else given
+        )  # torch's, maybe with a gradient
+    except Exception as error:
+        raise InvalidActionError(f"{what} as a {type(given).__name__}, which is no array: {describe(error)}") from error
+    if found.dtype.kind not in "biuf":
+        raise InvalidActionError(f"{what} as {found.dtype}; numbers are needed")
+    return found.astype(dtype)
 
 
 def _require_valid_scores(name: str, scores: Float64[np.ndarray, " M"], n_candidates: int) -> None:

@@ -6,8 +6,13 @@ accident, and the result does not depend on the order of evaluation, the machine
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +57,66 @@ class EpisodeSeeds:
     @property
     def _future(self) -> tuple[int, ...]:
         return (self.continuation,) if self.continuation else ()
+
+
+class GlobalGenerators:
+    """The generators that belong to the whole process (`random`, `numpy.random`, torch's), lent to one environment.
+
+    Simulators draw from them: starts would then depend on what ran before, and on the number of workers. Within `lent`
+    they continue a stream that begins at the seed; outside they are everybody else's, as if nothing had been drawn.
+
+    Args:
+        seed: where the stream begins.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._states: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within it the global generators are this environment's."""
+        others = {source.name: source.get() for source in _sources()}
+        for source in _sources():
+            if source.name in self._states:
+                source.set(self._states[source.name])
+            else:
+                source.seed(self._seed)
+        try:
+            yield
+        finally:
+            for source in _sources():
+                self._states[source.name] = source.get()
+                if source.name in others:  # not, if it was imported meanwhile
+                    source.set(others[source.name])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A global generator."""
+
+    name: str
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    seed: Callable[[int], object]
+
+
+def _sources() -> list[_Source]:
+    """Return the global generators there are; torch is not imported for its own."""
+    numpys = np.random.mtrand._rand  # noqa: SLF001 - what `np.random.seed` and its kin act on; their names are banned here
+    found = [
+        _Source("random", random.getstate, random.setstate, random.seed),
+        _Source(
+            "numpy",
+            lambda: numpys.get_state(legacy=False),
+            numpys.set_state,
+            lambda seed: numpys.seed(seed % 2**32),
+        ),
+    ]
+    torch = sys.modules.get("torch")
+    generator = getattr(torch, "default_generator", None)  # None while torch is being imported
+    if generator is not None:
+        found.append(
+            _Source("torch", generator.get_state, generator.set_state, lambda seed: generator.manual_seed(seed % 2**63))
+        )
+    return found

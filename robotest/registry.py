@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 from typing import Any, Literal
 
-from robotest.errors import RobotestError, UnknownNameError
+from robotest.errors import RobotestError, UnknownNameError, building, describe
 
 Kind = Literal["env", "expert", "policy", "verifier", "robot"]
 
@@ -69,7 +69,8 @@ def resolve(kind: Kind, name: str) -> Any:
     if not separator or not module or not attribute:
         raise UnknownNameError(kind, name, table(kind))
     found = _load(kind, name, target)
-    made = found if member is None else found(member)
+    with building(f"{kind} {name!r}"):
+        made = found if member is None else found(member)
     _require_kind(kind, name, made)
     return made
 
@@ -92,6 +93,8 @@ def _load(kind: Kind, name: str, target: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {describe(error)}") from error
 
 
 def _require_kind(kind: Kind, name: str, found: Any) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from robotest.errors import RobotestError
-from robotest.randomness import EpisodeSeeds
+from robotest import success
+from robotest.errors import InvalidObservationError, RobotestError, describe
+from robotest.randomness import EpisodeSeeds, GlobalGenerators
+from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, Env, Episode, Observation, Outcome, Recorder, SimulatedEnv, StepStatus
 
+SNAPSHOT: Final = "simulator state"
+"""Part of a start's digest that depends on the action mode, and so is not compared between runs of two."""
 Decide = Callable[[Observation, int], Decision]
 """What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
 
@@ -44,7 +51,8 @@ def rollout(
 ) -> bool:
     """Run one episode and return whether it succeeded.
 
-    Between two decisions nothing is observed, and so nothing is rendered.
+    Between two decisions nothing is observed, and so nothing is rendered. While the environment is at work the
+    process's global generators are its own, seeded at the reset.
 
     Args:
         env: where to act; `stop` is called on every exit, also by an exception.
@@ -55,25 +63,29 @@ def rollout(
         execute: how many actions of a chunk to execute before the next decision; None is all of them.
         origin: where to start; None is the episode's beginning. Steps and decisions are numbered on from there.
     """
-    spec = env.spec
+    spec, generators = env.spec, GlobalGenerators(seeds.reset)
     try:
-        env.reset(seeds.reset, seeds.episode)
-        step, number = _go_to(env, origin) if origin else (0, 0)
-        recorder.begin(env)
-        while True:
+        with generators.lent():
+            env.reset(seeds.reset, seeds.episode)
+            step, number = _go_to(env, origin) if origin else (0, 0)
+            recorder.begin(env)
             observation = env.observe()
+        while True:
+            require_valid(observation, spec)
             decision = decide(observation, number)
             recorder.decision(step, observation, decision)
             actions = decision.chunk[:execute]
-            env.begin_chunk(actions)
-            start = clock.now()
-            for k, action in enumerate(actions, 1):
-                status = env.apply(action)
-                step += 1
-                recorder.step(env, action, status)
-                clock.sleep_until(start + k * spec.control_dt)
-                if status.done or step == spec.max_steps:
-                    return status.success
+            with generators.lent():
+                env.begin_chunk(actions)
+                start = clock.now()
+                for k, action in enumerate(actions, 1):
+                    status = env.apply(action)
+                    step += 1
+                    recorder.step(env, action, status)
+                    clock.sleep_until(start + k * spec.control_dt)
+                    if success.truth(status.done, "done") or step == spec.max_steps:
+                        return success.truth(status.success)
+                observation = env.observe()
             number += 1
     finally:
         env.stop()
@@ -86,12 +98,51 @@ def _go_to(env: Env, origin: Origin) -> tuple[int, int]:
     return origin.step, origin.number
 
 
+def require_valid(observation: Observation, spec: EnvSpec) -> None:
+    """Raise `InvalidObservationError` unless an observation is finite and laid out as the spec says.
+
+    A policy would act on it all the same, and what is a broken simulation would count as a failure.
+    """
+    state = observation.state
+    if np.shape(state) != (spec.state.size,):
+        raise InvalidObservationError(
+            f"state of shape {np.shape(state)} observed; {spec.name} says ({spec.state.size},)"
+        )
+    if not np.isfinite(state).all():
+        bad = [c.name for c in spec.state.components if not np.isfinite(state[spec.state.slice(c.name)]).all()]
+        raise InvalidObservationError(f"{', '.join(bad)} observed as not finite: {state.tolist()!s:.200}")
+    for camera, size in spec.cameras.items():
+        image = observation.images.get(camera)
+        if image is None or np.shape(image) != (*size, 3) or np.asarray(image).dtype != np.uint8:
+            given = "nothing" if image is None else f"{np.asarray(image).dtype} {np.shape(image)}"
+            raise InvalidObservationError(f"camera {camera!r} shows {given}; {spec.name} says uint8 {(*size, 3)}")
+
+
+def digest(observation: Observation, snapshot: Float64[np.ndarray, " N"] | None = None) -> dict[str, str]:
+    """Return part of a start -> 64 bits of BLAKE2b over it. Parts of another size have other names.
+
+    Args:
+        observation: the first.
+        snapshot: the simulator's state, which also holds what is not observed.
+    """
+
+    def parts() -> Iterator[tuple[str, bytes]]:
+        if snapshot is not None:
+            yield f"{SNAPSHOT}[{len(snapshot)}]", snapshot.tobytes()
+        yield f"state[{len(observation.state)}]", np.ascontiguousarray(observation.state).tobytes()
+        yield "instruction", observation.instruction.encode(errors="surrogatepass")
+        for camera, image in observation.images.items():
+            yield f"{camera}[{image.shape[0]}x{image.shape[1]}]", np.ascontiguousarray(image).tobytes()
+
+    return {name: hashlib.blake2b(data, digest_size=8).hexdigest() for name, data in parts()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Attempt:
     """How an attempt at an episode ended.
 
     Attributes:
-        outcome: success, failure or error.
+        outcome: how the episode ended.
         error: one line when `outcome` is error.
         traceback: where it happened, for people; empty otherwise.
         wall_s: wall-clock time of the episode [s].
@@ -128,15 +179,11 @@ def attempt(
     start, error, where = timer.now(), None, ""
     outcome: Outcome
     try:
-        outcome = "success" if rollout(env, decide, seeds, recorder, clock, execute, origin) else "failure"
-    except Exception as exception:  # noqa: BLE001 - whatever breaks an episode is that episode's result, not the run's end
+        succeeded = rollout(env, decide, seeds, recorder, clock, execute, origin)
+        outcome = "unjudged" if env.spec.success == success.NONE else "success" if succeeded else "failure"
+    except (Exception, SystemExit) as exception:  # noqa: BLE001 - whatever breaks an episode is its result, not the run's end
         outcome, error, where = "error", describe(exception), traceback.format_exc()
     return Attempt(outcome, error, where, timer.now() - start)
-
-
-def describe(exception: BaseException) -> str:
-    """Return an exception as one line."""
-    return " ".join(f"{type(exception).__name__}: {exception}".split())
 
 
 def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt, trace: Trace) -> Episode:
@@ -163,6 +210,8 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
         sample_s=sum(d.sample_s for _, d in trace.decisions),
         verify_s=sum(d.verify_s for _, d in trace.decisions),
         wall_s=attempt.wall_s,
+        start=trace.start,
+        episode_return=math.fsum(trace.rewards) if trace.rewards else None,
     )
 
 
@@ -175,30 +224,42 @@ class Trace:
         snapshots: the state after the reset and after every action; empty if the environment is not simulated.
         actions: the actions really sent.
         success: the task's predicate after every action.
+        rewards: of every action; empty if the environment gives none.
         decisions: (number of the action that followed, decision).
+        start: `digest` of the first observation; empty where starts are not repeatable.
     """
 
     instruction: str = ""
     snapshots: list[Float64[np.ndarray, " N"]] = dataclasses.field(default_factory=list)
     actions: list[Float32[np.ndarray, " A"]] = dataclasses.field(default_factory=list)
     success: list[bool] = dataclasses.field(default_factory=list)
+    rewards: list[float] = dataclasses.field(default_factory=list)
     decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
+    start: dict[str, str] = dataclasses.field(default_factory=dict)
+    _repeatable: bool = dataclasses.field(default=False, repr=False)
     _simulator: SimulatedEnv | None = dataclasses.field(default=None, repr=False)
 
     def begin(self, env: Env) -> None:
         """Keep the initial state."""
         self._simulator = env if isinstance(env, SimulatedEnv) else None  # asked once: slower than a step
+        self._repeatable = env.spec.repeatable
         self._snapshot()
 
     def decision(self, step: int, observation: Observation, decision: Decision) -> None:
         """Keep a decision."""
         self.instruction = observation.instruction
+        if self._repeatable and not self.decisions:
+            self.start = digest(observation, self.snapshots[0] if self.snapshots else None)
         self.decisions.append((step, decision))
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:  # noqa: ARG002
         """Keep what an action did."""
         self.actions.append(status.sent.copy())
-        self.success.append(status.success)
+        self.success.append(success.truth(status.success))
+        if status.reward is not None:
+            if not math.isfinite(status.reward):
+                raise InvalidObservationError(f"reward {status.reward} of step {len(self.actions)} is not finite")
+            self.rewards.append(status.reward)
         self._snapshot()
 
     def _snapshot(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from robotest import interrupt, recording, registry, runs
+from robotest import experts, interrupt, recording, registry, runs
 from robotest.errors import RobotestError
 from robotest.recording import Recording
 from robotest.types import Episode, Outcome, SimulatedEnv
@@ -250,7 +250,7 @@ def _environments() -> Iterator[Callable[[recording.Scene], SimulatedEnv]]:
         options = dataclasses.replace(scene.options, cameras=None, expert=None)  # all, not those of the policy
         key = (scene.env, scene.task, options)
         if key not in built:
-            env = registry.resolve("env", scene.env).make(scene.task, options)
+            env = experts.make(scene.env, registry.resolve("env", scene.env), scene.task, options)
             if not isinstance(env, SimulatedEnv):
                 raise RobotestError(f"{scene.env}:{scene.task} cannot restore states, so it cannot be filmed")
             built[key] = env

@@ -7,7 +7,8 @@ with the keys ``do`` and ``env``, the suite's name:
     spec {task, options}                    -> spec {spec}
     run {seeds, options, execute, origin}   -> spec {spec} if the environment had to be made, then per decision
         ask {observation, number}           <- chunk {actions}, or refused {}
-                                            -> ended {attempt, instruction, steps, actions, success, snapshots}
+                                            -> ended {attempt, instruction, start, steps, actions, success, rewards,
+                                                      snapshots}
 
 or with error {text} where a request cannot be met. Between two decisions nothing is sent.
 """
@@ -32,14 +33,14 @@ import numpy as np
 
 import robotest
 from robotest import experts
-from robotest.errors import RobotestError
+from robotest.errors import RobotestError, describe
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.rollout import Origin, SimClock, Trace, WallClock, attempt, describe
+from robotest.rollout import Origin, SimClock, Trace, WallClock, attempt
 from robotest.types import Candidates, Decision, Env, EnvOptions, Observation, Suite
 from robotest.wire import Channel, DisconnectedError
 
-PROTOCOL = 1
+PROTOCOL = 2
 DUMP_SIGNAL = signal.SIGUSR1
 """What makes a worker write down where it is, for the parent to read before it ends it."""
 
@@ -71,7 +72,7 @@ class Worker:
                 self._channel.send(self._answer(request))
             except DisconnectedError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides what follows
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent decides what follows
                 traceback.print_exc()
                 text = str(error) if isinstance(error, RobotestError) else describe(error)
                 self._channel.send({"do": "error", "text": text})
@@ -104,6 +105,8 @@ class Worker:
             "steps": [step for step, _ in trace.decisions],
             "actions": list(trace.actions),
             "success": trace.success,
+            "rewards": trace.rewards,
+            "start": trace.start,
             "snapshots": np.stack(trace.snapshots) if trace.snapshots else None,
         }
 
