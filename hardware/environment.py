@@ -72,6 +72,7 @@ class RobotEnv:
             cameras={name: camera.size for name, camera in cameras.items()},
             control_dt=CONTROL_DT,
             max_steps=max_steps,
+            repeatable=False,
         )
         self._low, self._high = self.spec.action.low, self.spec.action.high
         self._instruction = ""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import robotest.policies
-from robotest import runs, schedule
+from robotest import provenance, runs, schedule
 from robotest.evaluate import EvalConfig
 
 FILE = "complete.json"
-_NO_MATTER = ("out", "workers", "env_python", "batch_window_s")
+_NO_MATTER = ("out", "workers", "env_python", "batch_window_s", "retry", "allow_code_changes")
 """Arguments that no result depends on."""
 
 
@@ -37,9 +37,12 @@ def read(config: EvalConfig) -> runs.Summary | None:
         return None
     asked, finished = runs.read(config.out)
     asked = dataclasses.replace(asked, verifiers={c: asked.verifiers.get(c) for c in conditions}, tasks=tuple(tasks))
-    if not all(key in finished for key in schedule.keys(asked, finished)):
+    keys = schedule.keys(asked, finished)
+    if not all(key in finished for key in keys):
         return None
-    return schedule.summarise(asked, finished)
+    if config.retry == "errors" and any(finished[key].outcome == "error" for key in keys):
+        return None
+    return schedule.summarise(asked, finished, unpaired=config.unpaired)
 
 
 def write(config: EvalConfig, summary: runs.Summary) -> None:
@@ -53,18 +56,21 @@ def write(config: EvalConfig, summary: runs.Summary) -> None:
 def _asked(config: EvalConfig) -> dict[str, Any]:
     """The arguments in the form that JSON gives back, and what the files they name hold."""
     asked = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
-    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(_files(config))}
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(set(_files(config)))}
     result: dict[str, Any] = json.loads(json.dumps({**asked, "files": files}))
     return result
 
 
 def _files(config: EvalConfig) -> Iterator[Path]:
-    """Every file that the results depend on: the policy's folder, and the verifiers given by path."""
+    """Every file that the results depend on: the policy's folder, verifiers given by path, code given by name."""
     shipped = Path(robotest.policies.__path__[0]) / "weights" / config.policy
     for folder in (Path(config.policy), shipped):
         if folder.is_dir():
-            yield from folder.glob("*.safetensors")
-    for text in config.verifiers:
-        _, _, file = text.partition("=")
+            yield from (path for path in folder.iterdir() if path.is_file())
+    yield from provenance.source_files("env", config.env)
+    yield from provenance.source_files("policy", config.policy)
+    for text in config.verifiers or ():
+        name, _, file = text.partition("=")
+        yield from provenance.source_files("verifier", name.removeprefix("lowest:"))
         if file and Path(file).is_file():
             yield Path(file)

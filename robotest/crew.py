@@ -63,12 +63,14 @@ class Finished:
         trace: what happened.
         control_dt: seconds between two actions [s].
         traceback: where an error happened; empty without one.
+        began: whether it got as far as its first action.
     """
 
     episode: Episode
     trace: Trace
     control_dt: float
     traceback: str = ""
+    began: bool = True
 
 
 @runtime_checkable
@@ -140,7 +142,7 @@ class InProcess:
         clock = SimClock()
         ended = attempt(env, decide, seeds, trace, clock, self._timer, assignment.execute, assignment.origin)
         episode = result(condition, seeds, env.spec.max_steps, ended, trace)
-        return Finished(episode, trace, env.spec.control_dt, ended.traceback)
+        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
 
     def _env(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

@@ -200,7 +200,7 @@ class RobotCrew:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
         episode = result(assignment.condition, seeds, env.spec.max_steps, ended, trace)
-        return Finished(episode, trace, env.spec.control_dt, ended.traceback)
+        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""

@@ -56,6 +56,10 @@ class RunDirectoryError(RobotestError):
     """A run directory that cannot be written, or that belongs to other arguments."""
 
 
+class BrokenRunError(RobotestError):
+    """A run whose first episodes all failed before they began; what is filed is kept."""
+
+
 class InterruptedRunError(RobotestError):
     """The user stopped a run; everything finished is kept, and the message says how to go on."""
 

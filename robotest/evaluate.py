@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from threadpoolctl import threadpool_limits
 
 import robotest.policies
-from robotest import experts, interrupt, recording, schedule
+from robotest import experts, interrupt, pairing, provenance, recording, schedule, success
 from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
-from robotest.errors import InterruptedRunError, RobotestError, UnknownNameError
+from robotest.errors import (
+    BrokenRunError,
+    InterruptedRunError,
+    RobotestError,
+    SpecMismatchError,
+    UnknownNameError,
+    building,
+)
 from robotest.fleet import Fleet
 from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
@@ -24,6 +32,11 @@ from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, k
 from robotest.sequential import decided
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
+
+DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
+"""What is compared if nothing is said, as far as it was fitted to the policy."""
+TOO_MANY: Final = 3
+"""Episodes of a condition that fail before they begin, after which a run is not worth going on with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +49,16 @@ class EvalConfig:
     """Environment suite: a registered name or module:attribute."""
     policy: str = "mini_vla"
     """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
-    verifiers: tuple[str, ...] = ("random", "medoid", "cfn", "leverage")
-    """Conditions to compare: NAME, NAME=FILE, lowest:NAME or module:attribute. With a FILE, its stem is the name."""
+    verifiers: tuple[str, ...] | None = None
+    """Conditions to compare: NAME, NAME=FILE, lowest:NAME or module:attribute. With a FILE, its stem is the name.
+    None: random, medoid, and of cfn and leverage those that were fitted to the policy."""
     tasks: tuple[str, ...] = ()
     """Tasks; all of the suite if none is given."""
     episodes: int = 20
     """Episodes per task and condition."""
     candidates: int = 8
     """Chunks sampled per decision."""
-    execute: int | None = 8
+    execute: int | None = None
     """Actions of a chunk executed before the next decision; None: all."""
     seed: int = 0
     """Run seed: start states and noises follow from it alone."""
@@ -56,8 +70,19 @@ class EvalConfig:
     """Instruction templates."""
     image_size: int | None = None
     """Height and width of the policy's images [px]; None: what the policy needs."""
-    record: bool = True
-    """Write episode files; without them there are no videos."""
+    success: str | None = None
+    """When an episode has succeeded, as `robotest.success` has it; None: as the environment says itself."""
+    env_args: tuple[str, ...] = ()
+    """KEY=VALUE for the environment, e.g. for `gymnasium.make`."""
+    record: Literal["none", "states", "images"] = "states"
+    """What episode files hold: states, from which pictures are made afterwards; or also the frames that were rendered
+    during the run, for environments without states. none: no files, and so no videos."""
+    unpaired: bool = False
+    """Compare conditions as independent samples, where equal indices are not equal starts."""
+    retry: Literal["none", "errors"] = "none"
+    """errors: run again what ended in an error."""
+    allow_code_changes: bool = False
+    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
     pair: tuple[str, str] | None = None
     """The two conditions that the next three are about; None: the only two."""
     stop_when_decided: bool = False
@@ -127,7 +152,10 @@ def evaluate(
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
     with threadpool_limits(limits=1), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
         job = _prepare(config, crew, timer or WallClock())
-        with RunDirectory(config.out, job.arguments, about or {}) as run:
+        arguments = job.arguments
+        with RunDirectory(config.out, arguments, about or {}, allow_code_changes=config.allow_code_changes) as run:
+            if config.retry == "errors":
+                run.forget(_errors(arguments, run.episodes))
             try:
                 with interrupt.deferred():
                     _run_missing(job, crew, run, progress)
@@ -136,9 +164,18 @@ def evaluate(
                     f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                     " the same command goes on from there"
                 ) from pressed
-            summary = schedule.summarise(job.arguments, run.episodes)
+            summary = schedule.summarise(arguments, run.episodes, unpaired=config.unpaired)
             run.finish(summary)
     return summary
+
+
+def _errors(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Key]:
+    """Return the errors among what is asked for."""
+    return [
+        key
+        for key, episode in episodes.items()
+        if episode.outcome == "error" and key[0] in arguments.verifiers and key[1] in arguments.tasks
+    ]
 
 
 def prepare(config: EvalConfig, crew: Crew, timer: Clock) -> tuple[Planner, list[Assignment]]:
@@ -185,13 +222,21 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     if style is not None:
         config = _for_expert(config, style)
     tasks = _check(config, suite)
-    policy, folder = load_policy(config.policy) if style is None else (_expert(config, crew, style), None)
-    conditions = _load_conditions(config.verifiers, policy, folder)
+    if style is None:
+        policy, folder = load_policy(config.policy, lambda: crew.spec(tasks[0], _plain_options(config, suite)))
+    else:
+        policy, folder = _expert(config, crew, style), None
+    verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
+    conditions = _load_conditions(verifiers, policy, folder)
     planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
     execute, options = _execute(config.execute, policy), _options(config, suite, policy, style)
     spec = crew.spec(tasks[0], options)
     planner.require_fits(spec)
+    _require_comparable(config, spec)
     identity = _identity(config, spec, policy.spec, options, execute)
+    identity["code"] = provenance.digest(
+        [("env", config.env), ("policy", config.policy), *(("verifier", name) for name in _kinds(verifiers))]
+    )
     names = [c.name for c in conditions]
     arguments = Arguments(
         identity=identity,
@@ -205,8 +250,51 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     return _Job(config, options, planner, execute, arguments)
 
 
+class _Watch:
+    """Ends a run that is broken from the start: one in which all episodes of a condition fail before they begin.
+
+    Args:
+        run: to continue.
+        unpaired: conditions need not start alike.
+    """
+
+    def __init__(self, run: RunDirectory, *, unpaired: bool) -> None:
+        self._run, self._unpaired = run, unpaired
+        self._sound = {e.condition for e in run.episodes.values() if e.outcome != "error" or e.steps}
+        self._stillborn: dict[str, int] = {}
+        self._starts: dict[tuple[str, int], list[Episode]] = {}
+        for episode in run.episodes.values():
+            self._starts.setdefault((episode.task, episode.index), []).append(episode)
+
+    def look(self, finished: Finished) -> None:
+        """Look at an episode that was just filed.
+
+        Raises:
+            UnpairedStartsError: it started differently than its partners did.
+            BrokenRunError: it is the last of `TOO_MANY` that failed before they began.
+        """
+        episode = finished.episode
+        partners = self._starts.setdefault((episode.task, episode.index), [])
+        partners.append(episode)
+        if not self._unpaired:
+            pairing.require_same_starts(partners)
+        if finished.began or episode.outcome != "error":
+            self._sound.add(episode.condition)
+        if episode.condition in self._sound:
+            return
+        self._stillborn[episode.condition] = self._stillborn.get(episode.condition, 0) + 1
+        if self._stillborn[episode.condition] == TOO_MANY:
+            where = episode_path(self._run.path, key_of(episode)).with_suffix(".txt")
+            raise BrokenRunError(
+                f"stopped: {TOO_MANY} episodes of {episode.condition!r} failed before their first action, and none"
+                f" began: {episode.error} (see {where}). Mend the cause; the same command with --retry errors runs"
+                " them again"
+            )
+
+
 def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
     """Run what is not in the directory yet; an adaptive run's second pass is known when its first is done."""
+    watch = _Watch(run, unpaired=job.config.unpaired)
     found = sum(key in run.episodes for key in schedule.keys(job.arguments, run.episodes))
     total = len(job.arguments.verifiers) * len(job.arguments.tasks) * job.arguments.episodes
     done = found
@@ -219,6 +307,7 @@ def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[P
                 _file(job, run, finished)
                 done += 1
                 progress(Progress(total, done, found, finished.episode))
+                watch.look(finished)
 
 
 def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iterator[Assignment]:
@@ -241,7 +330,9 @@ def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
     seeds = EpisodeSeeds(job.config.seed, finished.episode.task, finished.episode.index)
     scene = recording.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
     with writing(run.path):
-        if job.config.record:
+        for suffix in (".txt", ".mp4"):
+            path.with_suffix(suffix).unlink(missing_ok=True)  # of an error that was run again
+        if job.config.record != "none":
             recording.write(path, recording.from_trace(finished.episode, scene, finished.trace))
         if finished.traceback:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +346,7 @@ def _check(config: EvalConfig, suite: SuiteInfo) -> tuple[str, ...]:
         raise RobotestError(f"--episodes {config.episodes} given; at least 1 is needed")
     if config.candidates < 1:
         raise RobotestError(f"--candidates {config.candidates} given; at least 1 is needed")
-    if not config.verifiers:
+    if config.verifiers is not None and not config.verifiers:
         raise RobotestError("no verifiers given; give at least one, e.g. --verifiers random")
     for task in config.tasks:
         if task not in suite.tasks:
@@ -299,7 +390,7 @@ def _for_expert(config: EvalConfig, style: str) -> EvalConfig:
     for task in config.tasks:
         if task not in asked.tasks:
             raise UnknownNameError(f"task of {config.env} with an expert", task, asked.tasks)
-    verifiers = ("first",) if config.verifiers == EvalConfig.verifiers else config.verifiers
+    verifiers = ("first",) if config.verifiers is None else config.verifiers
     return dataclasses.replace(config, tasks=config.tasks or asked.tasks, verifiers=verifiers, candidates=1, execute=1)
 
 
@@ -309,8 +400,33 @@ def _expert(config: EvalConfig, crew: Crew, style: str) -> Policy:
     return experts.ExpertPolicy(crew.spec(config.tasks[0], options), style)
 
 
+def _require_comparable(config: EvalConfig, spec: EnvSpec) -> None:
+    """Refuse what needs pairs of outcomes where there are none."""
+    for given, why in ((config.unpaired, "--unpaired"), (spec.success == success.NONE, "--success none")):
+        if given and (config.stop_when_decided or config.allocate == "adaptive"):
+            raise RobotestError(f"{why} given with stopping or adaptive allocation, which need pairs of outcomes")
+
+
+def _plain_options(config: EvalConfig, suite: SuiteInfo) -> EnvOptions:
+    """Return how to build an environment for a policy that is to be made for it."""
+    return EnvOptions(
+        setting=config.setting or suite.settings[0],
+        action_mode=config.action_mode or suite.action_modes[0],
+        wording=config.wording,
+        image_size=config.image_size or EnvOptions.image_size,
+        success=config.success,
+        env_args=config.env_args,
+    )
+
+
 def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | None) -> EnvOptions:
     """Fill in what the policy settles."""
+    mode = policy.spec.action.mode
+    if config.action_mode is None and mode not in suite.action_modes:
+        raise SpecMismatchError(
+            f"policy {policy.spec.name!r} gives actions of mode {mode!r}; {config.env} takes"
+            f" {', '.join(suite.action_modes)}: give another --policy, e.g. random"
+        )
     sizes = [height for height, _ in policy.spec.cameras.values()] or [EnvOptions.image_size]
     return EnvOptions(
         setting=config.setting or suite.settings[0],
@@ -319,6 +435,8 @@ def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | 
         image_size=config.image_size or sizes[0],
         cameras=tuple(policy.spec.cameras),
         expert=style,
+        success=config.success,
+        env_args=config.env_args,
     )
 
 
@@ -328,7 +446,12 @@ def _identity(
     """Everything that changes what an episode is; file names do not."""
     return {
         "env": config.env,
-        **{name: value for name, value in dataclasses.asdict(options).items() if name not in ("cameras", "expert")},
+        **{name: getattr(options, name) for name in ("setting", "action_mode", "wording", "image_size")},
+        "env_args": list(options.env_args),
+        "success": env.success,
+        "simulator": env.simulator,
+        "caveats": list(env.caveats),
+        "repeatable": env.repeatable,
         "standin_assets": env.standin_assets,
         "policy": policy.name,
         "policy_fingerprint": policy.fingerprint,
@@ -336,6 +459,23 @@ def _identity(
         "execute": execute,
         "seed": config.seed,
     }
+
+
+def default_verifiers(folder: Path | None) -> tuple[str, ...]:
+    """Return what is compared if nothing is said: the controls, and what was fitted to the policy.
+
+    Args:
+        folder: where the policy's fitted verifiers lie, if anywhere.
+    """
+    *controls, cfn, leverage = DEFAULT_VERIFIERS
+    return (*controls, *(v for v in (cfn, leverage) if folder and (folder / f"{v}.safetensors").is_file()))
+
+
+def _kinds(verifiers: Iterable[str]) -> Iterator[str]:
+    """Yield the registered name or module:attribute in each verifier, as `load_condition` reads it."""
+    for text in verifiers:
+        name, _, inner = text.partition("=")[0].partition(":")
+        yield (inner or "leverage") if name == "lowest" else text.partition("=")[0]
 
 
 def _load_conditions(texts: Sequence[str], policy: Policy, folder: Path | None) -> list[Condition]:
@@ -350,12 +490,17 @@ def _require_distinct(kind: str, names: Sequence[str]) -> None:
             raise RobotestError(f"{kind} {name!r} given {names.count(name)} times; names must differ")
 
 
-def load_policy(text: str) -> tuple[Policy, Path | None]:
+def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
+
+    Args:
+        text: as given.
+        env: says what the policy is for; called if its factory has a parameter ``env``.
 
     Raises:
         UnknownNameError: it is none of the three.
         ArtifactError: its weights are missing or damaged.
+        RobotestError: whatever else its factory raises.
     """
     if experts.style_of(text) is not None:
         raise RobotestError(
@@ -363,14 +508,30 @@ def load_policy(text: str) -> tuple[Policy, Path | None]:
         )
     known, folder = table("policy"), Path(text)
     if text not in known and folder.is_dir():
-        policy: Policy = resolve("policy", "mini_vla")(folder)
+        with building(f"policy {text!r}"):
+            policy: Policy = resolve("policy", "mini_vla")(folder)
         return policy, folder
     if text not in known and ("/" in text or ":" not in text):
         raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
-    policy = resolve("policy", text)(None)
+    factory = resolve("policy", text)
+    given: dict[str, Any] = {}
+    if takes_env(factory):
+        if env is None:
+            raise RobotestError(f"policy {text!r} is made for an environment; name one")
+        given["env"] = env()
+    with building(f"policy {text!r}"):
+        policy = factory(None, **given)
     _require_made(text, policy, Policy)
     shipped = Path(robotest.policies.__path__[0]) / "weights" / text
     return policy, shipped if shipped.is_dir() else None
+
+
+def takes_env(factory: Callable[..., object]) -> bool:
+    """Return whether a policy's factory wants to know the `EnvSpec`."""
+    try:
+        return "env" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return False
 
 
 def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
@@ -397,7 +558,9 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
             condition.fingerprint,
         )
     path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
-    verifier: Verifier = resolve("verifier", name)(policy.spec, path)
+    factory = resolve("verifier", name)
+    with building(f"verifier {name!r}"):
+        verifier: Verifier = factory(policy.spec, path)
     _require_made(name, verifier, Verifier)
     return Condition(condition_name(text), verifier, _fingerprint(path))
 

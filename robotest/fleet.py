@@ -387,7 +387,8 @@ class _Worker:
         max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
         episode = result(self.assignment.condition, self.assignment.seeds, max_steps, ended, trace)
         self.assignment, self._deadline = None, math.inf
-        return Finished(episode, trace, control_dt, ended.traceback)
+        began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
+        return Finished(episode, trace, control_dt, ended.traceback, began)
 
     def end(self) -> None:
         """End the process, whatever it is doing."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from robotest import runs
-from robotest.errors import RunDirectoryError
+from robotest.errors import RunDirectoryError, UnpairedStartsError
+from robotest.rollout import SNAPSHOT
 from robotest.runs import Arguments, Key
 from robotest.types import Episode
 
-SAME = ("env", "setting", "wording", "seed", "standin_assets")
+SAME = ("env", "env_args", "setting", "wording", "seed", "success", "simulator", "standin_assets")
 """What two runs must have in common for equal indices to be the same start and the same question. Policy, candidates,
 execution and action mode may differ: they are what is compared."""
 
@@ -31,8 +32,13 @@ class Paired:
     pairs: tuple[tuple[str, str], ...]
 
 
-def pair(a: Path, b: Path) -> Paired:
+def pair(a: Path, b: Path, *, unpaired: bool = False) -> Paired:
     """Read two runs as one.
+
+    Args:
+        a: one run.
+        b: the other.
+        unpaired: they are to be compared as independent samples, so that seeds may differ.
 
     Raises:
         RunDirectoryError: one is missing or damaged, or they are not about the same starts; the message says why.
@@ -41,8 +47,10 @@ def pair(a: Path, b: Path) -> Paired:
     differences = [
         f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
         for name in SAME
-        if first.identity.get(name) != second.identity.get(name)
+        if first.identity.get(name) != second.identity.get(name) and not (unpaired and name == "seed")
     ]
+    if not unpaired and first.identity.get("action_mode") != second.identity.get("action_mode"):
+        one, other = _without_snapshots(one), _without_snapshots(other)
     tasks = tuple(task for task in first.tasks if task in second.tasks)
     if not tasks:
         differences.append(f"they have no task in common: {', '.join(first.tasks)}; {', '.join(second.tasks)}")
@@ -70,6 +78,36 @@ def pair(a: Path, b: Path) -> Paired:
             if c == d or not set(first.verifiers) & set(second.verifiers)
         ),
     )
+
+
+def require_same_starts(episodes: Iterable[Episode]) -> None:
+    """Compare the digests of equal starts.
+
+    Raises:
+        UnpairedStartsError: two conditions started an episode differently.
+    """
+    seen: dict[tuple[str, int], list[Episode]] = {}
+    for episode in episodes:
+        for other in seen.setdefault((episode.task, episode.index), []):
+            parts = [name for name, digest in episode.start.items() if other.start.get(name, digest) != digest]
+            if parts and other.condition != episode.condition:
+                raise UnpairedStartsError(
+                    f"episode {episode.index} of {episode.task!r} starts differently under {other.condition!r} and"
+                    f" {episode.condition!r} ({', '.join(parts)}): the environment does not start from its seed alone,"
+                    " or was changed in between, so these are no pairs. Have `reset` draw everything from its seed, or"
+                    " compare independent samples with --unpaired"
+                )
+        seen[episode.task, episode.index].append(episode)
+
+
+def _without_snapshots(episodes: Mapping[Key, Episode]) -> dict[Key, Episode]:
+    """Take out what the start's digest says of the action mode."""
+
+    def observed(episode: Episode) -> Episode:
+        start = {name: digest for name, digest in episode.start.items() if not name.startswith(SNAPSHOT)}
+        return dataclasses.replace(episode, start=start)
+
+    return {key: observed(episode) for key, episode in episodes.items()}
 
 
 def _limits(one: Mapping[Key, Episode], other: Mapping[Key, Episode]) -> list[str]:

@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from robotest import stats
 from robotest.allocation import Estimate
 from robotest.errors import RunDirectoryError
 from robotest.sequential import Monitor
+from robotest.success import PREDICATE
 from robotest.types import Episode, Outcome
 
 FORMAT = 1
@@ -34,7 +37,11 @@ Start = tuple[str, int]
 """(task, index): what the conditions share."""
 ROUND = 10
 """Episodes of a task before the next one's turn; an environment is built again for every turn."""
+_LONGEST_FOLDER = 120
+"""Bytes; file systems allow 255, and some encrypting ones 143."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
+_NEWER = ("success", "simulator")
+"""Parts of an identity that earlier versions of robotest did not record."""
 _KINDS = {
     "condition": str,
     "task": str,
@@ -99,8 +106,41 @@ class Performance:
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+    """Episodes of a condition that ended in the same error.
+
+    Attributes:
+        condition: of these episodes.
+        error: the line they have in common.
+        episodes: how many.
+        first: task and index of one of them.
+    """
+
+    condition: str
+    error: str
+    episodes: int
+    first: Start
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
-    """A run in numbers: `summary.json`."""
+    """A run in numbers: `summary.json`.
+
+    Attributes:
+        conditions: rates.
+        comparisons: of pairs of conditions; empty where starts are no pairs, or nothing is judged.
+        performance: what it cost.
+        level: of every interval.
+        sequential: verdict of a run that stops when it is decided.
+        adaptive: estimate of a run that spends episodes where they inform.
+        standin_assets: see `EnvSpec`.
+        unpaired: comparisons in the place of the paired ones, where starts differ.
+        returns: mean return of each condition; empty where the environment gives no rewards.
+        return_comparisons: of pairs of conditions.
+        errors: what went wrong, the most frequent first.
+        judged: whether success is defined.
+        notes: what every table must say: the rule of success, the simulator, caveats.
+    """
 
     conditions: Mapping[str, ConditionSummary]
     comparisons: tuple[stats.Comparison, ...]
@@ -109,6 +149,12 @@ class Summary:
     sequential: Monitor | None = None
     adaptive: Estimate | None = None
     standin_assets: bool = False
+    unpaired: tuple[stats.UnpairedComparison, ...] = ()
+    returns: Mapping[str, stats.Returns] = dataclasses.field(default_factory=dict)
+    return_comparisons: tuple[stats.ReturnComparison, ...] = ()
+    errors: tuple[Failure, ...] = ()
+    judged: bool = True
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout of `summary.json`."""
@@ -124,8 +170,13 @@ class Summary:
             "comparisons": [
                 {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
             ],
+            "unpaired_comparisons": [dataclasses.asdict(c) for c in self.unpaired],
+            "returns": {name: dataclasses.asdict(r) for name, r in self.returns.items()},
+            "return_comparisons": [dataclasses.asdict(c) for c in self.return_comparisons],
+            "errors": [dataclasses.asdict(e) for e in self.errors],
             "performance": dataclasses.asdict(self.performance),
             "standin_assets": self.standin_assets,
+            "notes": list(self.notes),
             **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
             **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
         }
@@ -139,13 +190,17 @@ class RunDirectory:
         arguments: what is asked for now.
         about: what else `run.json` should tell of this session, e.g. the command line. A session that differs from
             those before, also in versions or machine, is added to the list in `run.json`.
+        allow_code_changes: continue although the code behind the names in the arguments is another.
 
     Raises:
         RunDirectoryError: it cannot be written, belongs to other arguments, is damaged, or another process has it.
     """
 
-    def __init__(self, path: Path, arguments: Arguments, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, arguments: Arguments, about: Mapping[str, Any], *, allow_code_changes: bool = False
+    ) -> None:
         self.path = path
+        self._allow_code_changes = allow_code_changes
         self._lines: IO[str]
         self._arguments: Arguments
         with writing(path):
@@ -179,6 +234,13 @@ class RunDirectory:
             os.fsync(self._lines.fileno())
         self._episodes[key_of(episode)] = episode
 
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Take episodes out, to be run again."""
+        gone = set(keys)
+        if gone:
+            with writing(self.path):
+                self._rewrite({key: episode for key, episode in self._episodes.items() if key not in gone})
+
     def finish(self, summary: Summary) -> None:
         """Write `summary.json`, and bring the lines into the order of running.
 
@@ -208,11 +270,12 @@ class RunDirectory:
         file = self.path / "run.json"
         before = read_arguments(self.path) if file.exists() else None
         if before is not None:
-            _require_same(self.path, before, arguments)
+            _require_same(self.path, before, arguments, allow_code_changes=self._allow_code_changes)
         verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         episodes = read_episodes(self.path)
         _require_own(self.path, verifiers, episodes)
         session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
+        session["code"] = arguments.identity.get("code")
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
             sessions.append(session)
@@ -230,9 +293,25 @@ def key_of(episode: Episode) -> Key:
 
 
 def episode_path(run: Path, key: Key) -> Path:
-    """Return where the file of an episode is; videos lie beside it with another suffix."""
+    """Return where the file of an episode is; videos lie beside it with another suffix.
+
+    Names that no folder can have, or that would lead out of the run directory, are quoted as in a URL, and cut off
+    where they are long; the episode file holds the real ones.
+    """
     condition, task, index = key
-    return run / "episodes" / condition / task / f"{index:05d}.h5"
+    return run / "episodes" / _folder(condition) / _folder(task) / f"{index:05d}.h5"
+
+
+def _folder(name: str) -> str:
+    """Return a name as the name of a folder; different names have different folders."""
+    quoted = re.sub(
+        r"[%/\\\x00-\x1f\x7f]|^\.|^$", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()) or "%", name
+    )
+    data = quoted.encode(errors="surrogatepass")
+    if len(data) <= _LONGEST_FOLDER:
+        return quoted
+    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+    return f"{data[: _LONGEST_FOLDER - 20].decode(errors='ignore')}%{digest}"
 
 
 def read_arguments(run: Path) -> Arguments:
@@ -303,6 +382,9 @@ def summarise(
     tasks: Sequence[str],
     level: float = 0.95,
     pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    judged: bool = True,
+    unpaired: bool = False,
 ) -> Summary:
     """Compute the summary of some conditions and tasks.
 
@@ -312,11 +394,14 @@ def summarise(
         tasks: in the order to show them.
         level: of every interval.
         pairs: of conditions to compare; None: every pair, the later condition against the earlier.
+        judged: whether success is defined; if not, returns alone are compared.
+        unpaired: compare conditions as independent samples.
     """
     if pairs is None:
         pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
     within = [e for e in episodes if e.task in tasks and e.condition in conditions]
     by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
+    rewarded = any(e.episode_return is not None for e in within)
     return Summary(
         conditions={
             c: ConditionSummary(
@@ -326,7 +411,14 @@ def summarise(
             )
             for c, mine in by_condition.items()
         },
-        comparisons=tuple(stats.compare(a, b, within, level) for a, b in pairs),
+        comparisons=tuple(stats.compare(a, b, within, level) for a, b in pairs if judged and not unpaired),
+        unpaired=tuple(stats.compare_unpaired(a, b, within, level) for a, b in pairs if judged and unpaired),
+        returns={c: stats.returns(mine, level) for c, mine in by_condition.items()} if rewarded else {},
+        return_comparisons=tuple(
+            stats.compare_returns(a, b, within, level, paired=not unpaired) for a, b in pairs if rewarded
+        ),
+        errors=_failures(within),
+        judged=judged,
         performance=Performance(
             episodes=len(within),
             steps=sum(e.steps for e in within),
@@ -336,6 +428,26 @@ def summarise(
         ),
         level=level,
     )
+
+
+def _failures(episodes: Sequence[Episode]) -> tuple[Failure, ...]:
+    """Group errors by what they say."""
+    groups: dict[tuple[str, str], list[Episode]] = {}
+    for e in episodes:
+        if e.outcome == "error":
+            groups.setdefault((e.condition, e.error or "no reason recorded"), []).append(e)
+    found = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
+    return tuple(sorted(found, key=lambda failure: -failure.episodes))
+
+
+def notes(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what every table of a run must say, beside that its assets are stand-ins."""
+    rule = identity.get("success", PREDICATE)
+    told = [] if rule == PREDICATE else [f"success: {rule}"]
+    told += [text for text in (identity.get("simulator"), *identity.get("caveats", ())) if text]
+    if not identity.get("repeatable", True):
+        told.append("starts laid out by people, not compared")
+    return tuple(told)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -426,11 +538,17 @@ def _drop_torn_line(file: Path) -> None:
         opened.truncate(opened.read().rfind(b"\n") + 1)
 
 
-def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
+def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_changes: bool) -> None:
+    old = [name for name in _NEWER if name in now.identity and name not in before.identity]
+    if old:
+        raise RunDirectoryError(
+            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(old)}: it can be read"
+            " (`robotest compare`), but not continued; give another --out"
+        )
     differences = [
         f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
         for name in {**before.identity, **now.identity}
-        if before.identity.get(name) != now.identity.get(name)
+        if before.identity.get(name) != now.identity.get(name) and not (name == "code" and allow_code_changes)
     ]
     differences += [
         f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
@@ -438,8 +556,10 @@ def _require_same(path: Path, before: Arguments, now: Arguments) -> None:
         if name in before.verifiers and before.verifiers[name] != fingerprint
     ]
     if differences:
+        edited = before.identity.get("code") != now.identity.get("code")
+        hint = ", or --allow-code-changes to keep the episodes of the code before" if edited else ""
         raise RunDirectoryError(
-            f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out"
+            f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out{hint}"
         )
 
 

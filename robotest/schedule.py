@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from robotest import allocation, runs
+from robotest import allocation, runs, success
+from robotest.pairing import require_same_starts
 from robotest.randomness import derive
 from robotest.runs import ROUND, Arguments, Key, Start
 from robotest.sequential import Monitor
@@ -60,10 +61,21 @@ def summarise(
     episodes: Mapping[Key, Episode],
     level: float = 0.95,
     pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    unpaired: bool = False,
 ) -> runs.Summary:
-    """Summarise what is finished of a run, leaving out what a decision made superfluous; see `runs.summarise`."""
+    """Summarise what is finished of a run, leaving out what a decision made superfluous; see `runs.summarise`.
+
+    Raises:
+        UnpairedStartsError: conditions are to be paired that did not start alike.
+    """
     finished = [episodes[key] for key in keys(arguments, episodes) if key in episodes]
-    summary = runs.summarise(finished, list(arguments.verifiers), arguments.tasks, level, pairs)
+    if not unpaired:
+        require_same_starts(finished)
+    judged = arguments.identity.get("success") != success.NONE
+    summary = runs.summarise(
+        finished, list(arguments.verifiers), arguments.tasks, level, pairs, judged=judged, unpaired=unpaired
+    )
     estimate = None
     if arguments.adaptive:
         first, second = _passes(arguments, episodes)
@@ -73,6 +85,7 @@ def summarise(
         sequential=monitor(arguments, episodes),
         adaptive=estimate,
         standin_assets=bool(arguments.identity.get("standin_assets")),
+        notes=runs.notes(arguments.identity),
     )
 
 

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, norm, t
+from scipy.stats import binom, binomtest, fisher_exact, norm, permutation_test, t, ttest_ind
 
 from robotest.errors import RobotestError
 from robotest.randomness import derive, generator
 from robotest.types import Episode
 
 Interval = tuple[float, float]
+JUDGED = frozenset({"success", "failure"})
+"""Outcomes that enter rates and pairs."""
 _RESAMPLES = 10_000
 _FEWEST_TO_RESAMPLE = 5
 _WEBB = np.concatenate([np.sqrt([1.5, 1.0, 0.5]), -np.sqrt([1.5, 1.0, 0.5])])
@@ -31,6 +33,7 @@ class Rate:
         errors: episodes that broke; they do not enter the rate.
         rate: successes / (successes + failures); None if there are none.
         interval: Wilson's interval of it; None if there are none.
+        unjudged: episodes that ended without a rule for success.
     """
 
     successes: int
@@ -38,11 +41,12 @@ class Rate:
     errors: int
     rate: float | None
     interval: Interval | None
+    unjudged: int = 0
 
     @property
     def episodes(self) -> int:
         """All episodes, errors included."""
-        return self.successes + self.failures + self.errors
+        return self.successes + self.failures + self.errors + self.unjudged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,68 @@ class TaskDifference:
     adjusted_p_value: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class UnpairedComparison:
+    """Two conditions as independent samples, where starts differ and episodes are no pairs.
+
+    Attributes:
+        a: one condition.
+        b: the other.
+        rate_a: of `a`, over its episodes without errors.
+        rate_b: of `b`.
+        difference: rate of `a` minus rate of `b`; None if either has no episodes.
+        interval: Newcombe's interval of it; None if either has no episodes.
+        p_value: Fisher's exact two-sided; None if either has no episodes.
+    """
+
+    a: str
+    b: str
+    rate_a: Rate
+    rate_b: Rate
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Returns:
+    """The mean return of a condition.
+
+    Attributes:
+        episodes: that have one, without errors.
+        mean: None if there are none.
+        interval: Student's interval of it; None for fewer than two, or where all are equal.
+    """
+
+    episodes: int
+    mean: float | None
+    interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReturnComparison:
+    """Returns of two conditions.
+
+    Attributes:
+        a: one condition.
+        b: the other.
+        paired: whether episodes of equal starts were compared.
+        episodes: pairs, or episodes of both where there are no pairs.
+        difference: mean of `a` minus mean of `b`; None without episodes.
+        interval: Student's interval of it (Welch's if not paired); None for too few, or where nothing varies.
+        p_value: of a permutation test: signs of the differences, or labels if not paired. Exact up to 10,000
+            permutations, else of that many drawn; None without episodes.
+    """
+
+    a: str
+    b: str
+    paired: bool
+    episodes: int
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+
+
 def rate(episodes: Iterable[Episode], level: float = 0.95) -> Rate:
     """Count outcomes and put Wilson's interval around the rate."""
     outcomes = [e.outcome for e in episodes]
@@ -126,6 +192,7 @@ def rate(episodes: Iterable[Episode], level: float = 0.95) -> Rate:
         errors=outcomes.count("error"),
         rate=successes / valid if valid else None,
         interval=wilson(successes, valid, level),
+        unjudged=outcomes.count("unjudged"),
     )
 
 
@@ -136,7 +203,7 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         if episode.condition in sides:
             sides[episode.condition][episode.task, episode.index] = episode
     common = [(key[0], sides[a][key].outcome, sides[b][key].outcome) for key in sides[a] if key in sides[b]]
-    valid = [(task, x == "success", y == "success") for task, x, y in common if "error" not in (x, y)]
+    valid = [(task, x == "success", y == "success") for task, x, y in common if {x, y} <= JUDGED]
     by_task: dict[str, list[tuple[bool, bool]]] = {task: [] for task, _, _ in common}
     for task, x, y in valid:
         by_task[task].append((x, y))
@@ -151,7 +218,7 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         only_a=only_a,
         only_b=only_b,
         neither=pairs.count((False, False)),
-        excluded=len(common) - n,
+        excluded=sum("error" in (x, y) for _, x, y in common),
         difference=(only_a - only_b) / n if n else None,
         interval=tango(only_a, only_b, n, level),
         p_value=mcnemar(only_a, only_b) if n else None,
@@ -160,6 +227,97 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         bootstrap=within(clustered_bootstrap(totals, sizes, level), -1.0, 1.0),
         tasks=_by_task(by_task, level),
     )
+
+
+def compare_unpaired(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) -> UnpairedComparison:
+    """Compare the episodes of `a` and `b` as independent samples."""
+    sides: dict[str, list[Episode]] = {a: [], b: []}
+    for episode in episodes:
+        if episode.condition in sides:
+            sides[episode.condition].append(episode)
+    x, y = rate(sides[a], level), rate(sides[b], level)
+    if x.rate is None or y.rate is None:
+        return UnpairedComparison(a, b, x, y, None, None, None)
+    table = [[x.successes, y.successes], [x.failures, y.failures]]
+    return UnpairedComparison(a, b, x, y, x.rate - y.rate, newcombe(x, y), float(fisher_exact(table).pvalue))
+
+
+def newcombe(x: Rate, y: Rate) -> Interval | None:
+    """Return the interval of the difference of two independent rates, at the level of theirs.
+
+    Newcombe, R. G. (1998), Interval estimation for the difference between independent proportions: comparison of eleven
+    methods, Statistics in Medicine 17, 873-890: method 10, from both Wilson intervals.
+    """
+    if x.rate is None or y.rate is None or x.interval is None or y.interval is None:
+        return None
+    d, (x_low, x_high), (y_low, y_high) = x.rate - y.rate, x.interval, y.interval
+    return (d - math.hypot(x.rate - x_low, y_high - y.rate), d + math.hypot(x_high - x.rate, y.rate - y_low))
+
+
+def returns(episodes: Iterable[Episode], level: float = 0.95) -> Returns:
+    """Return the mean return of episodes that have one and did not break."""
+    values = [e.episode_return for e in episodes if e.episode_return is not None and e.outcome != "error"]
+    return Returns(len(values), float(np.mean(values)) if values else None, _mean_interval(values, level))
+
+
+def compare_returns(
+    a: str, b: str, episodes: Iterable[Episode], level: float = 0.95, *, paired: bool = True
+) -> ReturnComparison:
+    """Compare the returns of conditions `a` and `b`."""
+    sides: dict[str, dict[tuple[str, int], float]] = {a: {}, b: {}}
+    for e in episodes:
+        if e.condition in sides and e.episode_return is not None and e.outcome != "error":
+            sides[e.condition][e.task, e.index] = e.episode_return
+    if paired:
+        common = [key for key in sides[a] if key in sides[b]]
+        x, y = (np.array([sides[side][key] for key in common]) for side in (a, b))
+        difference, interval = _mean(x - y), _mean_interval(x - y, level)
+        samples: tuple[np.ndarray, ...] = (x - y,)
+        kind, n = "samples", len(common)
+    else:
+        x, y = (np.array(list(sides[side].values())) for side in (a, b))
+        interval = None
+        if min(len(x), len(y)) > 1 and x.var() + y.var() > 0:
+            found = ttest_ind(x, y, equal_var=False).confidence_interval(_checked(level))
+            interval = (float(found.low), float(found.high))
+        difference = float(x.mean() - y.mean()) if len(x) and len(y) else None
+        samples, kind = (x, y), "independent"
+        n = len(x) + len(y) if difference is not None else 0
+    return ReturnComparison(a, b, paired, n, difference, interval, _permuted(samples, kind) if n else None)
+
+
+def _permuted(samples: tuple[np.ndarray, ...], kind: str) -> float:
+    """Return the two-sided p-value of the mean of one sample, or of the difference of two, by permutation."""
+
+    def statistic(x: np.ndarray, y: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
+        found: np.ndarray = x.mean(axis=axis) if y is None else x.mean(axis=axis) - y.mean(axis=axis)
+        return found
+
+    if len(np.unique(np.concatenate(samples))) == 1 and (len(samples) == 2 or samples[0][0] == 0):
+        return 1.0  # nothing to permute
+    if len(samples) == 2 and min(map(len, samples)) < 2:
+        return 1.0
+    rng = generator(derive("permutations", kind, *map(len, samples)))
+    if len(samples) == 1 and len(samples[0]) == 1:
+        return 1.0
+    found = permutation_test(
+        samples, statistic, permutation_type=kind, n_resamples=_RESAMPLES - 1, vectorized=True, random_state=rng
+    )
+    return float(found.pvalue)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _mean_interval(values: Sequence[float] | np.ndarray, level: float) -> Interval | None:
+    """Student's interval of a mean; None where no spread can be measured."""
+    n = len(values)
+    spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
+    if not spread:
+        return None
+    mean, half = float(np.mean(values)), float(t.ppf(0.5 + _checked(level) / 2, n - 1)) * spread / math.sqrt(n)
+    return (mean - half, mean + half)
 
 
 def _by_task(by_task: Mapping[str, Sequence[tuple[bool, bool]]], level: float) -> dict[str, TaskDifference]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from robotest.allocation import Estimate
 from robotest.branching import Report
-from robotest.runs import Performance, Summary
+from robotest.runs import Failure, Performance, Summary
 from robotest.sequential import Monitor
-from robotest.stats import Comparison, Interval, Rate, TaskDifference
+from robotest.stats import Comparison, Interval, Rate, TaskDifference, UnpairedComparison
+
+_MOST_ERRORS = 5
 
 
 def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> list[Table | Text]:
@@ -25,13 +28,20 @@ def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> li
     parts: list[Table | Text] = [rates(summary)]
     if summary.comparisons:
         parts.append(comparisons(summary, mid_p=mid_p))
+    if summary.unpaired:
+        parts.append(unpaired(summary))
+    if summary.returns:
+        parts.append(returns(summary))
+    if summary.return_comparisons:
+        parts.append(return_comparisons(summary))
     if detail and summary.comparisons:
         parts += [other_tasks(summary), by_task(summary)]
     if summary.sequential:
         parts.append(sequential(summary.sequential))
     if summary.adaptive:
         parts.append(adaptive(summary.adaptive))
-    return _marked([*parts, *performance(summary.performance)], standin_assets=summary.standin_assets)
+    parts += [*errors(summary.errors), *performance(summary.performance)]
+    return _marked(parts, standin_assets=summary.standin_assets, notes=summary.notes)
 
 
 def markdown(parts: Iterable[Table | Text]) -> str:
@@ -39,20 +49,22 @@ def markdown(parts: Iterable[Table | Text]) -> str:
     return "\n\n".join(_markdown(part) if isinstance(part, Table) else part.plain for part in parts) + "\n"
 
 
-def _marked(parts: list[Table | Text], *, standin_assets: bool) -> list[Table | Text]:
-    """Say in every title if the simulator's assets were not the original's."""
+def _marked(parts: list[Table | Text], *, standin_assets: bool, notes: Iterable[str] = ()) -> list[Table | Text]:
+    """Say in every title what a reader must know: the notes, and if the simulator's assets were not the original's."""
+    marks = [*notes, *(["STAND-IN ASSETS, not comparable with published rates"] if standin_assets else [])]
     for part in parts:
-        if standin_assets and isinstance(part, Table):
-            part.title = f"{part.title} | STAND-IN ASSETS, not comparable with published rates"
+        if isinstance(part, Table):
+            part.title = " | ".join([str(part.title), *map(escape, marks)])
     return parts
 
 
-def branches(found: Report, *, standin_assets: bool = False) -> list[Table | Text]:
+def branches(found: Report, *, standin_assets: bool = False, notes: Iterable[str] = ()) -> list[Table | Text]:
     """Return what `robotest branch` found.
 
     Args:
         found: by branching.
         standin_assets: whether the run was made with them.
+        notes: of the run, see `robotest.runs.Summary`.
     """
     table = Table(
         title="Verifiers judged by what every candidate led to; 95 % intervals over episodes", title_justify="left"
@@ -81,12 +93,13 @@ def branches(found: Report, *, standin_assets: bool = False) -> list[Table | Tex
             f" the best is {100 * found.headroom:+.1f} points above the mean"
         ),
     ]
-    return _marked(parts, standin_assets=standin_assets)
+    return _marked(parts, standin_assets=standin_assets, notes=notes)
 
 
 def rates(summary: Summary) -> Table:
     """Return success rates by task and condition with Wilson's intervals; errors stand beside, never inside."""
-    table = Table(title=f"Success rate, % [{_percent(summary)} interval], successes/episodes", title_justify="left")
+    what = f"Success rate, % [{_percent(summary)} interval], successes/episodes"
+    table = Table(title=what if summary.judged else "Episodes, not judged", title_justify="left")
     table.add_column("task")
     for name in summary.conditions:
         table.add_column(name, justify="right")
@@ -113,6 +126,60 @@ def comparisons(summary: Summary, *, mid_p: bool = False) -> Table:
         counts = map(str, (c.both, c.only_a, c.only_b, c.neither))
         table.add_row(c.a, c.b, _pairs(c), *counts, difference(c), _p(p_value))
     return table
+
+
+def unpaired(summary: Summary) -> Table:
+    """Return the comparison of every pair of conditions as independent samples."""
+    table = Table(
+        title="UNPAIRED comparison: starts differ, samples are independent; p is Fisher's, exact and two-sided",
+        title_justify="left",
+    )
+    for column in ("a", "b"):
+        table.add_column(column)
+    for column in ("a succeeds", "b succeeds", f"a - b, points [{_percent(summary)}]", "p"):
+        table.add_column(column, justify="right")
+    for c in summary.unpaired:
+        counts = (f"{r.successes}/{r.successes + r.failures}" for r in (c.rate_a, c.rate_b))
+        table.add_row(c.a, c.b, *counts, difference(c), _p(c.p_value))
+    return table
+
+
+def returns(summary: Summary) -> Table:
+    """Return the mean return of every condition."""
+    table = Table(title=f"Mean return [{_percent(summary)} interval], errors left out", title_justify="left")
+    table.add_column("condition")
+    for column in ("episodes", "mean return"):
+        table.add_column(column, justify="right")
+    for name, r in summary.returns.items():
+        table.add_row(name, str(r.episodes), _number(r.mean, r.interval))
+    return table
+
+
+def return_comparisons(summary: Summary) -> Table:
+    """Return the difference of mean returns of every pair of conditions."""
+    how = "the same episodes under a and b" if summary.return_comparisons[0].paired else "UNPAIRED, independent samples"
+    table = Table(title=f"Returns compared: {how}; p is of a permutation test, two-sided", title_justify="left")
+    for column in ("a", "b"):
+        table.add_column(column)
+    n = "pairs" if summary.return_comparisons[0].paired else "episodes"
+    for column in (n, f"a - b [{_percent(summary)}]", "p"):
+        table.add_column(column, justify="right")
+    for c in summary.return_comparisons:
+        table.add_row(c.a, c.b, str(c.episodes), _number(c.difference, c.interval, "+"), _p(c.p_value))
+    return table
+
+
+def errors(found: Iterable[Failure]) -> Iterator[Text]:
+    """Yield a line for each kind of error, the most frequent first, and then how to run them again."""
+    lines = [
+        f"{e.episodes} error{'s' * (e.episodes > 1)} of {e.condition}, e.g. {e.first[0]} #{e.first[1]}: {e.error}"
+        for e in found
+    ]
+    yield from map(Text, lines[:_MOST_ERRORS])
+    if len(lines) > _MOST_ERRORS:
+        yield Text(f"... and {len(lines) - _MOST_ERRORS} other errors, in episodes.jsonl")
+    if lines:
+        yield Text("tracebacks stand beside the episode files; the same command with --retry errors runs these again")
 
 
 def other_tasks(summary: Summary) -> Table:
@@ -182,7 +249,7 @@ def rate(r: Rate) -> str:
     """Return a rate as text, e.g. ``71.7 [59.2, 81.5] 43/60 +2 errors``."""
     errors = f" +{r.errors} error{'s' * (r.errors > 1)}" if r.errors else ""
     if r.rate is None or r.interval is None:
-        return f"-{errors}"
+        return f"{r.unjudged}{errors}" if r.unjudged else f"-{errors}"
     return f"{100 * r.rate:.1f} {_interval(r.interval)} {r.successes}/{r.successes + r.failures}{errors}"
 
 
@@ -194,11 +261,18 @@ def _pairs(c: Comparison) -> str:
     return f"{c.pairs} (-{c.excluded})" if c.excluded else str(c.pairs)
 
 
-def difference(c: Comparison | TaskDifference) -> str:
+def difference(c: Comparison | TaskDifference | UnpairedComparison) -> str:
     """Return a difference as text, e.g. ``+15.7 [+12.3, +19.1]``."""
     if c.difference is None or c.interval is None:
         return "-"
     return f"{100 * c.difference:+.1f} {_interval(c.interval, '+')}"
+
+
+def _number(value: float | None, interval: Interval | None, sign: str = "") -> str:
+    """Return a return as text, with as many digits as a person reads."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4g}" + (f" [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]" if interval else "")
 
 
 def _interval(interval: Interval, sign: str = "") -> str:

@@ -36,6 +36,7 @@ def test_another_question_is_not_answered(config: EvalConfig, change: dict[str, 
 
 
 def test_another_file_is_another_question(config: EvalConfig) -> None:
+    assert config.verifiers is not None
     Path(config.verifiers[1].partition("=")[2]).write_text("-1.0")
     assert completion.read(config) is None
 

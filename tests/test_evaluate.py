@@ -80,7 +80,7 @@ def test_a_second_call_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         {"tasks": ("far",)},
         {"tasks": ("far", "near")},
         {"episodes": 2},
-        {"record": False},
+        {"record": "none"},
     ],
 )
 def test_an_episode_does_not_depend_on_what_else_is_run(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ def test_environments_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_recording_there_are_no_episode_files(tmp_path: Path) -> None:
-    evaluate(config(tmp_path, record=False))
+    evaluate(config(tmp_path, record="none"))
     assert not list(tmp_path.rglob("*.h5"))
 
 

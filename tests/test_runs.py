@@ -82,7 +82,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, cut: int) -> None:
         (b"[1]", "is damaged"),
         (b"null", "is damaged"),
         (b'{"condition": "random"', "is damaged"),
-        ("outcome", "'won' is none of success, failure, error"),
+        ("outcome", "'won' is none of success, failure, unjudged, error"),
         ("index", "index 'won' is not of type int"),
         ("extra", "unexpected keyword"),
         ("repeat", "repeats episode"),
@@ -203,7 +203,17 @@ def test_the_summary_is_as_documented(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.finish(summary)
     data = json.loads((tmp_path / "summary.json").read_text())
-    assert set(data) == {"conditions", "comparisons", "performance", "standin_assets"}
+    assert set(data) == {
+        "conditions",
+        "comparisons",
+        "unpaired_comparisons",
+        "returns",
+        "return_comparisons",
+        "errors",
+        "performance",
+        "standin_assets",
+        "notes",
+    }
     assert list(data["conditions"]) == ["random", "cfn"]
     overall = data["conditions"]["random"]
     near, far = overall.pop("tasks").values()

@@ -86,7 +86,8 @@ class Branch:
         if self.json:
             sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2) + "\n")
         else:
-            for part in tables.branches(report, standin_assets=bool(asked.identity.get("standin_assets"))):
+            standin_assets = bool(asked.identity.get("standin_assets"))
+            for part in tables.branches(report, standin_assets=standin_assets, notes=runs.notes(asked.identity)):
                 progress.console().print(part)
             sys.stderr.write(f"branches: {out / branching.FILE}\n")
         return 1 if any(b.outcome == "error" for b in branches) else 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from robotest.commands.text import among, pair, split
 from robotest.errors import InterruptedRunError, RobotestError
@@ -30,8 +30,9 @@ class Eval:
     """Suite: a registered name or module:attribute."""
     policy: str = "mini_vla"
     """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
-    verifiers: str = "random,medoid,cfn,leverage"
-    """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute."""
+    verifiers: str | None = None
+    """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute. None:
+    random, medoid, and of cfn and leverage those that were fitted to the policy."""
     tasks: str = "all"
     """Tasks, separated by commas."""
     episodes: int = 20
@@ -50,8 +51,22 @@ class Eval:
     """Instruction templates."""
     image_size: int | None = None
     """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
+    success: str | None = None
+    """When an episode has succeeded: info:KEY, return>=X, terminated (by the environment itself), module:function, or
+    none for returns alone. None: as the environment says itself."""
+    env_arg: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE for the environment, e.g. for gymnasium.make; once for each."""
     out: Path | None = None
     """Run directory; None: runs/ENV-POLICY-seedSEED."""
+    unpaired: bool = False
+    """Compare conditions as independent samples: for environments that do not start from their seed."""
+    retry: Literal["none", "errors"] = "none"
+    """errors: run again what ended in an error."""
+    allow_code_changes: bool = False
+    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
+    record: Literal["none", "states", "images"] = "states"
+    """What episode files hold: states, from which pictures are made afterwards; or also frames, for videos of
+    environments without states."""
     pair: str | None = None
     """A:B, the conditions that the next three are about; None: the only two."""
     stop_when_decided: bool = False
@@ -84,7 +99,7 @@ class Eval:
             sys.stderr.write(f"already complete: {summary.performance.episodes} episodes read from {config.out}\n")
         print_summary(summary, as_json=self.json)
         tasks = list(next(iter(summary.conditions.values())).tasks)
-        if self.videos != "none":
+        if self.videos != "none" and self.record != "none":
             keys = _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes)
             if self.videos == "all" or _can_be_filmed(config.out, keys):
                 _render(config.out, keys)
@@ -94,14 +109,15 @@ class Eval:
     def _config(self) -> EvalConfig:
         """Turn what was typed into what is meant."""
         from robotest import fleet
-        from robotest.evaluate import EvalConfig, condition_name
+        from robotest.evaluate import DEFAULT_VERIFIERS, EvalConfig, condition_name
 
         name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")
+        verifiers = None if self.verifiers is None else split(self.verifiers)
         return EvalConfig(
             out=self.out or Path("runs") / name,
             env=self.env,
             policy=self.policy,
-            verifiers=split(self.verifiers),
+            verifiers=verifiers,
             tasks=() if self.tasks == "all" else split(self.tasks),
             episodes=self.episodes,
             candidates=self.candidates,
@@ -111,7 +127,13 @@ class Eval:
             action_mode=self.action_mode,
             wording=self.wording,
             image_size=self.image_size,
-            pair=pair(self.pair, tuple(map(condition_name, split(self.verifiers)))) if self.pair else None,
+            success=self.success,
+            env_args=self.env_arg,
+            unpaired=self.unpaired,
+            retry=self.retry,
+            allow_code_changes=self.allow_code_changes,
+            record=self.record,
+            pair=pair(self.pair, tuple(map(condition_name, verifiers or DEFAULT_VERIFIERS))) if self.pair else None,
             stop_when_decided=self.stop_when_decided,
             alpha=self.alpha,
             allocate=self.allocate,
@@ -141,6 +163,8 @@ class Compare:
     """A:B: exit with 3 if condition A succeeds less often than B with a p-value below alpha."""
     alpha: float = 0.05
     """For --fail-if-worse."""
+    unpaired: bool = False
+    """Compare conditions as independent samples: for starts that differ, or runs of two seeds."""
     json: bool = False
     """Print the summary as JSON."""
     markdown: bool = False
@@ -157,7 +181,7 @@ class Compare:
             asked, episodes = runs.read(self.run_directory)
             pairs = None
         else:
-            both = pairing.pair(self.run_directory, self.other)
+            both = pairing.pair(self.run_directory, self.other, unpaired=self.unpaired)
             asked, episodes, pairs = both.arguments, both.episodes, both.pairs
         conditions = among("condition", self.conditions, tuple(asked.verifiers))
         asked = dataclasses.replace(
@@ -167,7 +191,7 @@ class Compare:
         )
         if pairs is not None:
             pairs = [(a, b) for a, b in pairs if a in conditions and b in conditions]
-        summary = schedule.summarise(asked, episodes, self.level, pairs)
+        summary = schedule.summarise(asked, episodes, self.level, pairs, unpaired=self.unpaired)
         print_summary(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
         if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
             return 3
@@ -176,18 +200,29 @@ class Compare:
     def _worse(self, sides: tuple[str, str], asked: Arguments, episodes: Mapping[Key, Episode]) -> bool:
         """Judge the pair, and say the verdict."""
         from robotest import stats
+        from robotest.success import NONE
 
         if not 0 < self.alpha < 1:
             raise RobotestError(f"--alpha {self.alpha} given; it lies between 0 and 1, e.g. 0.05")
         within = [e for e in episodes.values() if e.task in asked.tasks]
-        found = stats.compare(*sides, within, self.level)
-        p_value = found.mid_p_value if self.mid_p else found.p_value
+        found: stats.Comparison | stats.UnpairedComparison | stats.ReturnComparison
+        scale, unit = 100.0, " points"
+        if asked.identity.get("success") == NONE:
+            found, scale, unit = stats.compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
+        elif self.unpaired:
+            found = stats.compare_unpaired(*sides, within, self.level)
+        else:
+            found = stats.compare(*sides, within, self.level)
+        p_value = found.mid_p_value if self.mid_p and isinstance(found, stats.Comparison) else found.p_value
         if found.difference is None or p_value is None:
-            raise RobotestError(f"not enough data: {sides[0]} and {sides[1]} have no pair of episodes without errors")
+            raise RobotestError(
+                f"not enough data: {sides[0]} and {sides[1]} have no episodes without errors to compare"
+            )
         worse = found.difference < 0 and p_value < self.alpha
+        how = f" over {found.pairs} pairs" if isinstance(found, stats.Comparison) else ""
         sys.stderr.write(
             f"{sides[0]} is {'' if worse else 'not '}worse than {sides[1]}:"
-            f" {100 * found.difference:+.1f} points, p = {p_value:.2g} over {found.pairs} pairs\n"
+            f" {scale * found.difference:+.4g}{unit}, p = {p_value:.2g}{how}\n"
         )
         return worse
 
@@ -215,7 +250,7 @@ class Plan:
 
     def run(self) -> int:
         """Print the numbers and where they come from."""
-        from robotest import planning, runs, schedule, stats
+        from robotest import pairing, planning, runs, schedule, stats
 
         measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
         if self.run_directory is not None:
@@ -225,6 +260,7 @@ class Plan:
             if len(sides) < 2:
                 raise RobotestError(f"{self.run_directory} has one condition, {names[0]}; two are needed")
             counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
+            pairing.require_same_starts(counted)
             measured = planning.measure(stats.compare(sides[0], sides[1], counted))
             where = f"{sides[0]} and {sides[1]} of {self.run_directory}, {measured.pairs} pairs"
         elif self.pair is not None:

@@ -1,0 +1,104 @@
+"""Which source code stands behind ``module:attribute``, without importing it.
+
+Code that a user gives by name can be edited between two commands, and nothing else about it says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import robotest
+from robotest import registry
+from robotest.registry import Kind
+
+
+def digest(names: Iterable[tuple[Kind, str]]) -> str | None:
+    """Return a hash of the source of everything that is not this package's own; None if there is none.
+
+    Args:
+        names: (kind, name) as given to `robotest.registry.resolve`.
+    """
+    files = sorted({file for kind, name in names for file in source_files(kind, name)})
+    if not files:
+        return None
+    hashed = hashlib.blake2b(digest_size=8)
+    for file in files:
+        hashed.update(hashlib.blake2b(file.read_bytes()).digest())
+    return hashed.hexdigest()
+
+
+def source_files(kind: Kind, name: str) -> set[Path]:
+    """Return the files of the module behind a name, and of the modules beside it that it imports, itself or they."""
+    found = registry.find(kind, name)
+    module, separator, _ = (found[0] if found else name).partition(":")
+    # A family's member may name a module too: gymnasium:MODULE:ID registers its ids there.
+    member = (found[1] or "").rpartition(":")[0] if found else ""
+    wanted = [m for m in (module if separator else "", member) if m]
+    files: set[Path] = set()
+    for each in wanted:
+        files |= _closure(each)
+    own = Path(robotest.__file__).resolve().parent.parent
+    packages = [own / part for part in ("robotest", "envs", "policies", "hardware")]
+    return {f for f in files if not any(f.is_relative_to(package) for package in packages)}
+
+
+def _closure(module: str) -> set[Path]:
+    """Follow imports, but only to modules of the same package, or of the same folder if it is none."""
+    root = module.partition(".")[0]
+    first = _file(module)
+    if first is None or root in sys.stdlib_module_names:
+        return set()
+    files, todo = {first: module}, [first]
+    while todo:
+        file = todo.pop()
+        for name in _imports(file, files[file]):
+            if "." in module and name.partition(".")[0] != root:
+                continue
+            other = _file(name)
+            near = other is not None and (("." in module) or other.parent == first.parent)
+            if other is not None and near and other not in files:
+                files[other] = name
+                todo.append(other)
+    return set(files)
+
+
+def _imports(file: Path, module: str) -> Iterator[str]:
+    """Yield the names of modules that a file imports, anywhere in it."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            name = ".".join(filter(None, (base, node.module)))
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def _file(module: str) -> Path | None:
+    """Return where a module's source is, without running any of it; None if it has none."""
+    where: list[str] | None = None
+    spec: importlib.machinery.ModuleSpec | None = None
+    for i, part in enumerate(parts := module.split(".")):
+        name = ".".join(parts[: i + 1])
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(name if i == 0 else part, where)
+            spec = spec or (importlib.util.find_spec(name) if i == 0 else None)
+        except (ImportError, ValueError):
+            return None
+        if spec is None:
+            return None
+        where = list(spec.submodule_search_locations or [])
+    origin = spec.origin if spec else None
+    return Path(origin).resolve() if origin and origin.endswith(".py") else None
