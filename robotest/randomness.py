@@ -72,11 +72,25 @@ class GlobalGenerators:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._states: dict[str, Any] = {}
+        self._lent: set[str] = set()
+
+    def begin_again(self) -> bool:
+        """Within `lent`: if a generator has come since it began, seed all of them again, and say so.
+
+        A library that an environment imports only at its first reset comes with a generator of its own making.
+        """
+        if all(source.name in self._lent for source in _sources()):
+            return False
+        for source in _sources():
+            source.seed(self._seed)
+        self._lent = {source.name for source in _sources()}
+        return True
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
         """Within it the global generators are this environment's."""
         others = {source.name: source.get() for source in _sources()}
+        self._lent = set(others)
         for source in _sources():
             if source.name in self._states:
                 source.set(self._states[source.name])

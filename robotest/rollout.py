@@ -67,6 +67,8 @@ def rollout(
     try:
         with generators.lent():
             env.reset(seeds.reset, seeds.episode)
+            if generators.begin_again():
+                env.reset(seeds.reset, seeds.episode)
             step, number = _go_to(env, origin) if origin else (0, 0)
             recorder.begin(env)
             observation = env.observe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -289,9 +290,8 @@ def compare_returns(
 def _permuted(samples: tuple[np.ndarray, ...], kind: str) -> float:
     """Return the two-sided p-value of the mean of one sample, or of the difference of two, by permutation."""
 
-    def statistic(x: np.ndarray, y: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
-        found: np.ndarray = x.mean(axis=axis) if y is None else x.mean(axis=axis) - y.mean(axis=axis)
-        return found
+    def statistic(x: np.ndarray, y: np.ndarray | None = None, axis: int = -1) -> Any:
+        return x.mean(axis=axis) if y is None else x.mean(axis=axis) - y.mean(axis=axis)
 
     if len(np.unique(np.concatenate(samples))) == 1 and (len(samples) == 2 or samples[0][0] == 0):
         return 1.0  # nothing to permute
