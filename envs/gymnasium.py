@@ -1,43 +1,61 @@
 """Any registered gymnasium environment as a suite of one task: ``--env gymnasium:ID`` or ``gymnasium:module:ID``.
 
-The second form imports the module that registers the id, as `gymnasium.make` has it.
+The second form imports the module that registers the id, as `gymnasium.make` has it; ``--env-arg KEY=VALUE`` gives
+`gymnasium.make` more arguments. What gymnasium leaves open is settled so:
 
-What gymnasium leaves open is settled so:
-
-- numbers of the observation, in the order of its space, are the state; pictures in it (uint8, height x width x 3) are
-  cameras of that name, and `render` frames are the camera ``render``, made only when somebody looks; a text called
-  ``instruction`` is the instruction, else the id is;
-- the seed goes to `reset`, reduced to 31 bits, which every environment takes;
-- success is ``info["success"]`` or ``info["is_success"]``; without them, that the return reaches the id's
-  ``reward_threshold``; without that, that the environment terminates;
-- the step limit is the id's ``max_episode_steps``, or 1,000.
+- Numbers of the observation, in the order of its space, are the state, choices one-hot. A text called ``instruction``
+  is the instruction, else the id is; other texts are not looked at; graphs, sequences and the like are refused.
+- Pictures in the observation are cameras, in RGB: uint8 from 0 to 255 or floats from 0 to 1, with one, three or (last
+  axis) four channels, the channels last or first, or uint8 without channels. A stack of four frames,
+  (4, height, width), is no picture and stays numbers.
+- What `render` draws is the camera ``render``, made only when somebody looks (``render_frame`` where the observation
+  has a ``render``); an environment that cannot draw has none.
+- What is nested is called by its last key, and by its whole path, ``arm/position``, where two last keys are alike.
+- Every observation is looked at, also those that no policy sees: one that is not finite or not laid out as its space
+  says, a reward that is not one finite number, and an answer to "terminated?" that is neither yes nor no are errors.
+  Numbers beyond the bounds of a `Box` are taken as they are.
+- Actions are `Box`, `Discrete`, `MultiDiscrete`, `MultiBinary`, and `Dict` and `Tuple` of them, in their order. They
+  are clipped, and rounded where the space has whole numbers; what is recorded is what was sent.
+- The seed goes to `reset`, reduced to 31 bits, which every environment takes.
+- Success is what ``--success`` says (`robotest.success`). Without it, one reset and one step tell: ``info["success"]``,
+  else ``info["is_success"]``, else that the finished episode's return reaches the id's ``reward_threshold``; without
+  these the environment is refused, because to terminate may be to arrive or to fall.
+- The step limit is the id's ``max_episode_steps``, or 1,000.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
+import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.envs.registration import load_env_creator
 from jaxtyping import Float32, UInt8
 
-from robotest.errors import InvalidActionError, RobotestError, UnknownNameError
+from robotest.envs.gymnasium_spaces import Actions, Observations, rgb
+from robotest.errors import InvalidObservationError, RobotestError, SuccessError, UnknownNameError, describe
 from robotest.gl import use_headless_gl
-from robotest.specs import Component, EnvSpec, VectorSpec
+from robotest.randomness import generator
+from robotest.specs import EnvSpec
+from robotest.success import CHOICES, Judged, Rule, truth
 from robotest.types import EnvOptions, Observation, StepStatus
 
 use_headless_gl()
-RENDER = "render"
+RENDER: Final = "render"
 _SEEDS = 2**31
 _MAX_STEPS = 1000
 _DEFAULT_FPS = 20.0
-_UNBOUNDED = 1e6
-"""Stands for a missing bound: `VectorSpec` holds numbers that JSON can hold."""
+_WORDS: Final = ("success", "is_success")
+"""What environments call their own word on success in `info`, the one to prefer first."""
+_API = "gymnasium >= 1.0: reset(seed=) returns (observation, info), step returns five values"
 
 
 class GymnasiumSuite:
@@ -64,7 +82,7 @@ class GymnasiumSuite:
         ):
             if given not in known:
                 raise UnknownNameError(kind, given, known)
-        return GymnasiumTask(task)
+        return GymnasiumTask(task, options)
 
 
 def suite(id_: str) -> GymnasiumSuite:
@@ -75,44 +93,40 @@ def suite(id_: str) -> GymnasiumSuite:
     """
     if not id_:
         raise RobotestError("env 'gymnasium:' given without an id, e.g. gymnasium:CartPole-v1")
-    module, _, registered = id_.rpartition(":")
-    with _refusal(id_):
-        if module:
-            importlib.import_module(module)
-        gymnasium.spec(registered)
+    _registered(id_)
     return GymnasiumSuite(id_)
 
 
 class GymnasiumTask:
-    """Implements `robotest.types.Env`; without snapshots, which gymnasium does not have."""
+    """Implements `robotest.types.Env`; without snapshots, which gymnasium does not have.
 
-    def __init__(self, id_: str) -> None:
-        self._env = _make(id_)
+    Args:
+        id_: as `gymnasium.make` takes it.
+        options: its `cameras`, `success` and `env_args` count.
+
+    Raises:
+        RobotestError: there is no such id, argument or camera; a space that cannot be read or acted in; nothing says
+            when an episode has succeeded.
+    """
+
+    def __init__(self, id_: str, options: EnvOptions) -> None:
         self._id = id_
-        self._observed, _ = self._env.reset(seed=0)
-        self._reward, self._steps = 0.0, 0
-        registered = self._env.spec
-        threshold = registered.reward_threshold if registered else None
-        self._threshold = math.inf if threshold is None else float(threshold)
-        space = self._env.observation_space
-        cameras = {name: value.shape[:2] for name, inner, value in _leaves(space, self._observed) if _is_picture(inner)}
-        self._renders = self._env.render_mode == "rgb_array"
-        if self._renders:
-            # Without its drawing library an environment still runs, for policies that do not look.
-            with contextlib.suppress(gymnasium.error.DependencyNotInstalled):
-                cameras[RENDER] = self._frame().shape[:2]
-        self._renders = RENDER in cameras
-        fps = float(self._env.metadata.get("render_fps") or _DEFAULT_FPS)
-        self._spec = EnvSpec(
-            name=f"gymnasium:{id_}",
-            task=id_,
-            setting="default",
-            action=_action_layout(self._env.action_space),
-            state=_state_layout(space, self._observed),
-            cameras=cameras,
-            control_dt=1.0 / fps,
-            max_steps=(registered.max_episode_steps if registered else None) or _MAX_STEPS,
-        )
+        self._env = _make(id_, _arguments(options.env_args))
+        self._steps, self._return = 0, 0.0
+        self._contradicting: tuple[str, ...] = ()
+        self._frame: UInt8[np.ndarray, "height width 3"] | None = None
+        try:
+            self._observations = Observations(self._env.observation_space)
+            self._actions = Actions(self._env.action_space)
+            self._registered = self._env.spec
+            info = self._reset(0)
+            self._render_name = self._name_of_frames()
+            self._cameras = self._choose_cameras(options.cameras)
+            self._rule = Rule(self._default_rule(info) if options.success is None else options.success)
+            self._spec = self._describe()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def spec(self) -> EnvSpec:
@@ -121,138 +135,280 @@ class GymnasiumTask:
 
     def reset(self, seed: int, episode: int = 0) -> None:  # noqa: ARG002 - starts are drawn, not numbered
         """See `robotest.types.Env.reset`."""
-        self._observed, _ = self._env.reset(seed=seed % _SEEDS)
-        self._reward, self._steps = 0.0, 0
+        self._refuse_contradiction(self._reset(seed))
+        self._rule.begin()
 
     def observe(self) -> Observation:
         """See `robotest.types.Env.observe`."""
-        leaves = list(_leaves(self._env.observation_space, self._observed))
-        images = {name: np.asarray(value) for name, space, value in leaves if _is_picture(space)}
-        if self._renders:
-            images[RENDER] = self._frame()
-        words = [
-            str(value) for name, space, value in leaves if isinstance(space, spaces.Text) and name == "instruction"
-        ]
-        state = _numbers(self._env.observation_space, self._observed)
-        return Observation(images, state, words[0] if words else self._id, self._steps * self._spec.control_dt)
+        images = {name: self._picture(name) for name in self._cameras}
+        words, time = self._seen.instruction or self._id, self._steps * self._spec.control_dt
+        return Observation(images, self._seen.state(), words, time)
 
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Nothing: actions are the environment's own."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
-        """See `robotest.types.Env.apply`."""
-        if action.shape != (self._spec.action.size,) or not np.isfinite(action).all():
-            raise InvalidActionError(f"action {action} given; {self._spec.action.size} finite numbers are needed")
-        sent = action.clip(self._spec.action.low, self._spec.action.high).astype(np.float32)
-        self._observed, reward, terminated, truncated, info = self._env.step(_native(self._env.action_space, sent))
-        self._reward += float(reward)
-        self._steps += 1
-        success = self._succeeded(bool(terminated), info)
-        return StepStatus(success, success or bool(terminated) or bool(truncated), sent)
+        """See `robotest.types.Env.apply`.
+
+        Raises:
+            InvalidObservationError: what the environment observes or pays is not finite or not laid out as it says.
+            SuccessError: its answers, or the rule's, are neither yes nor no.
+        """
+        native, sent = self._actions.native(action)
+        reward, terminated, truncated, info = self._step(native)
+        self._refuse_contradiction(info)
+        self._return += reward
+        cut = truncated or self._steps == self._spec.max_steps
+        judged = Judged(info, terminated, cut, terminated or cut, self._return, self._steps)
+        success = self._rule(judged)
+        return StepStatus(success, success or terminated or truncated, sent, reward)
 
     def stop(self) -> None:
         """Nothing moves by itself."""
 
     def close(self) -> None:
-        """See `robotest.types.Env.close`."""
-        self._env.close()
+        """See `robotest.types.Env.close`; what it raises is too late to matter to any result."""
+        with contextlib.suppress(Exception):
+            self._env.close()
 
-    def _succeeded(self, terminated: bool, info: dict[str, Any]) -> bool:
-        for key in ("success", "is_success"):
+    def _reset(self, seed: int) -> Mapping[str, Any]:
+        """Start and look; return what the environment says of the start."""
+        self._frame = None
+        with _quiet(), _current_api(self._id):
+            result = self._env.reset(seed=seed % _SEEDS)
+        if not isinstance(result, Sequence) or len(result) != 2 or not isinstance(result[1], Mapping):
+            raise RobotestError(f"reset of {self._id} returns {result!r:.80}; {_API}")
+        self._steps, self._return = 0, 0.0
+        self._seen = self._observations.read(result[0], "after the reset")
+        return result[1]
+
+    def _step(self, native: Any) -> tuple[float, bool, bool, Mapping[str, Any]]:
+        """Step and look; return (reward, terminated, truncated, info)."""
+        self._frame = None
+        with _quiet(), _current_api(self._id):
+            result: Any = self._env.step(native)
+        if not isinstance(result, Sequence) or len(result) != 5:
+            raise RobotestError(f"step of {self._id} returns {result!r:.80}; {_API}")
+        observed, reward, terminated, truncated, info = result
+        self._steps += 1
+        when = f"after step {self._steps}"
+        if not isinstance(info, Mapping):
+            raise RobotestError(f"info of {self._id} is {info!r:.80} {when}; a dict is needed")
+        self._seen = self._observations.read(observed, when)
+        ended = truth(terminated, f"terminated {when}"), truth(truncated, f"truncated {when}")
+        return _reward(reward, when), *ended, info
+
+    def _default_rule(self, info: Mapping[str, Any]) -> str:
+        """Take one step to find out who says what success is, and undo it."""
+        low, high = self._actions.spec.low.clip(-1, 1), self._actions.spec.high.clip(-1, 1)
+        # Not `action_space.sample`, whose generator the environment may use too.
+        native, _ = self._actions.native(generator(0).uniform(low, high).astype(np.float32))
+        said = {*info, *self._step(native)[3]}
+        self._reset(0)
+        for i, key in enumerate(_WORDS):
+            if key in said:
+                self._contradicting = _WORDS[:i]
+                return f"info:{key}"
+        threshold = self._registered.reward_threshold if self._registered else None
+        if threshold is not None and math.isfinite(threshold):
+            self._contradicting = _WORDS
+            return f"return>={float(threshold)!r}".removesuffix(".0")
+        raise RobotestError(
+            f"nothing says when an episode of {self._id} has succeeded: info has neither 'success' nor 'is_success',"
+            f" the id no reward_threshold, and to terminate may be to fall. Choose with --success: {CHOICES}"
+        )
+
+    def _refuse_contradiction(self, info: Mapping[str, Any]) -> None:
+        """Raise if a better rule turns up than the one that was found."""
+        for key in self._contradicting:
             if key in info:
-                return bool(info[key])
-        return self._reward >= self._threshold if math.isfinite(self._threshold) else terminated
+                raise SuccessError(
+                    f"success was taken to be {self._rule.text!r}, and then info[{key!r}] came; choose one of them with"
+                    f" --success, e.g. info:{key}"
+                )
 
-    def _frame(self) -> UInt8[np.ndarray, "height width 3"]:
-        frame = np.asarray(self._env.render())
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise RobotestError(f"{self._id} renders {frame.dtype} {frame.shape}; uint8 (height, width, 3) is needed")
+    def _describe(self) -> EnvSpec:
+        metadata = self._env.metadata if isinstance(self._env.metadata, Mapping) else {}
+        return EnvSpec(
+            name=f"gymnasium:{self._id}",
+            task=self._id,
+            setting="default",
+            action=self._actions.spec,
+            state=self._observations.state,
+            cameras=self._cameras,
+            control_dt=1.0 / _fps(metadata.get("render_fps")),
+            max_steps=(self._registered.max_episode_steps if self._registered else None) or _MAX_STEPS,
+            success=self._rule.text,
+            simulator=_simulator(self._env),
+        )
+
+    def _name_of_frames(self) -> str:
+        names = itertools.chain([RENDER, f"{RENDER}_frame"], (f"{RENDER}_frame_{k}" for k in itertools.count(2)))
+        return next(name for name in names if name not in self._observations.cameras)
+
+    def _choose_cameras(self, wanted: Sequence[str] | None) -> dict[str, tuple[int, int]]:
+        """Return the sizes of the wanted cameras; frames are drawn only if they are among them."""
+        found = dict(self._observations.cameras)
+        if wanted is None or self._render_name in wanted:
+            try:
+                height, width, _ = self._drawn().shape
+                found[self._render_name] = height, width
+            except Exception as error:
+                if wanted is not None:
+                    raise RobotestError(f"{self._id} cannot render: {describe(error)}") from error
+        for camera in wanted or ():
+            if camera not in found:
+                raise UnknownNameError(f"camera of {self._id}", camera, found)
+        return {name: size for name, size in found.items() if wanted is None or name in wanted}
+
+    def _picture(self, camera: str) -> UInt8[np.ndarray, "height width 3"]:
+        if camera in self._observations.cameras:
+            return self._seen.picture(camera)
+        frame: UInt8[np.ndarray, "height width 3"] = self._drawn().copy()
+        if frame.shape[:2] != self._cameras[camera]:
+            raise InvalidObservationError(
+                f"camera {camera!r} of {self._id} is {frame.shape[:2]} px now; it was {self._cameras[camera]} at first"
+            )
         return frame
 
+    def _drawn(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw what there is to see now, once; a list of frames ends with it."""
+        if self._frame is None:
+            if self._env.render_mode not in ("rgb_array", "rgb_array_list"):
+                raise RobotestError(f"{self._id} has render_mode {self._env.render_mode!r}; 'rgb_array' is needed")
+            with _quiet():
+                drawn: Any = self._env.render()
+            drawn = drawn[-1] if isinstance(drawn, list) and drawn else drawn
+            frame = np.asarray(drawn)
+            channels = frame.shape[2] if frame.ndim == 3 else 1
+            if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or channels not in (1, 3, 4) or not frame.size:
+                raise RobotestError(
+                    f"{self._id} renders {'None' if drawn is None else f'{frame.dtype} {frame.shape}'};"
+                    " uint8 (height, width, 3) is needed"
+                )
+            self._frame = rgb(frame)
+        return self._frame
 
-def _make(id_: str) -> gymnasium.Env[Any, Any]:
+
+def _registered(id_: str) -> Registered:
+    """Find an id, importing the module that registers it."""
+    module, _, name = id_.rpartition(":")
+    with _refusal(id_), _quiet():
+        if id_ in gymnasium.registry:
+            return gymnasium.registry[id_]
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+
+
+def _arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` texts; a value that is no Python literal is a text."""
+    arguments: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise RobotestError(f"--env-arg {text!r} given; KEY=VALUE is needed, e.g. max_episode_steps=100")
+        if key in arguments:
+            raise RobotestError(f"--env-arg {key!r} given twice; a key has one value")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            arguments[key] = value
+    return arguments
+
+
+def _make(id_: str, arguments: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """Make an environment that renders arrays, or one that does not render if it cannot."""
-    with _refusal(id_):
-        plain: gymnasium.Env[Any, Any] = gymnasium.make(id_)
-        if "rgb_array" not in plain.metadata.get("render_modes", []):
-            return plain
-        plain.close()
-        return gymnasium.make(id_, render_mode="rgb_array")
+    registered = _registered(id_)
+
+    def make(**rendering: str) -> gymnasium.Env[Any, Any]:
+        # gymnasium's checker would look at the first step alone, and with other words than ours.
+        return gymnasium.make(registered, **{"disable_env_checker": True, **rendering, **arguments})
+
+    with _refusal(id_), _quiet():
+        modes = _render_modes(registered)
+        if "render_mode" in arguments or (modes is not None and "rgb_array" not in modes):
+            return make()
+        if modes is None:
+            plain = make()
+            if "rgb_array" not in (plain.metadata or {}).get("render_modes", ()):
+                return plain
+            plain.close()
+        try:
+            return make(render_mode="rgb_array")
+        except TypeError as error:
+            if "argument 'render_mode'" not in str(error):
+                raise
+            return make()
+
+
+def _render_modes(registered: Registered) -> Sequence[str] | None:
+    """Return what an environment's class says of itself; None if a function makes it, which says nothing."""
+    entry = registered.entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    metadata = getattr(creator, "metadata", None)
+    if not isinstance(metadata, Mapping):
+        return None
+    modes: Sequence[str] = metadata.get("render_modes") or ()
+    return modes
 
 
 @contextlib.contextmanager
 def _refusal(id_: str) -> Iterator[None]:
-    """Turn what gymnasium says about an id into one error."""
+    """Turn what gymnasium says about an id or its arguments into one error."""
     try:
         yield
     except (gymnasium.error.Error, ImportError) as error:
         raise RobotestError(
             f"gymnasium cannot make {id_!r}: {error}; an id that a package registers is given as gymnasium:PACKAGE:ID"
         ) from error
+    except TypeError as error:
+        if "keyword argument" not in str(error) and "multiple values" not in str(error):
+            raise
+        what, _, _ = str(error).partition(" was raised from the environment creator")
+        raise RobotestError(f"gymnasium cannot make {id_!r}: {what}; see --env-arg") from error
 
 
-def _leaves(
-    space: spaces.Space[Any], value: Any, name: str = "observation"
-) -> Iterator[tuple[str, spaces.Space[Any], Any]]:
-    """Yield (name, space, value) of everything in a nested observation, in the order of the space."""
-    if isinstance(space, spaces.Dict):
-        for key, inner in space.spaces.items():
-            yield from _leaves(inner, value[key], key)
-    elif isinstance(space, spaces.Tuple):
-        for i, inner in enumerate(space.spaces):
-            yield from _leaves(inner, value[i], f"{name}_{i}")
-    else:
-        yield name, space, value
+@contextlib.contextmanager
+def _current_api(id_: str) -> Iterator[None]:
+    """Say what is wrong where gymnasium's wrappers, or the arguments, meet an environment made for the old gym."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if "unpack" in str(error) or "argument 'seed'" in str(error) or "argument 'options'" in str(error):
+            raise RobotestError(f"{id_} fails with {describe(error)}; {_API}") from error
+        raise
 
 
-def _is_picture(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep gymnasium's advice to authors off the terminal; errors are exceptions."""
+    level = gymnasium.logger.min_level
+    gymnasium.logger.min_level = gymnasium.logger.ERROR
+    try:
+        yield
+    finally:
+        gymnasium.logger.min_level = level
 
 
-def _numbers(space: spaces.Space[Any], value: Any) -> Float32[np.ndarray, " S"]:
-    """Return all numbers of an observation, one-hot where they are choices."""
-    parts = [
-        np.asarray(spaces.flatten(inner, own), np.float32)
-        for _, inner, own in _leaves(space, value)
-        if not _is_picture(inner) and not isinstance(inner, spaces.Text)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def _reward(value: Any, when: str) -> float:
+    if not isinstance(value, (str, bytes, Mapping, list, tuple, set)) and value is not None:
+        with contextlib.suppress(Exception):
+            found = np.asarray(value)
+            if found.dtype.kind in "biuf" and found.size == 1 and math.isfinite(number := float(found.item())):
+                return number
+    raise InvalidObservationError(f"reward is {value!r:.80} {when}; one finite number is needed")
 
 
-def _state_layout(space: spaces.Space[Any], value: Any) -> VectorSpec:
-    components = tuple(
-        Component(name, spaces.flatdim(inner), "native", "gymnasium", -_UNBOUNDED, _UNBOUNDED)
-        for name, inner, _ in _leaves(space, value)
-        if not _is_picture(inner) and not isinstance(inner, spaces.Text)
-    )
-    return VectorSpec("native", components)
+def _fps(given: Any) -> float:
+    try:
+        fps = float(given)
+    except (TypeError, ValueError):
+        return _DEFAULT_FPS
+    return fps if math.isfinite(fps) and fps > 0 else _DEFAULT_FPS
 
 
-def _action_layout(space: spaces.Space[Any]) -> VectorSpec:
-    """Return one component for each number, as each has its own bounds."""
-    match space:
-        case spaces.Discrete():
-            low, high = int(space.start), int(space.start + space.n - 1)
-            return VectorSpec("native", (Component("choice", 1, "index", "discrete", low, high),))
-        case spaces.Box():
-            bounds = zip(
-                space.low.ravel().clip(-_UNBOUNDED, _UNBOUNDED),
-                space.high.ravel().clip(-_UNBOUNDED, _UNBOUNDED),
-                strict=True,
-            )
-            return VectorSpec(
-                "native",
-                tuple(
-                    Component(f"action_{i}", 1, "native", "gymnasium", float(low), float(high))
-                    for i, (low, high) in enumerate(bounds)
-                ),
-            )
-    raise RobotestError(f"actions of {space} given; a Box or a Discrete space is needed")
-
-
-def _native(space: spaces.Space[Any], action: Float32[np.ndarray, " A"]) -> Any:
-    if isinstance(space, spaces.Discrete):
-        return int(np.rint(action[0]))
-    assert isinstance(space, spaces.Box)
-    # The bounds again: as float32 they may lie a little outside.
-    return action.reshape(space.shape).astype(space.dtype).clip(space.low, space.high)
+def _simulator(env: gymnasium.Env[Any, Any]) -> str:
+    """Name MuJoCo with its version if it is behind an environment; it is imported then."""
+    module = type(getattr(env.unwrapped, "model", None)).__module__.partition(".")[0]
+    return f"mujoco {sys.modules['mujoco'].__version__}" if module == "mujoco" and "mujoco" in sys.modules else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import closing
 from pathlib import Path
@@ -104,20 +105,30 @@ gymnasium.register("tests/Terminates-v0", entry_point="tests.test_gymnasium:Coun
 
 
 @pytest.mark.parametrize(
-    ("id_", "actions", "success"),
+    ("id_", "rule", "actions", "success"),
     [
-        ("tests/Threshold-v0", [0, 0, 0], [False, False, True]),
-        ("tests/Threshold-v0", [0, 1], [False, False]),
-        ("tests/Terminates-v0", [-1, 0, 1], [False, False, True]),
+        ("tests/Threshold-v0", None, [0, 0, 0, 1], [False, False, False, True]),
+        ("tests/Threshold-v0", None, [0, 1], [False, False]),
+        ("tests/Threshold-v0", "none", [0, 0, 0, 1], [False, False, False, False]),
+        ("tests/Terminates-v0", "terminated", [-1, 0, 1], [False, False, True]),
+        ("tests/Terminates-v0", "return>=2", [-1, 1], [False, True]),
     ],
 )
-def test_success_without_a_word_of_it(id_: str, actions: list[int], success: list[bool]) -> None:
-    with closing(resolve("env", f"gymnasium:{id_}").make(id_, OPTIONS)) as env:
+def test_success_without_a_word_of_it(id_: str, rule: str | None, actions: list[int], success: list[bool]) -> None:
+    options = dataclasses.replace(OPTIONS, success=rule)
+    with closing(resolve("env", f"gymnasium:{id_}").make(id_, options)) as env:
+        assert env.spec.success == (rule or "return>=3")
         env.reset(0)
         status = [env.apply(np.array([a], np.float32)) for a in actions]
         assert [s.success for s in status] == success
-        assert status[-1].done
+        assert [s.done for s in status] == [*[False] * (len(actions) - 1), True]
+        assert [s.reward for s in status] == [1.0] * len(actions)
         assert env.observe().instruction == id_
+
+
+def test_termination_is_not_taken_for_success() -> None:
+    with pytest.raises(RobotestError, match=r"nothing says when .* --success: info:KEY, return>=X, terminated"):
+        resolve("env", "gymnasium:tests/Terminates-v0").make("tests/Terminates-v0", OPTIONS)
 
 
 @pytest.mark.slow
