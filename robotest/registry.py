@@ -29,7 +29,11 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "libero/ID": "robotest.policies.scripted_libero:experts",
         "tabletop": "robotest.policies.scripted_tabletop:experts",
     },
-    "policy": {"mini_vla": "robotest.policies.mini_vla:load"},
+    "policy": {
+        "mini_vla": "robotest.policies.mini_vla:load",
+        "random": "robotest.policies.baselines:random",
+        "zero": "robotest.policies.baselines:zero",
+    },
     "verifier": {
         "first": "robotest.verifiers.controls:first",
         "random": "robotest.verifiers.controls:random",

@@ -1,0 +1,106 @@
+"""Policies that fit every environment: what a policy must beat, and what shows that an environment runs.
+
+``random`` draws every number anew, ``zero`` does nothing; neither looks at anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from robotest.errors import InvalidActionError
+from robotest.randomness import derive, generator
+from robotest.specs import EnvSpec, PolicySpec
+from robotest.types import Candidates, Observation, Policy
+
+HORIZON: Final = 8
+UNBOUNDED: Final = 1e6
+"""From here on a bound stands for none."""
+WHOLE: Final = ("discrete", "integer")
+"""Conventions of numbers that the environment rounds."""
+
+Draw = Callable[[int], Float32[np.ndarray, "H A"]]
+"""A chunk from a seed."""
+
+
+class Baseline:
+    """Draws chunks without looking. Implements `robotest.types.Policy`.
+
+    Args:
+        name: its own.
+        env: what it acts in.
+        draw: one candidate.
+    """
+
+    def __init__(self, name: str, env: EnvSpec, draw: Draw) -> None:
+        low, high = env.action.low, env.action.high
+        spread = np.where(_bounded(low, high) & (high > low), high - low, np.float32(1))
+        self._draw = draw
+        self._spec = PolicySpec(
+            name=name,
+            fingerprint=name,
+            action=env.action,
+            state=env.state,
+            cameras={},
+            horizon=HORIZON,
+            feature_shapes={},
+            action_scale=np.tile(spread.astype(np.float32), (HORIZON, 1)),
+            concurrent=True,
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        """See `Policy.spec`."""
+        return self._spec
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        """See `Policy.sample`."""
+        if len(noise_seeds) != len(observations):
+            raise InvalidActionError(f"{len(noise_seeds)} seeds for {len(observations)} observations")
+        return [
+            Candidates(np.stack([self._draw(derive(seed, "baseline", m)) for m in range(n_candidates)]))
+            for seed in noise_seeds
+        ]
+
+
+def random(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001 - the factories' signature
+    """Make the policy that draws each number uniformly from its bounds, all choices alike.
+
+    Numbers without bounds are drawn from the standard normal distribution, and moved into a bound on one side.
+    """
+    low, high = env.action.low.astype(np.float64), env.action.high.astype(np.float64)
+    bounded = _bounded(low, high)
+    whole = np.concatenate([np.full(c.size, c.convention in WHOLE) for c in env.action.components])
+    # Rounding then gives the outermost choices as often as the others.
+    margin = np.where(whole & bounded, 0.5, 0.0)
+    centre = np.zeros_like(low).clip(low, high)
+
+    def draw(seed: int) -> Float32[np.ndarray, "H A"]:
+        rng = generator(seed)
+        uniform, normal = rng.random((HORIZON, len(low))), rng.standard_normal((HORIZON, len(low)))
+        within = (low - margin) * (1 - uniform) + (high + margin) * uniform
+        drawn = np.where(bounded, within, centre + normal)
+        drawn = np.where(whole, np.rint(drawn), drawn).clip(low, high)
+        return drawn.astype(np.float32)
+
+    return Baseline("random", env, draw)
+
+
+def zero(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001
+    """Make the policy whose actions are all zero, or what the bounds have next to it."""
+    chunk = np.tile(np.zeros(env.action.size, np.float32).clip(env.action.low, env.action.high), (HORIZON, 1))
+    return Baseline("zero", env, lambda _: chunk)
+
+
+def _bounded(
+    low: np.ndarray[tuple[int], np.dtype[np.floating]], high: np.ndarray[tuple[int], np.dtype[np.floating]]
+) -> Bool[np.ndarray, " A"]:
+    """Return which numbers have bounds on both sides."""
+    finite: Bool[np.ndarray, " A"] = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
+    return finite
