@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robotest import demonstrations
+from robotest import demonstrations, files
 from robotest.demonstrations import DatasetSpec, chunk_labels
 from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
 from robotest.policies import mini_vla
@@ -230,11 +230,10 @@ class Run:
     def checkpoint(self) -> None:
         """Write everything that `resume` needs; it appears complete or not at all."""
         path = self.config.out / CHECKPOINT_NAME
-        partial = path.with_name(path.name + ".partial")
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         try:
-            save_file(tensors, partial, {"run": self._identity(), "step": str(self.step)})
-            partial.replace(path)
+            with files.replacing(path) as partial:
+                save_file(tensors, partial, {"run": self._identity(), "step": str(self.step)})
         except (OSError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"cannot write checkpoint {path}: {error}; free the disk or choose another") from error
 
@@ -283,8 +282,13 @@ class Run:
             "learning_rate": learning_rate(self.config, self.step - 1),
         }
         self._losses = []
-        with (self.config.out / LOG_NAME).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        # What is not finite (a training that fell apart) is null: each line stays JSON.
+        told = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
+        path = self.config.out / LOG_NAME
+        try:
+            files.append_line(path, json.dumps(told, allow_nan=False))
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error.strerror}; the same command continues") from error
 
     def _identity(self) -> str:
         """Return what must be equal for a checkpoint to be this run's."""

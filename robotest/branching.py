@@ -155,6 +155,8 @@ def run(
     missing = [a for place, (a, _) in assignments.items() if place not in found]
     total, there = len(assignments), len(assignments) - len(missing)
     done(there, total)
+    if not missing:  # then nothing is written: the directory may be one that is only read
+        return [found[place] for place in assignments]
     try:
         with (
             threadpool_limits(limits=1),
@@ -179,16 +181,21 @@ def _lines(file: Path, plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], Non
     """Open a file of branches; what is yielded puts one more line on disk."""
     with runs.writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
+        lines = file.open("a", encoding="utf-8")
 
-            def append(line: Mapping[str, Any]) -> None:
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
+    def append(line: Mapping[str, Any]) -> None:
+        with runs.writing(file.parent):
+            lines.write(json.dumps(line, allow_nan=False) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
 
-            if lines.tell() == 0:
-                append(_identity(plan))
-            yield append
+    try:
+        if lines.tell() == 0:
+            append(_identity(plan))
+        yield append
+    finally:
+        with runs.writing(file.parent):
+            lines.close()  # writes what an interrupted `append` left in the buffer
 
 
 def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:

@@ -114,7 +114,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 def _columns() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names may have brackets
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

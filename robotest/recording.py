@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from robotest import files
 from robotest.errors import ArtifactError
 from robotest.rollout import Trace
 from robotest.types import EnvOptions, Episode
@@ -86,16 +87,28 @@ def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
 
 
 def write(path: Path, recording: Recording) -> None:
-    """Write an episode file; a reader sees all of it or none."""
+    """Write an episode file; a reader sees all of it or none, and a write that fails leaves nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    image = _image(recording)  # HDF5 writing to a full disk itself ends in a segmentation fault
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    with h5py.File(temporary, "w") as file:
+    with files.replacing(path) as partial:
+        partial.write_bytes(image)
+
+
+def _image(recording: Recording) -> bytes:
+    """Return the file in memory, of which nothing is ever written to a disk by HDF5."""
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         file.attrs["format"] = FORMAT
-        file.attrs["episode"] = json.dumps(dataclasses.asdict(recording.episode))
-        file.attrs["scene"] = json.dumps(dataclasses.asdict(recording.scene))
+        file.attrs["episode"] = json.dumps(dataclasses.asdict(recording.episode), allow_nan=False)
+        file.attrs["scene"] = json.dumps(dataclasses.asdict(recording.scene), allow_nan=False)
         for name, array in _arrays(recording):
             file.create_dataset(name, data=array, **({"compression": "lzf", "shuffle": True} if array.size else {}))
-    temporary.replace(path)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
 
 
 def read(path: Path) -> Recording:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, get_args
 
-from robotest import stats
+from robotest import files, stats
 from robotest.allocation import Estimate
 from robotest.errors import RunDirectoryError
 from robotest.sequential import Monitor
@@ -218,8 +218,11 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._lock.close()
+        try:
+            with writing(self.path):
+                self._lines.close()  # writes what an interrupted `append` left in the buffer
+        finally:
+            self._lock.close()
 
     @property
     def episodes(self) -> Mapping[Key, Episode]:
@@ -255,13 +258,12 @@ class RunDirectory:
     def _rewrite(self, episodes: dict[Key, Episode]) -> None:
         """Put these lines in place of those that are there; a crash leaves one or the other."""
         file = self.path / "episodes.jsonl"
-        partial = file.with_name(file.name + ".partial")
-        with partial.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(_to_line(episode)) + "\n" for episode in episodes.values())
-            lines.flush()
-            os.fsync(lines.fileno())
-        self._lines.close()
-        partial.replace(file)
+        with files.replacing(file) as partial:
+            with partial.open("w", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(_to_line(episode)) + "\n" for episode in episodes.values())
+                lines.flush()
+                os.fsync(lines.fileno())
+            self._lines.close()
         self._lines = file.open("a", encoding="utf-8")
         self._episodes = episodes
 
@@ -452,9 +454,8 @@ def notes(identity: Mapping[str, Any]) -> tuple[str, ...]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with files.replacing(path) as partial:
+        partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

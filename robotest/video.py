@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
+import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-import imageio.v2 as imageio
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from robotest import experts, interrupt, recording, registry, runs
+from robotest import experts, files, interrupt, recording, registry, runs
 from robotest.errors import RobotestError
 from robotest.recording import Recording
 from robotest.types import Episode, Outcome, SimulatedEnv
@@ -84,7 +87,7 @@ def render_run(
 
     Raises:
         ArtifactError: an episode file is missing or damaged.
-        RobotestError: the environment is not a simulator, or cannot be built again.
+        RobotestError: the environment is not a simulator, or cannot be built again; or a video cannot be written.
     """
     paths = []
     with interrupt.deferred(), _environments() as environment_of:
@@ -115,24 +118,31 @@ def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle
         style: how it is played.
 
     Raises:
-        RobotestError: the recording holds no states.
+        RobotestError: the recording holds no states, or the file cannot be written.
     """
     _require_states(recorded, path.with_suffix(".h5"))
+    fps = style.speed / (style.stride * recorded.scene.control_dt)
+    with files.replacing(path) as partial:
+        try:
+            partial.touch()
+        except OSError as error:
+            raise RobotestError(f"cannot write video {path}: {error.strerror or error}") from error
+        said = _encode(partial, fps, _frames(recorded, env, style, round(style.hold_s * fps)))
+        if said is not None:
+            raise RobotestError(f"cannot write video {path}: {said}; once that is mended, the same command goes on")
+
+
+def _frames(recorded: Recording, env: SimulatedEnv, style: VideoStyle, held: int) -> Iterator[Picture]:
+    """Yield what is shown; the last one is held."""
     assert recorded.snapshots is not None
     env.reset(recorded.scene.reset_seed, recorded.episode.index)
     last = len(recorded.snapshots) - 1
-    steps = sorted({*range(0, last, style.stride), last})
-    fps = style.speed / (style.stride * recorded.scene.control_dt)
-    partial = path.with_name(f".{path.name}")
-    with _writer(partial, fps) as write:
-        for step in steps:
-            interrupt.check()
-            env.restore(recorded.snapshots[step])
-            frame = compose(recorded, step, _pictures(env, style.camera), style.speed)
-            write(frame)
-        for _ in range(round(style.hold_s * fps)):
-            write(frame)
-    partial.replace(path)
+    for step in sorted({*range(0, last, style.stride), last}):
+        interrupt.check()
+        env.restore(recorded.snapshots[step])
+        frame = compose(recorded, step, _pictures(env, style.camera), style.speed)
+        yield frame
+    yield from itertools.repeat(frame, held)
 
 
 def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: float) -> Picture:
@@ -220,25 +230,39 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-@contextlib.contextmanager
-def _writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
-    """An mp4 that every player shows (H.264, yuv420p); the file is removed if anything goes wrong."""
+def _encode(path: Path, fps: float, frames: Iterator[Picture]) -> str | None:
+    """Write an mp4 that every player shows (H.264, yuv420p); return what went wrong, or None.
+
+    By ffmpeg itself: imageio's writer does not look at how it ended, and so takes half a video on a full disk for one.
+    """
+    first = next(frames)
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}", "-r", f"{fps:.6f}"]
+    encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "27", "-threads", "1"]
+    command = [get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", "-an", *encoder, "-movflags", "+faststart"]
+    with subprocess.Popen(  # noqa: S603 - ffmpeg on our own pictures; Ctrl-C is for us
+        [*command, "-f", "mp4", str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as ffmpeg:
+        assert ffmpeg.stdin is not None
+        try:
+            for frame in itertools.chain([first], frames):
+                if not _written(ffmpeg.stdin, frame):
+                    break  # it has ended, and says why
+            said = ffmpeg.communicate()[1].decode(errors="replace").strip()
+        except BaseException:
+            ffmpeg.kill()
+            raise
+    if not ffmpeg.returncode:
+        return None
+    cause, *_ = said.splitlines() or [f"ffmpeg ended with {ffmpeg.returncode}"]
+    return re.sub(r"^\[.*?\] ", "", cause)
+
+
+def _written(to: IO[bytes], frame: Picture) -> bool:
     try:
-        with imageio.get_writer(
-            path,
-            format="FFMPEG",
-            fps=fps,
-            codec="libx264",
-            pixelformat="yuv420p",
-            macro_block_size=16,
-            quality=None,
-            output_params=["-preset", "veryfast", "-crf", "27", "-threads", "1", "-movflags", "+faststart"],
-        ) as opened:
-            writer: Any = opened  # imageio's types say nothing of writing
-            yield writer.append_data
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        to.write(np.ascontiguousarray(frame).data)
+    except BrokenPipeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
