@@ -222,10 +222,12 @@ class RobosuiteWorld:
         """
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
-        mujoco.mj_forward(self.model, self.data)
-        self._post_process()
-        yield
-        mujoco.mj_setState(self.model, self.data, state, _STATE)
+        try:
+            mujoco.mj_forward(self.model, self.data)
+            self._post_process()
+            yield
+        finally:
+            mujoco.mj_setState(self.model, self.data, state, _STATE)
 
     def picture(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
         """What a camera sees, upright; call it within `looked_at`."""

@@ -162,3 +162,24 @@ def test_without_the_guard_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MjRenderContext, name, getattr(MjRenderContext, name).__wrapped__)
     monkeypatch.setattr(robosuite_world, "_guard_contexts", lambda: None)
     assert not each_shows_itself()
+
+
+@pytest.mark.slow
+def test_a_look_that_fails_changes_nothing(lift: RobosuiteTaskEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    lift.reset(0)
+    lift.apply(np.full(7, 0.5, np.float32))
+    before = lift.snapshot()
+
+    def dark() -> None:
+        lift.world.data.qacc_warmstart[:] += 1.0
+        raise RuntimeError("no light")
+
+    monkeypatch.setattr(lift.world, "_post_process", dark)
+    with pytest.raises(RuntimeError, match="no light"):
+        lift.observe()
+    np.testing.assert_array_equal(lift.snapshot(), before)
+    monkeypatch.undo()
+    monkeypatch.setattr(lift.world, "picture", lambda *_: dark())
+    with pytest.raises(RuntimeError, match="no light"):
+        lift.render("agentview", 32, 32)
+    np.testing.assert_array_equal(lift.snapshot(), before)
