@@ -1,12 +1,14 @@
 """The command line: parse, run, and turn what went wrong into one line and an exit code.
 
 Exit codes: 0 done; 1 done, but episodes ended in errors (or `doctor` found a problem); 2 bad usage or input, one line
-on standard error; 3 `compare --fail-if-worse` found it worse; 130 interrupted.
+on standard error; 3 `compare --fail-if-worse` found it worse; 130 interrupted; 141 nobody reads the output any more
+(`robotest list | head -1`), which is not worth a word.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import sys
@@ -16,6 +18,7 @@ from typing import Protocol
 
 import tyro
 
+from robotest import terminal
 from robotest.commands.branching import Branch
 from robotest.commands.evaluation import Compare, Eval, Plan, Video
 from robotest.commands.hardware import Deploy, SimulateRobot
@@ -24,6 +27,27 @@ from robotest.commands.learning import Collect, Fit, Train
 from robotest.errors import InterruptedRunError, RobotestError
 
 _RULE = re.compile(r"[\s│╰]*[─-]{4,}[\s│╯]*")
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
+_REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EDQUOT",
+        "EFBIG",
+        "EIO",
+        "EISDIR",
+        "ELOOP",
+        "EMFILE",
+        "ENAMETOOLONG",
+        "ENFILE",
+        "ENOENT",
+        "ENOSPC",
+        "ENOTDIR",
+        "EPERM",
+        "EROFS",
+    )
+}
+"""What a disk, its owner or the system refuses, wherever it comes up."""
 COMMANDS: dict[str, Callable[..., Command]] = {
     "list": List,
     "check": Check,
@@ -50,23 +74,54 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Run one command and return its exit code, that of ``--help`` too.
 
     Args:
         arguments: what follows the program's name; None is this process's own.
     """
-    sys.path.append(str(Path.cwd()))  # module:attribute also finds modules that lie here; installed ones come first
+    terminal.prepare()
+    return terminal.finish(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
+        sys.path.append(str(Path.cwd()))  # module:attribute also finds modules that lie here; installed ones come first
         return parse(arguments).run()
     except InterruptedRunError as error:
-        _say(error)
+        terminal.say(error)
         return 130
     except RobotestError as error:
-        _say(f"error: {error}")
+        terminal.say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted")
+        terminal.say("interrupted")
         return 130
+    except SystemExit as exit_:  # --help; what is left in the buffer is still to be written
+        return int(exit_.code or 0)
+    except BrokenPipeError:
+        if not terminal.nobody_reads():
+            raise
+        return terminal.BROKEN_PIPE
+    except (OSError, UnicodeEncodeError) as error:
+        if not (refusal := _refusal(error)):
+            raise
+        terminal.say(f"error: {refusal}")
+        return 2
+
+
+def _refusal(error: OSError | UnicodeEncodeError) -> str | None:
+    """Say what the system refused; None if that is rather a fault of the program."""
+    if isinstance(error, UnicodeEncodeError):
+        if error.encoding != sys.getfilesystemencoding():
+            return None
+        return (
+            f"this locale ({error.encoding}) has no file names with {error.object[error.start : error.end]!a};"
+            " set the environment variable PYTHONUTF8=1"
+        )
+    if error.errno not in _REFUSALS:
+        return None
+    where = f"{error.filename}: " if error.filename else "cannot write: " if error.errno in _FULL else ""
+    return f"{where}{error.strerror}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
@@ -94,10 +149,6 @@ def _one_line(boxed: str) -> str:
     title, *lines = re.sub(r"\x1b\[[0-9;]*m", "", boxed).strip().splitlines()
     text = " ".join("\n" if _RULE.fullmatch(line) else line.strip(" │") for line in lines)
     return "; ".join(" ".join(part.split()) for part in text.split("\n") if part.strip()) or title
-
-
-def _say(message: object) -> None:
-    sys.stderr.write(f"robotest: {' '.join(str(message).split())}\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,16 @@ NON_TERMINAL_WIDTH = 130
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console of the terminal's width, or a wide one where there is no terminal."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=NON_TERMINAL_WIDTH)
+    found = _Console(stderr=stderr)
+    return found if found.is_terminal else _Console(stderr=stderr, width=NON_TERMINAL_WIDTH)
+
+
+class _Console(Console):
+    """Leaves it to the command line what a broken pipe means; rich ends the program with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Called where the error is handled."""
+        raise
 
 
 @contextlib.contextmanager
@@ -62,7 +70,7 @@ def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
     """
     running: dict[str, list[bool]] = {}
     with contextlib.ExitStack() as showing:
-        showing.enter_context(console(stderr=True).status("loading"))
+        showing.enter_context(console(stderr=True).status("loading", spinner="line"))
         progress = _columns()
         task = progress.add_task("episodes", total=None)
 

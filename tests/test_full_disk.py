@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import subprocess
 import sys
@@ -14,48 +13,26 @@ import pytest
 
 from robotest import runs
 from robotest.files import append_line, replacing
+from tests.forks import Forks, forks
 
 FAKES = ("--env", "tests.fakes:suite", "--policy", "tests.fakes:policy", "--verifiers", "random,medoid")
 EVAL = ("eval", *FAKES, "--episodes", "2")
-DRIVER = """
-import json, os, sys
-from robotest import branching, completion, evaluate, fleet, progress, runs, tables, video  # once, for all forks
-from robotest.cli import main
-runs.commit()
-
-for asked in sys.stdin:
-    arguments, said = json.loads(asked)
-    child = os.fork()
-    if not child:
-        with open(said, "wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        code = main(arguments)
-        sys.stdout.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """A small one, and a process whose children run commands on it without importing everything each time."""
+    """A small one, and who runs commands on it."""
 
     path: Path
-    driver: subprocess.Popen[str]
+    forks: Forks
 
     def resize(self, kib: int) -> None:
         _mount("-o", f"remount,size={kib}k", str(self.path))
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Return the exit code, negative for a signal, and what was said on both streams."""
-        assert self.driver.stdin is not None
-        assert self.driver.stdout is not None
-        said = self.path.with_suffix(".said")
-        self.driver.stdin.write(json.dumps([arguments, str(said)]) + "\n")
-        self.driver.stdin.flush()
-        code = int(self.driver.stdout.readline())
-        return code, said.read_text(encoding="utf-8")
+        """Return the exit code, negative for a signal, and what was said, errors last."""
+        code, out, err = self.forks.run(*arguments)
+        return code, (out + err).decode()
 
 
 def _mount(*arguments: str) -> None:
@@ -68,22 +45,18 @@ def _mount(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with forks(tmp_path_factory.mktemp("said")) as made:
+        yield made
 
 
 @pytest.fixture
-def disk(tmp_path: Path, driver: subprocess.Popen[str]) -> Iterator[Disk]:
+def disk(tmp_path: Path, forked: Forks) -> Iterator[Disk]:
     path = tmp_path / "disk"
     path.mkdir()
     _mount("-t", "tmpfs", "-o", "size=64m", "none", str(path))
     try:
-        yield Disk(path, driver)
+        yield Disk(path, forked)
     finally:
         subprocess.run(["umount", str(path)], check=True)  # noqa: S603, S607 - constants
 
@@ -180,6 +153,7 @@ def test_branches_on_a_full_disk_end_in_one_line_and_go_on(disk: Disk) -> None:
         shutil.rmtree(run / "branches-random")
 
 
+@pytest.mark.slow
 def test_a_line_is_appended_whole_or_not_at_all(disk: Disk) -> None:
     disk.resize(8)
     log = disk.path / "log"
