@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+from checked import SHORT, add_short, refuse, require, require_finite, run
 from jaxtyping import Float32, Int64
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,7 @@ from robotest.verifiers.artifact import FittedVerifier
 from robotest.verifiers.fit import SearchedFeatures, Settings, fit_features, implementation
 from robotest.verifiers.settings import CfnSettings, KnnSettings, LeverageSettings
 
-N_CLUSTERS, WIDTH, N_QUERIES, N_CANDIDATES = 60, 64, 16, 8
+N_CLUSTERS, MOST, WIDTH, N_QUERIES, N_CANDIDATES = 60, 501, 64, 16, 8
 OBSERVATION = Observation({}, np.zeros(0, np.float32), "", 0.0)
 
 
@@ -49,10 +50,10 @@ class Row:
     megabytes: float
 
 
-def clusters(noise: float, seed: int) -> Clusters:
+def clusters(noise: float, seed: int, most: int) -> Clusters:
     """Draw clusters with unit-variance centres and `noise` as standard deviation within a cluster."""
     rng = np.random.default_rng(seed)
-    counts = np.linspace(1, 501, N_CLUSTERS).round().astype(np.int64)
+    counts = np.linspace(1, most, N_CLUSTERS).round().astype(np.int64)
     centres = rng.standard_normal((N_CLUSTERS, WIDTH))
     rows = np.repeat(centres, counts, axis=0)
     training = rows + noise * rng.standard_normal(rows.shape)
@@ -60,9 +61,9 @@ def clusters(noise: float, seed: int) -> Clusters:
     return Clusters(training[:, None].astype(np.float32), queries.astype(np.float32), counts)
 
 
-def measure(settings: Settings, noise: float, seed: int) -> Row:
+def measure(settings: Settings, noise: float, seed: int, most: int) -> Row:
     """Fit one verifier and compare its scores with the counts."""
-    data = clusters(noise, seed)
+    data = clusters(noise, seed, most)
     n = len(data.training)
     searched = SearchedFeatures(
         {"hidden": data.training.astype(np.float16)},
@@ -76,6 +77,9 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
     kind, make_score = implementation(settings)
     verifier = FittedVerifier(artifact, make_score(artifact.tensors, artifact.hyperparameters))
     scores = verifier.score_features(data.queries.reshape(-1, 1, WIDTH)).reshape(N_CLUSTERS, N_QUERIES).mean(axis=1)
+    require_finite(f"scores of {kind}", scores)
+    if not np.ptp(scores):
+        refuse(f"{kind} scores every cluster alike")
     arrays = (*artifact.tensors.values(), artifact.features.matrix, artifact.features.mean)
     return Row(
         kind,
@@ -89,12 +93,15 @@ def measure(settings: Settings, noise: float, seed: int) -> Row:
 
 def score_ms(verifier: FittedVerifier, features: Float32[np.ndarray, "M 1 F"]) -> float:
     """Median processor time of one `score` call [ms]."""
+    require("candidates to score", len(features), N_CANDIDATES)
     candidates = Candidates(np.zeros((len(features), 1, 1), np.float32), {"hidden": features})
     times = []
     for _ in range(200):
         started = time.process_time()
-        verifier.score(OBSERVATION, candidates, 0)
+        scores = verifier.score(OBSERVATION, candidates, 0)
         times.append(time.process_time() - started)
+    require("scores of a decision", scores.size, N_CANDIDATES)
+    require_finite("scores of a decision", scores)
     return 1e3 * float(np.median(times))
 
 
@@ -104,16 +111,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.03, 0.1, 0.3], help="spread within a cluster")
     parser.add_argument("--seed", type=int, default=0)
+    add_short(parser)
     arguments = parser.parse_args()
+    short_cfn = CfnSettings(members=1, epochs=1, min_steps=20, patience=1)
     rows = [
-        measure(settings, noise, arguments.seed)
-        for noise in arguments.noise
-        for settings in (LeverageSettings(), KnnSettings(), CfnSettings())
+        measure(settings, noise, arguments.seed, 31 if arguments.short else MOST)
+        for noise in arguments.noise[: 1 if arguments.short else None]
+        for settings in (LeverageSettings(), KnnSettings(), short_cfn if arguments.short else CfnSettings())
     ]
     if arguments.json:
         sys.stdout.write(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
         return
     table = Table("verifier", "noise", "Spearman's rho", "fit [s]", "score 8 [ms]", "size [MB]")
+    table.title = SHORT if arguments.short else None
     for row in rows:
         figures = (
             f"{row.noise:g}",
@@ -127,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,33 +14,49 @@ import time
 from contextlib import closing
 
 import numpy as np
+from checked import SHORT, add_short, refuse, require, require_pictures, require_some, run
 from rich.console import Console
 from rich.table import Table
 
 from robotest import registry
-from robotest.types import Env, EnvOptions
+from robotest.types import Env, EnvOptions, Observation
 
 EVERY = {"no pictures": 0, "every 8 steps": 8, "every step": 1}
 ROUNDS, STEPS = 8, 40
 
 
-def measure(env: Env) -> dict[str, float]:
+def measure(env: Env, rounds: int) -> dict[str, float]:
     """Return steps per second, keyed as `EVERY`: the median over rounds."""
     rng = np.random.default_rng(0)
     rates: dict[str, list[float]] = {name: [] for name in EVERY}
     env.reset(0, 0)
-    env.observe()  # builds the renderer
-    for _ in range(ROUNDS):
+    require_some("cameras", len(env.spec.cameras))
+    require_pictures(env.observe(), env.spec.cameras)  # builds the renderer
+    for _ in range(rounds):
         for name, every in EVERY.items():
             env.reset(int(rng.integers(1000)), 0)
+            before = env.observe()
             actions = rng.uniform(-0.03, 0.03, (STEPS, env.spec.action.size)).astype(np.float32)
+            looks = 0
             start = time.perf_counter()
             for step, action in enumerate(actions):
                 if every and step % every == 0:
                     env.observe()
+                    looks += 1
                 env.apply(action)
             rates[name].append(STEPS / (time.perf_counter() - start))
+            require("looks", looks, -(-STEPS // every) if every else 0)
+            _require_moved(before, env.observe(), STEPS * env.spec.control_dt)
     return {name: float(np.median(values)) for name, values in rates.items()}
+
+
+def _require_moved(before: Observation, after: Observation, seconds: float) -> None:
+    """Refuse a round in which the world stood still: other pictures, another state, and the time that was simulated."""
+    if abs(after.time - before.time - seconds) > 1e-6:
+        refuse(f"{after.time - before.time:g} s of {seconds:g} s were simulated")
+    require_pictures(after, after.images)
+    if np.array_equal(before.state, after.state):
+        refuse("nothing moved")
 
 
 def main() -> None:
@@ -49,19 +65,21 @@ def main() -> None:
     parser.add_argument("--tasks", default="", help="separated by commas; all if none is given")
     parser.add_argument("--image-size", type=int, default=EnvOptions.image_size)
     parser.add_argument("--json", action="store_true")
+    add_short(parser)
     given = parser.parse_args()
     suite = registry.resolve("env", given.env)
     options = EnvOptions(suite.settings[0], suite.action_modes[0], image_size=given.image_size)
     if given.env == "dual_arm":
         options = EnvOptions(image_size=given.image_size)  # in the mode of the shipped policy
     results: dict[str, dict[str, float]] = {}
-    for task in given.tasks.split(",") if given.tasks else suite.tasks:
+    for task in (given.tasks.split(",") if given.tasks else suite.tasks)[: 1 if given.short else None]:
         with closing(suite.make(task, options)) as env:
-            results[task] = measure(env)
+            results[task] = measure(env, 1 if given.short else ROUNDS)
     if given.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
         return
-    table = Table("task", *EVERY, "saved by looking every 8", title="control steps per second, one core")
+    title = SHORT if given.short else "control steps per second, one core"
+    table = Table("task", *EVERY, "saved by looking every 8", title=title)
     for task, rates in results.items():
         ratio = rates["every 8 steps"] / rates["every step"]
         table.add_row(task, *(f"{rates[name]:.0f}" for name in EVERY), f"{ratio:.1f} x")
@@ -69,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

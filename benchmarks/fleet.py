@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from checked import SHORT, add_short, require_episodes, run
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -32,8 +33,10 @@ ENV, TASKS = "dual_arm", ("handover_block", "lift_tray")
 def rate(crew: Crew, planner: Planner, work: Sequence[Assignment]) -> float:
     """Return episodes per second."""
     start = time.perf_counter()
-    n = sum(1 for _ in crew.run(planner, work))
-    return n / (time.perf_counter() - start)
+    episodes = [finished.episode for finished in crew.run(planner, work)]
+    taken = time.perf_counter() - start
+    require_episodes(episodes, len(work))
+    return len(episodes) / taken
 
 
 def main() -> None:
@@ -41,7 +44,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
+    add_short(parser)
     arguments = parser.parse_args()
+    tasks: tuple[str, ...] = TASKS
+    if arguments.short:
+        arguments.episodes, arguments.rounds, tasks = 1, 1, TASKS[1:]
     policy, folder = load_policy("mini_vla")
     verifier = load_condition("leverage", policy, folder).verifier
     planner = Planner(policy, {"leverage": verifier}, 8, WallClock())
@@ -56,8 +63,8 @@ def main() -> None:
             for name, crew in crews.items():
                 work = [
                     Assignment("leverage", EpisodeSeeds(max(0, round_), task, i), EnvOptions(), policy.spec.horizon)
-                    for task in TASKS
-                    for i in range(arguments.episodes if round_ >= 0 else 2)
+                    for task in tasks
+                    for i in range(arguments.episodes if round_ >= 0 else len(tasks))
                 ]
                 measured = rate(crew, planner, work)
                 if round_ >= 0:
@@ -70,7 +77,8 @@ def main() -> None:
             json.dumps({n: {"rates": r, "of 1 worker": ratios[n].tolist()} for n, r in rates.items()}) + "\n"
         )
         return
-    table = Table("what", "episodes/s", "of 1 worker", title=f"{arguments.rounds} rounds: median [smallest, largest]")
+    title = SHORT if arguments.short else f"{arguments.rounds} rounds: median [smallest, largest]"
+    table = Table("what", "episodes/s", "of 1 worker", title=title)
     for name, own in rates.items():
         r = ratios[name]
         table.add_row(name, f"{np.median(own):.2f}", f"{np.median(r):.2f} [{r.min():.2f}, {r.max():.2f}]")
@@ -78,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from checked import SHORT, add_short, require, require_some, run
 from rich.console import Console
 from rich.table import Table
 
@@ -363,15 +364,20 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=200, help="chunks that are timed")
     parser.add_argument("--json", action="store_true")
+    add_short(parser)
     given = parser.parse_args()
+    if given.short:
+        given.chunks, given.rounds, given.processes = 80, 2, 2
     times = timing(given.rounds)
+    for name, own in times.items():
+        require(name, len(own), given.rounds * (250 if name == "follow" else 1))
     parts = [given.chunks // given.processes + (i < given.chunks % given.processes) for i in range(given.processes)]
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         seeds = [1000 * given.seed + i for i in range(given.processes)]
         tally = sum(pool.starmap(fuzz, list(zip(seeds, parts, strict=True))), Tally())
     times["follow, while fuzzed"] = np.array(tally.ticks)
-    figures = {
+    figures: dict[str, Any] = {
         "chunks": sum(n for (kind, _), n in tally.kinds.items() if not kind.startswith("(")),
         "admitted": sum(n for (_, admitted), n in tally.kinds.items() if admitted),
         "set-points": tally.setpoints,
@@ -381,13 +387,19 @@ def main() -> None:
         "ms": {name: (1e3 * np.percentile(own, [50, 99, 100])).round(3).tolist() for name, own in times.items()},
         "seconds": round(time.perf_counter() - start),
     }
+    require("chunks", figures["chunks"], given.chunks)
+    for what in ("admitted", "set-points", "largest speed, of the limit"):
+        require_some(what, figures[what])
+    require_some("rejected chunks", figures["chunks"] - figures["admitted"])
     if given.json:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-        return
-    _show(figures, tally)
+    else:
+        _show(figures, tally, short=given.short)
+    if violations := sum(figures["violations"].values()):
+        raise SystemExit(f"governor.py: {violations} violations")
 
 
-def _show(figures: Mapping[str, Any], tally: Tally) -> None:
+def _show(figures: Mapping[str, Any], tally: Tally, *, short: bool) -> None:
     console = Console(width=120)
     kinds = Table("chunks", "admitted", "rejected")
     for kind in sorted({kind for kind, _ in tally.kinds}):
@@ -399,11 +411,11 @@ def _show(figures: Mapping[str, Any], tally: Tally) -> None:
     for name in ("admitted", "stopped on the way", "largest speed, of the limit", "seconds"):
         found.add_row(f"({name})", f"{figures[name]:.4g}" if isinstance(figures[name], float) else str(figures[name]))
     console.print(found)
-    spent = Table("processor time", "p50", "p99", "max", title="[ms]")
+    spent = Table("processor time", "p50", "p99", "max", title=SHORT if short else "[ms]")
     for name, own in figures["ms"].items():
         spent.add_row(name, *(f"{x:.3f}" for x in own))
     console.print(spent)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,11 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from null_suite import MAX_STEPS
+from checked import SHORT, add_short, refuse, require, require_episodes, run
+from null_suite import HORIZON, MAX_STEPS
 from rich.console import Console
 from rich.table import Table
 
+from robotest import recording
 from robotest.evaluate import EvalConfig, evaluate
+from robotest.runs import episode_path, read_episodes
 
 EPISODES = 100
 
@@ -29,13 +32,13 @@ def processor_s() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def run(workers: int, episodes: int, record: bool) -> float:
+def whole_run_s(workers: int, episodes: int, record: bool) -> float:
     """Return the processor time of a run, starting included [s]."""
     with tempfile.TemporaryDirectory() as folder:
-        start = processor_s()
+        start, out = processor_s(), Path(folder) / "run"
         evaluate(
             EvalConfig(
-                Path(folder) / "run",
+                out,
                 env="null_suite:suite",
                 policy="null_suite:policy",
                 verifiers=("first",),
@@ -46,33 +49,51 @@ def run(workers: int, episodes: int, record: bool) -> float:
                 record=record,
             )
         )
-        return processor_s() - start
+        used = processor_s() - start
+        require_all_of(out, episodes, record)
+    return used
 
 
-def per_step_ms(workers: int, record: bool) -> float:
+def require_all_of(out: Path, episodes: int, record: bool) -> None:
+    """Refuse a run that did less than all decisions and steps, or wrote less than all states."""
+    found = read_episodes(out)
+    require_episodes(found.values(), episodes, MAX_STEPS)
+    for key, episode in found.items():
+        require("decisions", episode.decisions, MAX_STEPS // HORIZON)
+        if record:
+            states = recording.read(episode_path(out, key)).snapshots
+            require("states written", 0 if states is None else len(states), MAX_STEPS + 1)
+
+
+def per_step_ms(workers: int, record: bool, episodes: int) -> float:
     """Return processor time per step [ms]; what starting costs cancels between a long and a short run."""
-    return 1e3 * (run(workers, EPISODES + 1, record) - run(workers, 1, record)) / (EPISODES * MAX_STEPS)
+    return 1e3 * (whole_run_s(workers, episodes + 1, record) - whole_run_s(workers, 1, record)) / (episodes * MAX_STEPS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    as_json: bool = parser.parse_args().json
-    run(0, 1, False)  # imports
+    add_short(parser)
+    given = parser.parse_args()
+    episodes = 2 if given.short else EPISODES
+    whole_run_s(0, 1, False)  # imports
     numbers = {
-        "in this process [ms]": per_step_ms(0, False),
-        "in this process, episode files written [ms]": per_step_ms(0, True),
-        "2 workers [ms]": per_step_ms(2, False),
-        "2 workers, episode files written [ms]": per_step_ms(2, True),
+        "in this process [ms]": per_step_ms(0, False, episodes),
+        "in this process, episode files written [ms]": per_step_ms(0, True, episodes),
+        "2 workers [ms]": per_step_ms(2, False, episodes),
+        "2 workers, episode files written [ms]": per_step_ms(2, True, episodes),
     }
-    if as_json:
+    if not given.short and min(numbers.values()) <= 0:
+        refuse("a run of many steps took no more processor time than one of few")
+    if given.json:
         sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
         return
-    table = Table("what", "a step", title=f"harness, processor time over {EPISODES * MAX_STEPS} steps")
+    title = f"harness, processor time over {episodes * MAX_STEPS:,} steps"
+    table = Table("what", "a step", title=SHORT if given.short else title)
     for name, value in numbers.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Steps per second of one LIBERO task: pictures when a chunk begins, against pictures at every step.
 
-    python benchmarks/libero_steps.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3]
+    python benchmarks/libero_steps.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3] [--short]
 
 `LIBERO` is its own wrapper, which renders both cameras at every step, as evaluations in use do. Everything is measured
 in turns in one process, and the ratios are of one round: this is a comparison, not a speed of a machine.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from checked import SHORT, add_short, refuse, require, require_pictures, run
 
 from robotest import registry
 from robotest.envs import libero_files
@@ -26,7 +27,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--chunk", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    add_short(parser)
     given = parser.parse_args()
+    if given.short:
+        given.steps, given.rounds = 2, 1
+        print(SHORT)
     suite = registry.resolve("env", given.env)
     task = suite.tasks[0]
     env = suite.make(task, EnvOptions(setting="openpi", action_mode="osc_pose", image_size=224))
@@ -35,25 +40,36 @@ def main() -> None:
 
     def ours(every: int) -> None:
         env.reset(0, 0)
+        start, looks = env.snapshot(), 0
         for step, action in enumerate(actions):
             if step % every == 0:
-                env.observe()
+                observation = env.observe()
+                looks += 1
             env.apply(action)
+        require("looks", looks, -(-given.steps // every))
+        require("our steps", env.snapshot()[0], given.steps)
+        require_pictures(observation, env.spec.cameras)
+        if np.array_equal(start[1:], env.snapshot()[1:]):
+            refuse("nothing moved")
 
     def rendered() -> None:
         theirs.seed(7)
         theirs.reset()
         for action in actions:
-            theirs.step(action.astype(np.float64))
+            seen = theirs.step(action.astype(np.float64))[0]
+            if any(np.ptp(seen[f"{camera}_image"]) == 0 for camera in env.spec.cameras):
+                refuse("a picture of LIBERO's is empty")
+        require("LIBERO's steps", theirs.env.timestep, given.steps)
 
     kinds: dict[str, Callable[[], None]] = {
         f"ours, a chunk of {given.chunk}": lambda: ours(given.chunk),
         "ours, looking at every step": lambda: ours(1),
         "LIBERO": rendered,
     }
-    env.reset(0, 0)
-    env.observe()  # uploads the textures
-    theirs.reset()
+    if not given.short:
+        env.reset(0, 0)
+        env.observe()  # uploads the textures
+        theirs.reset()
     for number in range(given.rounds):
         speeds = {name: _speed(run, given.steps) for name, run in kinds.items()}
         best = next(iter(speeds.values()))
@@ -79,4 +95,4 @@ def _speed(run: Callable[[], None], steps: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

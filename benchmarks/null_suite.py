@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from robotest.specs import Component, EnvSpec, PolicySpec, VectorSpec
-from robotest.types import Candidates, EnvOptions, Observation, StepStatus
+from robotest.types import Candidates, EnvOptions, Observation, Policy, SimulatedEnv, StepStatus, Suite
 
 ACTION = VectorSpec("null", (Component("joints", 14, "rad", "joint_position", -3.0, 3.0),))
 STATE = VectorSpec("null", (Component("joints", 14, "rad", "joint_position", -3.0, 3.0),))
@@ -27,7 +27,7 @@ class NullEnv:
         self._state = np.zeros(STATE.size, np.float32)
         self._snapshot = np.zeros(64)
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, episode: int = 0) -> None:
         """Do nothing."""
 
     def observe(self) -> Observation:
@@ -67,7 +67,7 @@ class NullSuite:
     settings: tuple[str, ...] = ("clean",)
     action_modes: tuple[str, ...] = ("null",)
 
-    def make(self, task: str, options: EnvOptions) -> NullEnv:
+    def make(self, task: str, options: EnvOptions) -> SimulatedEnv:
         """Make it."""
         return NullEnv(task, options)
 
@@ -89,9 +89,9 @@ class NullPolicy:
         return [Candidates(np.zeros((n_candidates, HORIZON, ACTION.size), np.float32)) for _ in observations]
 
 
-suite = NullSuite()
+suite: Suite = NullSuite()
 
 
-def policy(path: Path | None = None) -> NullPolicy:  # noqa: ARG001 - the factory's
+def policy(path: Path | None = None) -> Policy:  # noqa: ARG001 - the factory's
     """Make the policy."""
     return NullPolicy()

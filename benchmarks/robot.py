@@ -1,19 +1,21 @@
 """What the robot bridge holds, judged at the sockets of simulated controllers through the vendor's SDK.
 
     python benchmarks/robot.py [--what sleeper,ticks,reactions,fuzz] [--trials 20] [--seconds 60] [--frames 5000]
-                               [--normal-priority] [--load N]
+                               [--normal-priority] [--load N] [--short]
 
 sleeper: what the machine itself does to a process that only sleeps at the executor's priority, with and without the
 executor's request that idle processors stay awake. ticks: error of the executor's ticks against absolute deadlines,
 drift, and the time between both arms' frames. reactions: from an event to the first braking set-point on the wire.
 fuzz: chunks of every bad kind, and every limit counted on what arrived. `--load N` keeps N processes busy beside it.
-Times are differences of one machine's clock.
+Times are differences of one machine's clock. What was not
+measured in full, and a violation, end it with exit code 1. `--short` is ticks and fuzz for a few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checked import SHORT, add_short, refuse, require, require_some, run
 
 from robotest import wire
 from robotest.hardware import black_box, station
@@ -44,6 +47,8 @@ TCP, UDP, BENCH = 18080, 18089, 18090
 CONFIG = {"hosts": HOSTS, "tcp_port": TCP, "udp_port": UDP, "local_ip": "127.0.0.1"}
 RATE = 0.3  # of the sweep [rad/s]
 DT = 0.1
+KINDS = ("sleeper", "ticks", "reactions", "fuzz")
+MISSED = 0.1  # share of ticks that may be missing in a measurement of them
 LIMITS_MS = {"rollout killed": 170, "rollout stopped": 170, "state push frozen": 70, "operator": 20}
 
 
@@ -76,7 +81,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="sleeper,ticks,reactions,fuzz")
+    parser.add_argument("--what", default=",".join(KINDS))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--frames", type=int, default=5000)
@@ -84,7 +89,13 @@ def main() -> None:
     parser.add_argument("--normal-priority", action="store_true")
     parser.add_argument("--load", type=int, default=0)
     parser.add_argument("--rollout", type=Path, help=argparse.SUPPRESS)
+    add_short(parser)
     given = parser.parse_args()
+    if unknown := set(given.what.split(",")) - set(KINDS):
+        parser.error(f"--what {','.join(sorted(unknown))}: known are {', '.join(KINDS)}")
+    if given.short:
+        given.what, given.seconds, given.frames = "ticks,fuzz", 3.0, 300
+        print(SHORT)
     if given.rollout:
         _rollout(given.rollout, realtime=not given.normal_priority)
         return
@@ -95,12 +106,19 @@ def main() -> None:
             measure(given, bench, Path(folder))
 
 
+def require_share(what: str, found: int, wanted: float) -> None:
+    """Refuse a measurement of too few."""
+    if found < (1 - MISSED) * wanted:
+        refuse(f"{what}: {found:,} of {wanted:,.0f}")
+
+
 def _sleeper(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     del bench, folder
     for awake in (False, True):
         process = multiprocessing.Process(target=_sleep, args=(given.seconds / 2, not given.normal_priority, awake))
         process.start()
         process.join()
+        require("exit code of the sleeper", process.exitcode or 0, 0)
 
 
 def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
@@ -129,9 +147,10 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
             for sign in (1, -1):
                 number += 1
                 _sweep(link, number, start, 1.0, sign)
-                link.wait(lambda s, n=number: s["chunk"] == n and s["mode"] == "holding", 30, "the sweep")
+                link.wait(functools.partial(_is_held, number), 30, "the sweep")
     ticks = black_box.read(folder / "box")
     times = ticks["time"][ticks["mode"] != b"disabled"][5:]
+    require_share("ticks", len(times), given.seconds / TICK_S)
     phase = np.median((times - times[0] + TICK_S / 2) % TICK_S) - TICK_S / 2  # of the deadlines, from the first tick
     due = (times - times[0] - phase) / TICK_S
     numbers = np.maximum.accumulate(np.floor(due + 0.05).astype(int))  # a tick may be late, not early
@@ -143,6 +162,7 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     frames, _ = bench.frames(since)
     left, right = (frames["stamp"][frames["arm"] == arm] for arm in (0, 1))
     n = min(len(left), len(right))
+    require_share("frames of each arm", n, given.seconds / TICK_S)
     skew = np.abs(left[:n] - right[:n])
     kind = "real-time" if link.about["realtime"] else "normal"
     print(
@@ -153,9 +173,14 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     )
 
 
+def _is_held(number: int, status: dict[str, Any]) -> bool:
+    return bool(status["chunk"] == number and status["mode"] == "holding")
+
+
 def _reactions(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     for what, limit in LIMITS_MS.items():
         taken = [_trial(what, given, bench, folder) for _ in range(given.trials)]
+        require(f"trials of {what}", len(taken), given.trials)
         within = sum(t <= limit / 1000 for t in taken)
         print(
             f"{what:<18} first braking set-point after p50 {_ms(taken, 50)} max {_ms(taken, 100)} ms;"
@@ -218,7 +243,7 @@ def _braking_after(frames: dict[str, np.ndarray[Any, Any]], arm: int, event: flo
     usual = RATE * TICK_S / RESOLUTION_RAD
     slower = stamps[(stamps > event) & (steps < 0.95 * usual)]
     if not len(slower):
-        raise SystemExit("no braking set-point arrived at all")
+        refuse("no braking set-point arrived at all")
     return float(slower[0] - event)
 
 
@@ -250,6 +275,11 @@ def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
         f" them another set-point than the one before; violations:"
         f" {', '.join(f'{name} {n}' for name, n in counted.items())}"
     )
+    require_some("set-points that moved", moving)
+    require_some("chunks that were stopped", rejected)
+    require("frames on the wire, at least", min(len(frames["arm"]), given.frames), given.frames)
+    if any(counted.values()):
+        raise SystemExit("robot.py: limits were violated")
 
 
 def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
@@ -361,7 +391,7 @@ def _simulator(given: argparse.Namespace) -> Iterator[None]:
     assert process.stdout is not None
     try:
         if "ready" not in process.stdout.readline():
-            raise SystemExit("the simulated controllers did not start")
+            refuse("the simulated controllers did not start")
         yield
     finally:
         process.terminate()
@@ -392,4 +422,4 @@ def _ms(values: Any, percentile: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

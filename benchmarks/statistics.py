@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 import numpy as np
+from checked import SHORT, add_short, refuse, require, require_finite, require_some, run
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +51,12 @@ def coverage(rng: np.random.Generator, runs: int) -> dict[str, float]:
             "clustered bootstrap": (stats.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
         }
         for name, (interval, truth) in found.items():
-            held[name].append(interval is not None and interval[0] <= truth <= interval[1])
+            if interval is None:
+                refuse(f"{name} gave no interval")
+            require_finite(f"interval of {name}", interval)
+            held[name].append(interval[0] <= truth <= interval[1])
+    for name, own in held.items():
+        require(f"intervals of {name}", len(own), runs)
     return {name: float(np.mean(own)) for name, own in held.items()}
 
 
@@ -66,6 +72,7 @@ def stopping(rng: np.random.Generator, runs: int, cells: Cells, most: int) -> tu
         discordant = np.flatnonzero(drawn)
         decided = next((i + 1 for i in discordant if sequential.decided(int(a[i]), int(b[i]))), None)
         taken.append(decided)
+    require("runs that were looked at", len(taken), runs)
     found = [t for t in taken if t is not None]
     return len(found) / runs, float(np.mean([t or most for t in taken]))
 
@@ -80,10 +87,14 @@ def adaptive(rng: np.random.Generator, runs: int, cells: list[Cells], episodes: 
         more = allocation.second_pass(first, episodes)
         second = {t: pairs(rng, named[t], n).tolist() for t, n in more.items()}
         found = allocation.estimate(first, second, episodes)
-        assert found is not None
+        if found is None:
+            refuse("adaptive allocation gave no estimate")
+        require_finite("estimate", (found.difference, *found.interval))
         estimates.append(found.difference)
         covered.append(found.interval[0] <= truth <= found.interval[1])
         equal.append(np.mean([pairs(rng, c, episodes).mean() for c in cells]))
+    require("estimates", len(estimates), runs)
+    require_some("spread of the estimates", float(np.var(equal)))
     error = float((np.mean(estimates) - truth) / (np.std(estimates) / np.sqrt(runs)))
     return float(np.var(estimates) / np.var(equal)), error, float(np.mean(covered))
 
@@ -92,14 +103,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
+    add_short(parser)
     arguments = parser.parse_args()
-    rng, runs = np.random.default_rng(0), arguments.runs
+    if arguments.runs < 2:
+        parser.error(f"--runs {arguments.runs}: give at least 2")
+    rng, runs = np.random.default_rng(0), 20 if arguments.short else arguments.runs
     table: dict[str, str] = {f"coverage of {name}": f"{x:.3f}" for name, x in coverage(rng, runs).items()}
     called, _ = stopping(rng, runs, (0.19, 0.19), 2000)
     table["equal conditions called different, a look after each of 2,000 pairs"] = f"{called:.3f}"
     for gain in (0.05, 0.10, 0.157):
         needed = pairs_needed(Question(0.55, gain, 0.38))
-        found, mean = stopping(rng, max(200, runs // 4), (0.19 + gain / 2, 0.19 - gain / 2), 3 * needed)
+        enough = runs if arguments.short else max(200, runs // 4)
+        found, mean = stopping(rng, enough, (0.19 + gain / 2, 0.19 - gain / 2), 3 * needed)
         table[f"gain of {100 * gain:g} points: fixed number, 80 % power"] = f"{needed} pairs"
         table[f"gain of {100 * gain:g} points: looking, at most 3 times that"] = (
             f"{mean:.0f} on average, {found:.2f} decided"
@@ -110,11 +125,11 @@ def main() -> None:
     if arguments.json:
         sys.stdout.write(json.dumps(table, indent=2) + "\n")
         return
-    shown = Table("what", "figure", title=f"{runs} simulated runs")
+    shown = Table("what", "figure", title=SHORT if arguments.short else f"{runs} simulated runs")
     for row in table.items():
         shown.add_row(*row)
     Console(width=140).print(shown)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
