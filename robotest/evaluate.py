@@ -28,7 +28,7 @@ from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
 from robotest.rollout import WallClock
-from robotest.runs import Arguments, Key, RunDirectory, Summary, episode_path, key_of, writing
+from robotest.runs import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
 from robotest.sequential import decided
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
@@ -152,10 +152,8 @@ def evaluate(
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
     with threadpool_limits(limits=1), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
         job = _prepare(config, crew, timer or WallClock())
-        arguments = job.arguments
-        with RunDirectory(config.out, arguments, about or {}, allow_code_changes=config.allow_code_changes) as run:
-            if config.retry == "errors":
-                run.forget(_errors(arguments, run.episodes))
+        going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
+        with RunDirectory(config.out, job.arguments, about or {}, going_on) as run:
             try:
                 with interrupt.deferred():
                     _run_missing(job, crew, run, progress)
@@ -164,18 +162,9 @@ def evaluate(
                     f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                     " the same command goes on from there"
                 ) from pressed
-            summary = schedule.summarise(arguments, run.episodes, unpaired=config.unpaired)
+            summary = schedule.summarise(job.arguments, run.episodes, unpaired=config.unpaired)
             run.finish(summary)
     return summary
-
-
-def _errors(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Key]:
-    """Return the errors among what is asked for."""
-    return [
-        key
-        for key, episode in episodes.items()
-        if episode.outcome == "error" and key[0] in arguments.verifiers and key[1] in arguments.tasks
-    ]
 
 
 def prepare(config: EvalConfig, crew: Crew, timer: Clock) -> tuple[Planner, list[Assignment]]:

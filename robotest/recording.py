@@ -49,6 +49,7 @@ class Recording:
         scene: how to show it.
         actions: the actions really sent.
         success: the task's predicate after each action.
+        rewards: of each action; None if the environment gives none.
         snapshots: the complete state after the reset and after each action; None if not a simulator.
         decision_steps: number of the first action of each decision.
         candidates: what was sampled.
@@ -60,6 +61,7 @@ class Recording:
     scene: Scene
     actions: Float32[np.ndarray, "T A"]
     success: Bool[np.ndarray, " T"]
+    rewards: Float64[np.ndarray, " T"] | None
     snapshots: Float64[np.ndarray, "T+1 N"] | None
     decision_steps: Int64[np.ndarray, " D"]
     candidates: Float32[np.ndarray, "D M H A"]
@@ -77,6 +79,7 @@ def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
         snapshots=np.stack(trace.snapshots) if trace.snapshots else None,
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, n_actions), np.float32),
         success=np.array(trace.success, bool),
+        rewards=np.array(trace.rewards, np.float64) if trace.rewards else None,
         decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
         candidates=np.stack([d.candidates.actions for d in decisions])
         if decisions
@@ -127,7 +130,7 @@ def read(path: Path) -> Recording:
         return Recording(
             episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
             scene=Scene(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
-            **{"snapshots": None, **{name: file[name][()] for name in file}},
+            **{"snapshots": None, "rewards": None, **{name: file[name][()] for name in file}},
         )
 
 

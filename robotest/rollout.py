@@ -238,6 +238,7 @@ class Trace:
     rewards: list[float] = dataclasses.field(default_factory=list)
     decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
     start: dict[str, str] = dataclasses.field(default_factory=dict)
+    _return: float = dataclasses.field(default=0.0, repr=False)
     _repeatable: bool = dataclasses.field(default=False, repr=False)
     _simulator: SimulatedEnv | None = dataclasses.field(default=None, repr=False)
 
@@ -259,8 +260,9 @@ class Trace:
         self.actions.append(status.sent.copy())
         self.success.append(success.truth(status.success))
         if status.reward is not None:
-            if not math.isfinite(status.reward):
-                raise InvalidObservationError(f"reward {status.reward} of step {len(self.actions)} is not finite")
+            self._return += status.reward
+            if not math.isfinite(self._return):
+                raise InvalidObservationError(f"reward {status.reward} of step {len(self.actions)}: no finite return")
             self.rewards.append(status.reward)
         self._snapshot()
 

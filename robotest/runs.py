@@ -182,6 +182,19 @@ class Summary:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class GoingOn:
+    """How a run is continued.
+
+    Attributes:
+        retry_errors: take out the errors among what is asked for, to be run again.
+        allow_code_changes: whether the code behind the names in the arguments may be another than before.
+    """
+
+    retry_errors: bool = False
+    allow_code_changes: bool = False
+
+
 class RunDirectory:
     """A run directory that this process, and no other, may write to. Use it in a ``with`` statement.
 
@@ -190,24 +203,23 @@ class RunDirectory:
         arguments: what is asked for now.
         about: what else `run.json` should tell of this session, e.g. the command line. A session that differs from
             those before, also in versions or machine, is added to the list in `run.json`.
-        allow_code_changes: continue although the code behind the names in the arguments is another.
+        going_on: what of an earlier session is not kept, or need not be the same.
 
     Raises:
         RunDirectoryError: it cannot be written, belongs to other arguments, is damaged, or another process has it.
     """
 
     def __init__(
-        self, path: Path, arguments: Arguments, about: Mapping[str, Any], *, allow_code_changes: bool = False
+        self, path: Path, arguments: Arguments, about: Mapping[str, Any], going_on: GoingOn | None = None
     ) -> None:
         self.path = path
-        self._allow_code_changes = allow_code_changes
         self._lines: IO[str]
         self._arguments: Arguments
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
         try:
-            self._episodes = self._open(arguments, about)
+            self._episodes = self._open(arguments, about, going_on or GoingOn())
         except BaseException:
             self._lock.close()
             raise
@@ -232,17 +244,10 @@ class RunDirectory:
     def append(self, episode: Episode) -> None:
         """Put a finished episode on disk; when this returns it survives a crash of the machine."""
         with writing(self.path):
-            self._lines.write(json.dumps(_to_line(episode)) + "\n")
+            self._lines.write(_to_line(episode))
             self._lines.flush()
             os.fsync(self._lines.fileno())
         self._episodes[key_of(episode)] = episode
-
-    def forget(self, keys: Iterable[Key]) -> None:
-        """Take episodes out, to be run again."""
-        gone = set(keys)
-        if gone:
-            with writing(self.path):
-                self._rewrite({key: episode for key, episode in self._episodes.items() if key not in gone})
 
     def finish(self, summary: Summary) -> None:
         """Write `summary.json`, and bring the lines into the order of running.
@@ -260,21 +265,23 @@ class RunDirectory:
         file = self.path / "episodes.jsonl"
         with files.replacing(file) as partial:
             with partial.open("w", encoding="utf-8") as lines:
-                lines.writelines(json.dumps(_to_line(episode)) + "\n" for episode in episodes.values())
+                lines.writelines(_to_line(episode) for episode in episodes.values())
                 lines.flush()
                 os.fsync(lines.fileno())
             self._lines.close()
         self._lines = file.open("a", encoding="utf-8")
         self._episodes = episodes
 
-    def _open(self, arguments: Arguments, about: Mapping[str, Any]) -> dict[Key, Episode]:
+    def _open(self, arguments: Arguments, about: Mapping[str, Any], going_on: GoingOn) -> dict[Key, Episode]:
         """Check `run.json` against the arguments and read what is there; order matters: nothing is written before."""
         file = self.path / "run.json"
         before = read_arguments(self.path) if file.exists() else None
-        if before is not None:
-            _require_same(self.path, before, arguments, allow_code_changes=self._allow_code_changes)
-        verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         episodes = read_episodes(self.path)
+        kept = {key: e for key, e in episodes.items() if not (going_on.retry_errors and _is_error(e, arguments))}
+        if before is not None:
+            # Where nothing is kept the code may have been mended.
+            _require_same(self.path, before, arguments, allow_code_changes=going_on.allow_code_changes or not kept)
+        verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         _require_own(self.path, verifiers, episodes)
         session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
         session["code"] = arguments.identity.get("code")
@@ -286,7 +293,14 @@ class RunDirectory:
             write_json(file, {"format": FORMAT, **dataclasses.asdict(self._arguments), "sessions": sessions})
             _drop_torn_line(self.path / "episodes.jsonl")
             self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
-        return episodes
+            if len(kept) < len(episodes):
+                self._rewrite(kept)
+        return kept
+
+
+def _is_error(episode: Episode, arguments: Arguments) -> bool:
+    asked = episode.condition in arguments.verifiers and episode.task in arguments.tasks
+    return asked and episode.outcome == "error"
 
 
 def key_of(episode: Episode) -> Key:
@@ -573,11 +587,11 @@ def _require_own(run: Path, conditions: Iterable[str], episodes: Iterable[Key]) 
         )
 
 
-def _to_line(episode: Episode) -> dict[str, Any]:
+def _to_line(episode: Episode) -> str:
     """Times apart from the rest: without them two runs of one command give the same bytes."""
     data = dataclasses.asdict(episode)
     times = {name: data.pop(name) for name in _TIMES}
-    return {**data, "time": times}
+    return json.dumps({**data, "time": times}, allow_nan=False) + "\n"
 
 
 def _from_line(data: dict[str, Any]) -> Episode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,23 @@ def test_edited_code_is_another_run(
     assert "code: " in said
     assert "--allow-code-changes" in said
     assert main([*command, "--episodes", "3", "--allow-code-changes"]) == 0
+
+
+def test_mended_code_needs_no_other_word_where_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "mended_policy.py"
+    text = "from tests.fakes import PointPolicy\n\nclass P(PointPolicy):\n    def sample(self, *_):\n        {}\n"
+    module.write_text(text.format("raise ValueError('a typo')") + "\ndef policy(path=None):\n    return P()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["eval", "--env", "tests.fakes:suite", "--policy", "mended_policy:policy", "--episodes", "4"]
+    command += ["--verifiers", "random", "--videos", "none", "--workers", "0", "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "ValueError: a typo" in capsys.readouterr().err
+    module.write_text("from tests.fakes import policy\n")
+    del sys.modules["mended_policy"]
+    assert main(command) == 2  # three errors would be kept
+    assert main([*command, "--retry", "errors"]) == 0
 
 
 def needs_env(path: Path | None, env: EnvSpec) -> fakes.PointPolicy:

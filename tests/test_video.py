@@ -25,6 +25,7 @@ def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
     return Recording(
         episode=_episode(0),
         scene=recording.Scene("tests.fakes:suite", "near", EnvOptions(), 1, 0.1),
+        rewards=None,
         snapshots=states if snapshots else None,
         actions=np.zeros((n_steps, 3), np.float32),
         success=np.zeros(n_steps, bool),
