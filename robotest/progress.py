@@ -82,7 +82,7 @@ def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
                     progress.console.print(f"continuing: {state.found} of {state.total} episodes are there already")
                 progress.update(task, total=state.total, completed=state.done)
                 return
-            if state.episode.outcome != "error":
+            if state.episode.outcome in ("success", "failure"):
                 running.setdefault(state.episode.condition, []).append(state.episode.outcome == "success")
             rates = "  ".join(f"{name} {sum(won)}/{len(won)}" for name, won in running.items())
             progress.update(task, completed=state.done, description=f"{state.episode.task}  {rates}")

@@ -33,15 +33,20 @@ _SMALL_HEIGHT = 120  # at most
 _CAPTION = 88
 _SCORES_WIDTH = 160
 _N_SMALL = 3
-_COLOURS: Mapping[Outcome, str] = {"success": "#2ca25f", "failure": "#d7301f", "error": "#f0a030"}
+_COLOURS: Mapping[Outcome, str] = {
+    "success": "#2ca25f",
+    "failure": "#d7301f",
+    "unjudged": "#f2f2f2",
+    "error": "#f0a030",
+}
 _INK, _PAPER, _DIM, _CHOSEN = "#f2f2f2", "#16191d", "#6b7580", "#4aa3ff"
 _WANTED: Mapping[Selection, Mapping[Outcome, int]] = {
     "none": {},
-    "default": {"failure": 2, "success": 1},
+    "default": {"failure": 2, "success": 1, "unjudged": 1},
     "succeeded": {"success": 10**9},
     "failed": {"failure": 10**9},
     "errors": {"error": 10**9},
-    "all": {"success": 10**9, "failure": 10**9, "error": 10**9},
+    "all": {"success": 10**9, "failure": 10**9, "unjudged": 10**9, "error": 10**9},
 }
 
 

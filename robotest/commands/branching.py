@@ -53,11 +53,14 @@ class Branch:
         from robotest import branching, fleet, progress, runs, tables
         from robotest.crew import Crew, InProcess
         from robotest.rollout import WallClock
+        from robotest.success import NONE
 
         for name in ("episodes", "continuations", "every"):
             if getattr(self, name) < 1:
                 raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
         asked, recorded = runs.read(self.run_directory)
+        if asked.identity.get("success") == NONE:
+            raise RobotestError(f"{self.run_directory} judges no success; branches are judged by nothing else")
         if self.condition not in asked.verifiers:
             raise UnknownNameError("condition", self.condition, asked.verifiers)
         tasks = among("task", self.tasks, asked.tasks)
