@@ -163,6 +163,10 @@ class GymnasiumTask:
         success = self._rule(judged)
         return StepStatus(success, success or terminated or truncated, sent, reward)
 
+    def frame(self) -> UInt8[np.ndarray, "height width 3"]:
+        """See `robotest.types.FilmedEnv.frame`."""
+        return self._drawn()
+
     def stop(self) -> None:
         """Nothing moves by itself."""
 

@@ -45,6 +45,7 @@ class Assignment:
         options: how to build the environment.
         execute: how many actions of a chunk to execute.
         origin: where to start within the episode; None is its beginning.
+        film: see `Trace.film`.
     """
 
     condition: str
@@ -52,6 +53,7 @@ class Assignment:
     options: EnvOptions
     execute: int
     origin: Origin | None = None
+    film: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class InProcess:
             self._made = None
 
     def _run(self, planner: Planner, assignment: Assignment, env: Env) -> Finished:
-        condition, seeds, trace = assignment.condition, assignment.seeds, Trace()
+        condition, seeds, trace = assignment.condition, assignment.seeds, Trace(film=assignment.film)
 
         def decide(observation: Observation, number: int) -> Decision:
             interrupt.check()

@@ -310,7 +310,9 @@ def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iter
             watched.look(planned, schedule.outcomes(run.episodes))
             if watched.decided_after is not None and position[task, index] >= watched.decided_after:
                 return
-        yield Assignment(condition, EpisodeSeeds(job.config.seed, task, index), job.options, job.execute)
+        seeds = EpisodeSeeds(job.config.seed, task, index)
+        film = job.config.record == "images"
+        yield Assignment(condition, seeds, job.options, job.execute, film=film)
 
 
 def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:

@@ -324,6 +324,7 @@ class _Worker:
                 "options": dataclasses.asdict(assignment.options),
                 "execute": assignment.execute,
                 "origin": vars(assignment.origin) if assignment.origin else None,
+                "film": assignment.film,
             }
         )
 
@@ -353,6 +354,7 @@ class _Worker:
                     success=message["success"],
                     rewards=message["rewards"],
                     start=message["start"],
+                    frames=[(step, jpeg) for step, jpeg in message["frames"]],
                     decisions=list(zip(message["steps"], self._decisions, strict=True)),
                 )
                 return [self.finished(self._explained(Attempt(**message["attempt"])), trace)]

@@ -51,6 +51,8 @@ class Recording:
         success: the task's predicate after each action.
         rewards: of each action; None if the environment gives none.
         snapshots: the complete state after the reset and after each action; None if not a simulator.
+        frames: JPEG pictures that were made during the run; empty where states tell more.
+        frame_steps: how many actions each frame shows executed.
         decision_steps: number of the first action of each decision.
         candidates: what was sampled.
         scores: of the candidates, higher is better.
@@ -63,6 +65,8 @@ class Recording:
     success: Bool[np.ndarray, " T"]
     rewards: Float64[np.ndarray, " T"] | None
     snapshots: Float64[np.ndarray, "T+1 N"] | None
+    frames: tuple[bytes, ...]
+    frame_steps: Int64[np.ndarray, " F"]
     decision_steps: Int64[np.ndarray, " D"]
     candidates: Float32[np.ndarray, "D M H A"]
     scores: Float64[np.ndarray, "D M"]
@@ -80,6 +84,8 @@ def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, n_actions), np.float32),
         success=np.array(trace.success, bool),
         rewards=np.array(trace.rewards, np.float64) if trace.rewards else None,
+        frames=tuple(jpeg for _, jpeg in trace.frames),
+        frame_steps=np.array([step for step, _ in trace.frames], np.int64),
         decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
         candidates=np.stack([d.candidates.actions for d in decisions])
         if decisions
@@ -109,6 +115,10 @@ def _image(recording: Recording) -> bytes:
         file.attrs["scene"] = json.dumps(dataclasses.asdict(recording.scene), allow_nan=False)
         for name, array in _arrays(recording):
             file.create_dataset(name, data=array, **({"compression": "lzf", "shuffle": True} if array.size else {}))
+        if recording.frames:
+            stored = file.create_dataset("frames", len(recording.frames), h5py.vlen_dtype(np.uint8))
+            for i, jpeg in enumerate(recording.frames):
+                stored[i] = np.frombuffer(jpeg, np.uint8)
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
@@ -127,10 +137,12 @@ def read(path: Path) -> Recording:
             raise ArtifactError(f"{path} is not an episode file of this version ({FORMAT})")
         episode: dict[str, Any] = json.loads(file.attrs["episode"])
         scene: dict[str, Any] = json.loads(file.attrs["scene"])
+        frames = tuple(jpeg.tobytes() for jpeg in file["frames"]) if "frames" in file else ()
+        absent = {"snapshots": None, "rewards": None, "frame_steps": np.zeros(0, np.int64)}
         return Recording(
             episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
             scene=Scene(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
-            **{"snapshots": None, "rewards": None, **{name: file[name][()] for name in file}},
+            **{**absent, **{name: file[name][()] for name in file}, "frames": frames},
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import math
 import time
 import traceback
@@ -17,10 +18,23 @@ from robotest import success
 from robotest.errors import InvalidObservationError, RobotestError, describe
 from robotest.randomness import EpisodeSeeds, GlobalGenerators
 from robotest.specs import EnvSpec
-from robotest.types import Clock, Decision, Env, Episode, Observation, Outcome, Recorder, SimulatedEnv, StepStatus
+from robotest.types import (
+    Clock,
+    Decision,
+    Env,
+    Episode,
+    FilmedEnv,
+    Observation,
+    Outcome,
+    Recorder,
+    SimulatedEnv,
+    StepStatus,
+)
 
 SNAPSHOT: Final = "simulator state"
 """Part of a start's digest that depends on the action mode, and so is not compared between runs of two."""
+FILM_STRIDE: Final = 2
+"""Every how many steps a frame is kept."""
 Decide = Callable[[Observation, int], Decision]
 """What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
 
@@ -229,6 +243,8 @@ class Trace:
         rewards: of every action; empty if the environment gives none.
         decisions: (number of the action that followed, decision).
         start: `digest` of the first observation; empty where starts are not repeatable.
+        film: keep frames of an environment whose states cannot be kept.
+        frames: (actions so far, JPEG) of every `FILM_STRIDE`-th step and the last.
     """
 
     instruction: str = ""
@@ -238,6 +254,8 @@ class Trace:
     rewards: list[float] = dataclasses.field(default_factory=list)
     decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
     start: dict[str, str] = dataclasses.field(default_factory=dict)
+    film: bool = False
+    frames: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
     _return: float = dataclasses.field(default=0.0, repr=False)
     _repeatable: bool = dataclasses.field(default=False, repr=False)
     _simulator: SimulatedEnv | None = dataclasses.field(default=None, repr=False)
@@ -246,7 +264,12 @@ class Trace:
         """Keep the initial state."""
         self._simulator = env if isinstance(env, SimulatedEnv) else None  # asked once: slower than a step
         self._repeatable = env.spec.repeatable
+        if self._simulator is None and self.film and not isinstance(env, FilmedEnv):
+            raise RobotestError(
+                f"{env.spec.name} has neither states nor frames, so it cannot be filmed; leave --record"
+            )
         self._snapshot()
+        self._picture(env)
 
     def decision(self, step: int, observation: Observation, decision: Decision) -> None:
         """Keep a decision."""
@@ -265,6 +288,16 @@ class Trace:
                 raise InvalidObservationError(f"reward {status.reward} of step {len(self.actions)}: no finite return")
             self.rewards.append(status.reward)
         self._snapshot()
+        if self.film and (len(self.actions) % FILM_STRIDE == 0 or status.done):
+            self._picture(env)
+
+    def _picture(self, env: Env) -> None:
+        if self.film and self._simulator is None and isinstance(env, FilmedEnv):
+            from PIL import Image  # where nobody films, a worker needs no imaging library
+
+            jpeg = io.BytesIO()
+            Image.fromarray(env.frame()).save(jpeg, "JPEG", quality=90)
+            self.frames.append((len(self.actions), jpeg.getvalue()))
 
     def _snapshot(self) -> None:
         if self._simulator is not None:

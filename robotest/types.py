@@ -197,6 +197,15 @@ class SimulatedEnv(Env, Protocol):
         ...
 
 
+@runtime_checkable
+class FilmedEnv(Env, Protocol):
+    """An environment whose state cannot be restored, so that pictures for people are made while it runs."""
+
+    def frame(self) -> UInt8[np.ndarray, "height width 3"]:
+        """What there is to see now. Changes nothing."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class EnvOptions:
     """How to build an environment of a suite.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import re
 import subprocess
@@ -19,7 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from robotest import experts, files, interrupt, recording, registry, runs
 from robotest.errors import RobotestError
+from robotest.randomness import GlobalGenerators
 from robotest.recording import Recording
+from robotest.rollout import FILM_STRIDE
 from robotest.types import Episode, Outcome, SimulatedEnv
 
 Selection = Literal["none", "default", "succeeded", "failed", "errors", "all"]
@@ -39,6 +42,8 @@ _COLOURS: Mapping[Outcome, str] = {
     "unjudged": "#f2f2f2",
     "error": "#f0a030",
 }
+Shot = tuple[int, Sequence[Picture]]
+"""How many actions were executed, and what there is to see: the large picture, then small ones."""
 _INK, _PAPER, _DIM, _CHOSEN = "#f2f2f2", "#16191d", "#6b7580", "#4aa3ff"
 _WANTED: Mapping[Selection, Mapping[Outcome, int]] = {
     "none": {},
@@ -101,53 +106,79 @@ def render_run(
             path = source.with_suffix(".mp4")
             if not path.exists():
                 recorded = recording.read(source)
-                _require_states(recorded, source)
-                render(recorded, environment_of(recorded.scene), path, style)
+                _require_pictures(recorded, source)
+                render(recorded, None if recorded.frames else environment_of(recorded.scene), path, style)
             paths.append(path)
             done(path)
     return paths
 
 
-def _require_states(recorded: Recording, source: Path) -> None:
-    if recorded.snapshots is None or not len(recorded.snapshots):
-        raise RobotestError(f"{source} holds no states to make a video of (not a simulator)")
+def can_be_filmed(recorded: Recording) -> bool:
+    """Return whether there are states or frames to make a video of."""
+    return bool(recorded.frames) or (recorded.snapshots is not None and len(recorded.snapshots) > 0)
 
 
-def render(recorded: Recording, env: SimulatedEnv, path: Path, style: VideoStyle = VideoStyle()) -> None:
+def _require_pictures(recorded: Recording, source: Path) -> None:
+    if not can_be_filmed(recorded):
+        raise RobotestError(
+            f"{source} holds neither states nor frames to make a video of; `robotest eval --record images` keeps frames"
+        )
+
+
+def render(recorded: Recording, env: SimulatedEnv | None, path: Path, style: VideoStyle = VideoStyle()) -> None:
     """Render one episode to an mp4 file; `path` appears when it is complete.
 
     Args:
         recorded: the episode.
-        env: the environment it ran in.
+        env: the environment it ran in; None: from the frames that were kept.
         path: where to.
-        style: how it is played.
+        style: how it is played; frames that were kept have a stride of their own.
 
     Raises:
-        RobotestError: the recording holds no states, or the file cannot be written.
+        RobotestError: the recording holds neither states nor frames, or the file cannot be written.
     """
-    _require_states(recorded, path.with_suffix(".h5"))
-    fps = style.speed / (style.stride * recorded.scene.control_dt)
+    _require_pictures(recorded, path.with_suffix(".h5"))
+    stride = FILM_STRIDE if env is None else style.stride
+    shots = _kept(recorded) if env is None else _rendered(recorded, env, style)
+    fps = style.speed / (stride * recorded.scene.control_dt)
     with files.replacing(path) as partial:
         try:
             partial.touch()
         except OSError as error:
             raise RobotestError(f"cannot write video {path}: {error.strerror or error}") from error
-        said = _encode(partial, fps, _frames(recorded, env, style, round(style.hold_s * fps)))
+        said = _encode(partial, fps, _frames(recorded, shots, style, round(style.hold_s * fps)))
         if said is not None:
             raise RobotestError(f"cannot write video {path}: {said}; once that is mended, the same command goes on")
 
 
-def _frames(recorded: Recording, env: SimulatedEnv, style: VideoStyle, held: int) -> Iterator[Picture]:
+def _frames(recorded: Recording, shots: Iterable[Shot], style: VideoStyle, held: int) -> Iterator[Picture]:
     """Yield what is shown; the last one is held."""
-    assert recorded.snapshots is not None
-    env.reset(recorded.scene.reset_seed, recorded.episode.index)
-    last = len(recorded.snapshots) - 1
-    for step in sorted({*range(0, last, style.stride), last}):
+    for step, pictures in shots:
         interrupt.check()
-        env.restore(recorded.snapshots[step])
-        frame = compose(recorded, step, _pictures(env, style.camera), style.speed)
+        frame = compose(recorded, step, pictures, style.speed)
         yield frame
     yield from itertools.repeat(frame, held)
+
+
+def _rendered(recorded: Recording, env: SimulatedEnv, style: VideoStyle) -> Iterator[Shot]:
+    """Make pictures from states."""
+    assert recorded.snapshots is not None
+    # As `rollout` does it: a reset may draw from the process's generators.
+    with GlobalGenerators(recorded.scene.reset_seed).lent():
+        env.reset(recorded.scene.reset_seed, recorded.episode.index)
+    last = len(recorded.snapshots) - 1
+    for step in sorted({*range(0, last, style.stride), last}):
+        env.restore(recorded.snapshots[step])
+        yield step, _pictures(env, style.camera)
+
+
+def _kept(recorded: Recording) -> Iterator[Shot]:
+    """Show the frames that were made during the run, all in the size of the first."""
+    size: tuple[int, int] | None = None
+    for step, jpeg in zip(recorded.frame_steps, recorded.frames, strict=True):
+        frame = Image.open(io.BytesIO(jpeg))
+        size = size or _fitted((frame.height, frame.width), _MAIN_HEIGHT, _WIDTH)
+        yield int(step), [np.asarray(frame.resize(size[::-1], Image.Resampling.BILINEAR))]
 
 
 def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: float) -> Picture:

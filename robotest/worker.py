@@ -5,10 +5,11 @@ with the keys ``do`` and ``env``, the suite's name:
 
     suite                                   -> suite {tasks, settings, action_modes}
     spec {task, options}                    -> spec {spec}
-    run {seeds, options, execute, origin}   -> spec {spec} if the environment had to be made, then per decision
+    run {seeds, options, execute, origin, film}
+                                            -> spec {spec} if the environment had to be made, then per decision
         ask {observation, number}           <- chunk {actions}, or refused {}
                                             -> ended {attempt, instruction, start, steps, actions, success, rewards,
-                                                      snapshots}
+                                                      snapshots, frames}
 
 or with error {text} where a request cannot be met. Between two decisions nothing is sent.
 """
@@ -86,17 +87,17 @@ class Worker:
                 return {"do": "suite", **names}
             case {"do": "spec", "task": task, "options": options}:
                 return {"do": "spec", "spec": self._make(task, EnvOptions.from_json(options)).spec.to_json()}
-            case {"do": "run", "seeds": seeds, "options": options, "execute": execute, "origin": origin}:
-                return self._run(
-                    EpisodeSeeds(**seeds), EnvOptions.from_json(options), execute, Origin(**origin) if origin else None
-                )
+            case {"do": "run", "seeds": seeds, "options": options, "execute": execute, "origin": origin, "film": film}:
+                where = Origin(**origin) if origin else None
+                return self._run(EpisodeSeeds(**seeds), EnvOptions.from_json(options), execute, where, Trace(film=film))
         raise RobotestError(f"a worker was asked {request!r}")
 
-    def _run(self, seeds: EpisodeSeeds, options: EnvOptions, execute: int, origin: Origin | None) -> dict[str, Any]:
+    def _run(
+        self, seeds: EpisodeSeeds, options: EnvOptions, execute: int, origin: Origin | None, trace: Trace
+    ) -> dict[str, Any]:
         if self._made != (seeds.task, options):
             self._channel.send({"do": "spec", "spec": self._make(seeds.task, options).spec.to_json()})
         env = self._make(seeds.task, options)
-        trace = Trace()
         ended = attempt(env, self._decide, seeds, trace, SimClock(), WallClock(), execute, origin)
         return {
             "do": "ended",
@@ -107,6 +108,7 @@ class Worker:
             "success": trace.success,
             "rewards": trace.rewards,
             "start": trace.start,
+            "frames": trace.frames,
             "snapshots": np.stack(trace.snapshots) if trace.snapshots else None,
         }
 

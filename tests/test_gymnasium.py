@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from robotest import runs
+from robotest import recording, runs
 from robotest.cli import main
 from robotest.errors import InvalidActionError, RobotestError
 from robotest.registry import resolve
@@ -169,3 +169,30 @@ def test_bad_actions_are_refused() -> None:
         for bad in (np.zeros(3, np.float32), np.array([np.nan, 0], np.float32)):
             with pytest.raises(InvalidActionError):
                 env.apply(bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_videos_are_made_of_frames_where_there_are_no_states(
+    tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["eval", "--env", f"gymnasium:{third_party.ID}", "--policy", "tests.third_party:policy"]
+    arguments += ["--verifiers", "random", "--episodes", "2", "--workers", workers, "--out", str(tmp_path)]
+    assert main([*arguments, "--record", "images", "--videos", "all"]) == 0
+    capsys.readouterr()
+    for key, episode in runs.read_episodes(tmp_path).items():
+        path = runs.episode_path(tmp_path, key)
+        recorded = recording.read(path)
+        assert recorded.snapshots is None
+        assert list(recorded.frame_steps) == sorted({*range(0, episode.steps, 2), episode.steps})
+        assert path.with_suffix(".mp4").stat().st_size > 1000
+        path.with_suffix(".mp4").unlink()
+    assert main(["video", str(tmp_path), "--episodes", "all"]) == 0
+    assert all(Path(line).is_file() for line in capsys.readouterr().out.split())
+
+
+def test_what_cannot_be_seen_cannot_be_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["eval", "--env", "gymnasium:tests/Terminates-v0", "--policy", "random", "--success", "terminated"]
+    arguments += ["--verifiers", "first", "--workers", "0", "--out", str(tmp_path), "--record", "images"]
+    assert main(arguments) == 2
+    assert "render_mode" in capsys.readouterr().err

@@ -26,6 +26,8 @@ def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
         episode=_episode(0),
         scene=recording.Scene("tests.fakes:suite", "near", EnvOptions(), 1, 0.1),
         rewards=None,
+        frames=(),
+        frame_steps=np.zeros(0, np.int64),
         snapshots=states if snapshots else None,
         actions=np.zeros((n_steps, 3), np.float32),
         success=np.zeros(n_steps, bool),

@@ -336,12 +336,12 @@ def _selected(
 
 
 def _can_be_filmed(run: Path, keys: Sequence[Key]) -> bool:
-    """Return whether the environment records states, and say so if it does not."""
-    from robotest import recording, runs
+    """Return whether states or frames were recorded, and say so if not."""
+    from robotest import recording, runs, video
 
-    filmed = all(recording.read(runs.episode_path(run, key)).snapshots is not None for key in keys[:1])
+    filmed = all(video.can_be_filmed(recording.read(runs.episode_path(run, key))) for key in keys[:1])
     if not filmed:
-        sys.stderr.write("no videos: this environment has no states that could be rendered afterwards\n")
+        sys.stderr.write("no videos: this environment records no states; --record images keeps frames instead\n")
     return filmed
 
 
