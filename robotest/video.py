@@ -121,7 +121,7 @@ def can_be_filmed(recorded: Recording) -> bool:
 def _require_pictures(recorded: Recording, source: Path) -> None:
     if not can_be_filmed(recorded):
         raise RobotestError(
-            f"{source} holds neither states nor frames to make a video of; `robotest eval --record images` keeps frames"
+            f"{source} holds no states and no frames to make a video of; `robotest eval --record images` keeps frames"
         )
 
 
