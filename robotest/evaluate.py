@@ -339,11 +339,28 @@ def _check(config: EvalConfig, suite: SuiteInfo) -> tuple[str, ...]:
         raise RobotestError(f"--candidates {config.candidates} given; at least 1 is needed")
     if config.verifiers is not None and not config.verifiers:
         raise RobotestError("no verifiers given; give at least one, e.g. --verifiers random")
-    for task in config.tasks:
+    tasks = _whole(config.tasks, suite.tasks)
+    for task in tasks:
         if task not in suite.tasks:
             raise UnknownNameError(f"task of {config.env}", task, suite.tasks)
-    _require_distinct("task", config.tasks)
-    return config.tasks or suite.tasks
+    _require_distinct("task", tasks)
+    return tasks or tuple(suite.tasks)
+
+
+def _whole(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Put names together again that have commas, which on a command line separate names."""
+    parts, names = list(given), list[str]()
+    while parts:
+        found = [
+            (n, name)
+            for n in range(len(parts), 1, -1)
+            for name in (",".join(parts[:n]), ", ".join(parts[:n]))
+            if name in known
+        ]
+        n, name = found[0] if found and parts[0] not in known else (1, parts[0])
+        names.append(name)
+        parts = parts[n:]
+    return tuple(names)
 
 
 def _pair(config: EvalConfig, conditions: Sequence[str]) -> tuple[str, str]:

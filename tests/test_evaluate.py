@@ -320,3 +320,13 @@ def test_a_verifier_of_another_policy_is_refused(tmp_path: Path, monkeypatch: py
 def test_a_policy_that_is_nowhere_says_what_there_is() -> None:
     with pytest.raises(UnknownNameError, match="a folder that `robotest train` wrote"):
         load_policy("nothing")
+
+
+def test_tasks_may_have_commas_in_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("pick, place", "turn,pull,push", "near")
+    monkeypatch.setattr(fakes.PointSuite, "tasks", names)
+    monkeypatch.setattr(fakes.PointSuite, "make", lambda self, task, options: fakes.PointEnv("near", options))
+    for given in (names, ("near", "pick", "place", "turn", "pull", "push")):
+        out = tmp_path / str(len(given))
+        evaluate(config(out, tasks=given, episodes=1, verifiers=("first",)))
+        assert {task for _, task, _ in read_episodes(out)} == set(names)
