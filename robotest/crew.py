@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from robotest import experts, interrupt
 from robotest.planner import DecisionRequest, Planner
-from robotest.randomness import EpisodeSeeds
+from robotest.randomness import EpisodeSeeds, GlobalGenerators
 from robotest.registry import resolve
 from robotest.rollout import Origin, SimClock, Trace, attempt, result
 from robotest.specs import EnvSpec
@@ -139,10 +139,12 @@ class InProcess:
 
         def decide(observation: Observation, number: int) -> Decision:
             interrupt.check()
-            return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+            with policys.lent():
+                return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
-        clock = SimClock()
+        policys, clock = GlobalGenerators.present(), SimClock()
         ended = attempt(env, decide, seeds, trace, clock, self._timer, assignment.execute, assignment.origin)
+        policys.resume()
         episode = result(condition, seeds, env.spec.max_steps, ended, trace)
         return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
 

@@ -60,10 +60,10 @@ class EpisodeSeeds:
 
 
 class GlobalGenerators:
-    """The generators that belong to the whole process (`random`, `numpy.random`, torch's), lent to one environment.
+    """The generators that belong to the whole process (`random`, `numpy.random`, torch's), lent to one user.
 
     Simulators draw from them: starts would then depend on what ran before, and on the number of workers. Within `lent`
-    they continue a stream that begins at the seed; outside they are everybody else's, as if nothing had been drawn.
+    they continue a stream that begins at the seed; afterwards they are as they were, as if nothing had been drawn.
 
     Args:
         seed: where the stream begins.
@@ -86,9 +86,22 @@ class GlobalGenerators:
         self._lent = {source.name for source in _sources()}
         return True
 
+    @classmethod
+    def present(cls) -> GlobalGenerators:
+        """Return a stream that goes on from where the generators are now."""
+        found = cls(0)
+        found._states = {source.name: source.get() for source in _sources()}
+        return found
+
+    def resume(self) -> None:
+        """Leave the generators where this stream is."""
+        for source in _sources():
+            if source.name in self._states:
+                source.set(self._states[source.name])
+
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Within it the global generators are this environment's."""
+        """Within it the global generators are this stream's."""
         others = {source.name: source.get() for source in _sources()}
         self._lent = set(others)
         for source in _sources():

@@ -65,8 +65,8 @@ def rollout(
 ) -> bool:
     """Run one episode and return whether it succeeded.
 
-    Between two decisions nothing is observed, and so nothing is rendered. While the environment is at work the
-    process's global generators are its own, seeded at the reset.
+    Between two decisions nothing is observed, and so nothing is rendered. The process's global generators are the
+    environment's during the episode, seeded at the reset; a `decide` in the same process takes its own in exchange.
 
     Args:
         env: where to act; `stop` is called on every exit, also by an exception.
@@ -85,13 +85,12 @@ def rollout(
                 env.reset(seeds.reset, seeds.episode)
             step, number = _go_to(env, origin) if origin else (0, 0)
             recorder.begin(env)
-            observation = env.observe()
-        while True:
-            require_valid(observation, spec)
-            decision = decide(observation, number)
-            recorder.decision(step, observation, decision)
-            actions = decision.chunk[:execute]
-            with generators.lent():
+            while True:
+                observation = env.observe()
+                require_valid(observation, spec)
+                decision = decide(observation, number)
+                recorder.decision(step, observation, decision)
+                actions = decision.chunk[:execute]
                 env.begin_chunk(actions)
                 start = clock.now()
                 for k, action in enumerate(actions, 1):
@@ -101,8 +100,7 @@ def rollout(
                     clock.sleep_until(start + k * spec.control_dt)
                     if success.truth(status.done, "done") or step == spec.max_steps:
                         return success.truth(status.success)
-                observation = env.observe()
-            number += 1
+                number += 1
     finally:
         env.stop()
 
