@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, fisher_exact, norm, permutation_test, t, ttest_ind
+from scipy.stats import binom, binomtest, fisher_exact, norm, permutation_test, t
 
 from robotest.errors import RobotestError
 from robotest.randomness import derive, generator
@@ -277,10 +277,7 @@ def compare_returns(
         kind, n = "samples", len(common)
     else:
         x, y = (np.array(list(sides[side].values())) for side in (a, b))
-        interval = None
-        if min(len(x), len(y)) > 1 and x.var() + y.var() > 0:
-            found = ttest_ind(x, y, equal_var=False).confidence_interval(_checked(level))
-            interval = (float(found.low), float(found.high))
+        interval = _welch(x, y, level)
         difference = float(x.mean() - y.mean()) if len(x) and len(y) else None
         samples, kind = (x, y), "independent"
         n = len(x) + len(y) if difference is not None else 0
@@ -312,12 +309,32 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _mean_interval(values: Sequence[float] | np.ndarray, level: float) -> Interval | None:
     """Student's interval of a mean; None where no spread can be measured."""
-    n = len(values)
-    spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
-    if not spread:
+    n, variance = len(values), _variance(values)
+    if not variance:
         return None
-    mean, half = float(np.mean(values)), float(t.ppf(0.5 + _checked(level) / 2, n - 1)) * spread / math.sqrt(n)
+    mean, half = float(np.mean(values)), float(t.ppf(0.5 + _checked(level) / 2, n - 1)) * math.sqrt(variance / n)
     return (mean - half, mean + half)
+
+
+def _welch(x: np.ndarray, y: np.ndarray, level: float) -> Interval | None:
+    """Welch's interval of the difference of two means; None where no spread can be measured."""
+    if min(len(x), len(y)) < 2:
+        return None
+    a, b = _variance(x) / len(x), _variance(y) / len(y)
+    if not a + b:
+        return None
+    freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
+    half = float(t.ppf(0.5 + _checked(level) / 2, freedom)) * math.sqrt(a + b)
+    difference = float(x.mean() - y.mean())
+    return (difference - half, difference + half)
+
+
+def _variance(values: Sequence[float] | np.ndarray) -> float:
+    """Of a sample; 0 for less than two values, and where only rounding makes them differ."""
+    if len(values) < 2:
+        return 0.0
+    spread = float(np.std(values, ddof=1))
+    return spread**2 if spread > _ROUNDING * float(np.abs(values).max()) else 0.0
 
 
 def _by_task(by_task: Mapping[str, Sequence[tuple[bool, bool]]], level: float) -> dict[str, TaskDifference]:
