@@ -9,7 +9,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +51,7 @@ EVAL = ("eval", "--env", "tests.test_terminal:suite", *FAKES)
 
 
 def _robotest(
-    *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE, **environment: str
+    *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE, environment: Mapping[str, str] = {}
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command in an interpreter of its own, which also ends by itself."""
     return subprocess.run(  # noqa: S603 - our own interpreter
@@ -109,7 +109,7 @@ def test_a_terminal_without_the_letters_gets_others(forked: Forks, run: Path, ar
 
 @pytest.mark.slow
 def test_a_locale_without_the_letters_is_told_in_one_line(tmp_path: Path) -> None:
-    done = _robotest(*EVAL, "--out", str(tmp_path / "run"), **ASCII)
+    done = _robotest(*EVAL, "--out", str(tmp_path / "run"), environment=ASCII)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.decode("ascii").splitlines() if line.startswith("robotest: ")]
     assert "PYTHONUTF8=1" in line
@@ -145,11 +145,11 @@ def test_an_output_that_is_full_is_one_line(forked: Forks, run: Path, arguments:
 def test_the_interpreter_has_nothing_to_add_when_it_ends(unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = _robotest("list", stdout=writing, PYTHONUNBUFFERED=unbuffered)
+    done = _robotest("list", stdout=writing, environment={"PYTHONUNBUFFERED": unbuffered})
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
     with Path("/dev/full").open("wb") as full:
-        done = _robotest("list", stdout=full, PYTHONUNBUFFERED=unbuffered)
+        done = _robotest("list", stdout=full, environment={"PYTHONUNBUFFERED": unbuffered})
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     assert b"cannot write" in done.stderr
 
