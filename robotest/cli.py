@@ -12,7 +12,7 @@ import errno
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from robotest.commands.evaluation import Compare, Eval, Plan, Video
 from robotest.commands.hardware import Deploy, SimulateRobot
 from robotest.commands.inspection import Check, Doctor, List
 from robotest.commands.learning import Collect, Fit, Train
+from robotest.commands.text import once_each
 from robotest.errors import InterruptedRunError, RobotestError
 
 _RULE = re.compile(r"[\s│╰]*[─-]{4,}[\s│╯]*")
@@ -48,7 +49,7 @@ _REFUSALS = {
     )
 }
 """What a disk, its owner or the system refuses, wherever it comes up."""
-COMMANDS: dict[str, Callable[..., Command]] = {
+COMMANDS: dict[str, type[Command]] = {
     "list": List,
     "check": Check,
     "collect": Collect,
@@ -135,8 +136,9 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     try:
         with contextlib.redirect_stderr(captured):
             if words and words[0] in COMMANDS:  # its own parser: what it says of a mistake is about this command alone
-                return tyro.cli(COMMANDS[words[0]], prog=f"robotest {words[0]}", args=words[1:])
-            command: Command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="robotest", args=words)
+                kind = COMMANDS[words[0]]
+                return tyro.cli(kind, prog=f"robotest {words[0]}", args=once_each(kind, words[1:]))
+            command: Command = tyro.extras.subcommand_cli_from_dict({**COMMANDS}, prog="robotest", args=words)
     except SystemExit as exit_:
         if not exit_.code:
             raise

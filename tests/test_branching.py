@@ -20,6 +20,7 @@ from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.rollout import Origin, WallClock
 from robotest.types import Outcome, Verifier
+from tests.options import changed
 from tests.test_evaluate import TOWARDS, config
 
 EPISODES = 4
@@ -231,5 +232,5 @@ def test_branches_that_were_scored_by_others_are_not_continued(run: Path, capsys
     ],
 )
 def test_bad_input_is_one_line(run: Path, changes: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["branch", str(run), "--episodes", "2", *FAKE, *changes]) == 2
+    assert main(["branch", str(run), *changed(["--episodes", "2", *FAKE], changes)]) == 2
     assert says in capsys.readouterr().err

@@ -17,6 +17,7 @@ from robotest.runs import episode_path, read_episodes
 from robotest.specs import EnvSpec
 from robotest.wire import Channel, WireError
 from tests import fakes, unruly
+from tests.options import changed
 from tests.test_starts import config
 
 
@@ -193,7 +194,7 @@ def test_edited_code_is_another_run(
     said = capsys.readouterr().err
     assert "code: " in said
     assert "--allow-code-changes" in said
-    assert main([*command, "--episodes", "3", "--allow-code-changes"]) == 0
+    assert main(["eval", *changed(command[1:], ["--episodes", "3", "--allow-code-changes"])]) == 0
 
 
 def test_mended_code_needs_no_other_word_where_nothing_is_kept(

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 
 from robotest import evaluate
-from robotest.cli import COMMANDS, main
+from robotest.cli import COMMANDS, main, parse
 from robotest.commands.evaluation import Eval
 from robotest.commands.learning import Collect, Fit, Train
-from robotest.errors import InterruptedRunError
+from robotest.commands.text import among, split
+from robotest.errors import InterruptedRunError, UnknownNameError
+from tests.options import changed
 
 FAKES = ("--env", "tests.fakes:suite", "--policy", "tests.fakes:policy", "--verifiers", "random,tests.fakes:towards")
 
 
 def _eval(out: Path, *more: str) -> int:
-    return main(["eval", *FAKES, "--out", str(out), "--episodes", "3", "--videos", "none", *more])
+    usual = (*FAKES, "--out", str(out), "--episodes", "3", "--videos", "none")
+    return main(["eval", *changed(usual, more)])
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -90,7 +93,8 @@ def test_a_mistyped_option_is_answered_by_its_own_command_alone(capsys: pytest.C
 def test_bad_evaluation_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, more: list[str], words: list[str]
 ) -> None:
-    line = _fails(capsys, "eval", *FAKES, "--out", str(tmp_path / "run"), *more)
+    usual = (*FAKES, "--out", str(tmp_path / "run"))
+    line = _fails(capsys, "eval", *changed(usual, more))
     assert all(word in line for word in words), line
     assert not (tmp_path / "run").exists()
 
@@ -278,3 +282,77 @@ def test_collect_train_fit_eval(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert main(["check", "verifier", "leverage", "--policy", policy]) == 0
     assert main(["check", "policy", policy]) == 0
     assert "lowest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--verifiers", "a", "--episodes", "3", "--verifiers", "b,c"],
+        ["--verifiers=a", "--episodes=3", "--verifiers", "b,c"],
+        ["--verifiers", "a", "--verifiers=b", "--episodes", "3", "--verifiers", "c"],
+    ],
+)
+def test_lists_given_in_parts_add_up(words: list[str]) -> None:
+    parsed = parse(["eval", *words])
+    assert isinstance(parsed, Eval)
+    assert (parsed.verifiers, parsed.episodes) == ("a,b,c", 3)
+
+
+@pytest.mark.parametrize("option", ["tasks", "conditions"])
+@pytest.mark.parametrize("command", ["compare", "video"])
+def test_lists_of_every_command_add_up(command: str, option: str) -> None:
+    parsed = parse([command, "run", f"--{option}", "a", f"--{option}", "b"])
+    assert getattr(parsed, option) == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["eval", "--episodes", "3", "--episodes", "4"], "--episodes"),
+        (["eval", "--episodes=3", "--episodes", "4"], "--episodes"),
+        (["eval", "--json", "--no-json"], "--json"),
+        (["eval", "--image-size", "3", "--image_size", "4"], "--image-size"),
+        (["fit", "--data", "x", "--verifier", "knn", "--verifier", "cfn"], "--verifier"),
+        (["compare", "run", "--level", "0.9", "--level", "0.95"], "--level"),
+    ],
+)
+def test_what_is_no_list_is_given_once(capsys: pytest.CaptureFixture[str], words: list[str], option: str) -> None:
+    assert f"{option} given twice" in _fails(capsys, *words)
+
+
+def test_arguments_of_the_environment_are_given_one_by_one() -> None:
+    parsed = parse(["eval", "--env-arg", "a=1", "--env-arg", "b=2"])
+    assert isinstance(parsed, Eval)
+    assert parsed.env_arg == ("a=1", "b=2")
+
+
+def test_a_list_that_never_got_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--tasks" in _fails(capsys, "eval", "--tasks", "--json", "--tasks", "near")
+
+
+KNOWN = ("near", "far", "pick up the cup, then the plate", "pick up the cup", "a,b", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all", KNOWN),
+        ("near, far,", ("near", "far")),
+        ("near,pick up the cup, then the plate,far", ("near", "pick up the cup, then the plate", "far")),
+        ("pick up the cup,near", ("pick up the cup", "near")),
+        ("a,b", ("a,b",)),
+        ("b,a", ("b", "a")),
+        (r"a\,b,b", ("a,b", "b")),
+    ],
+)
+def test_names_may_have_commas_themselves(text: str, names: tuple[str, ...]) -> None:
+    assert among("task", text, KNOWN) == names
+
+
+def test_a_comma_within_a_name_is_escaped_where_names_are_not_known() -> None:
+    assert split(r"pick up the cup\, then the plate, near,") == ("pick up the cup, then the plate", "near")
+
+
+def test_an_unknown_name_among_known_ones_with_commas() -> None:
+    with pytest.raises(UnknownNameError, match="task 'then'"):
+        among("task", "pick up the cup, then, near", KNOWN)

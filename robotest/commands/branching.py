@@ -32,7 +32,7 @@ class Branch:
     verifiers: str = "random,medoid,leverage,cfn,knn,lowest"
     """What to judge, given as to `robotest eval`."""
     tasks: str = "all"
-    """Tasks, separated by commas."""
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
     episodes: int = 10
     """Episodes of each task, from the first."""
     continuations: int = 1

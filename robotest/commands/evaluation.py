@@ -34,7 +34,7 @@ class Eval:
     """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute. None:
     random, medoid, and of cfn and leverage those that were fitted to the policy."""
     tasks: str = "all"
-    """Tasks, separated by commas."""
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
     episodes: int = 20
     """Episodes per task and condition."""
     candidates: int = 8
@@ -154,7 +154,7 @@ class Compare:
     conditions: str = "all"
     """Conditions to compare, separated by commas; those of two runs are called RUN/CONDITION."""
     tasks: str = "all"
-    """Tasks to count, separated by commas."""
+    r"""Tasks to count, separated by commas; one that has a comma itself: \,."""
     level: float = 0.95
     """Of every interval."""
     mid_p: bool = False
@@ -296,7 +296,7 @@ class Video:
     conditions: str = "all"
     """Conditions, separated by commas."""
     tasks: str = "all"
-    """Tasks, separated by commas."""
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
     camera: str | None = None
     """Camera of the large picture; None: the policy's first."""
 

@@ -81,7 +81,7 @@ class Deploy:
     verifier: str = "leverage"
     """Conditions, separated by commas, as for `robotest eval --verifiers`."""
     tasks: str = "all"
-    """Tasks, separated by commas."""
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
     episodes: int = 10
     """Episodes per task and condition."""
     candidates: int = 8

@@ -54,7 +54,7 @@ class Check:
     policy: str = "mini_vla"
     """Policy whose candidates a verifier is checked on."""
     tasks: str = "all"
-    """Tasks of an environment to check, separated by commas."""
+    r"""Tasks of an environment to check, separated by commas; one that has a comma itself: \,."""
     config: Path | None = None
     """robot.toml of a robot, which is powered but not moved; None: controllers simulated on this machine."""
 

@@ -23,7 +23,7 @@ class Collect:
     env: str = "dual_arm"
     """Suite whose experts act."""
     tasks: str = "all"
-    """Tasks, separated by commas; all: those that have an expert."""
+    r"""Tasks, separated by commas (in a name: \,); all: those that have an expert."""
     episodes: int = 400
     """Successful demonstrations per task."""
     style: str = "mixture"
