@@ -64,7 +64,7 @@ def import_robosuite() -> Any:
             import robosuite
     except ImportError as error:
         raise RobotestError(
-            f"robosuite cannot be imported ({error}); install it with `make libero`, or pip install 'robotest[libero]'"
+            f"robosuite cannot be imported ({error}); install what it needs: pip install 'robotest[libero]'"
         ) from error
     if not robosuite.__version__.startswith("1.4."):
         raise RobotestError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import os
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from robotest.errors import RobotestError
@@ -44,6 +45,7 @@ def examine() -> list[Finding]:
         "processor": lambda: f"{os.cpu_count()} cores",
         "drawing": _drawing,
         "video": _video,
+        "gymnasium's robots": _gymnasium,
         "weights": _weights,
         "robosuite": _robosuite,
         "LIBERO": _libero,
@@ -64,15 +66,30 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """What `robotest` requires, without its extras."""
+    """What `robotest` requires, without its extras, and whether that can be imported."""
+    modules: dict[str, list[str]] = {}
+    for module, distributions in importlib.metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules.setdefault(_canonical(distribution), []).append(module)
     for requirement in importlib.metadata.requires("robotest") or ():
         name = re.split(r"[^\w.-]", requirement)[0]
-        if "extra ==" in requirement:
-            continue
-        try:
-            yield Finding(name, ok=True, detail=importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, ok=False, detail=f"not installed: pip install '{requirement}'")
+        if "extra ==" not in requirement:
+            yield _finding(name, functools.partial(_package, requirement, name, modules.get(_canonical(name), ())))
+
+
+def _package(requirement: str, name: str, modules: Iterable[str]) -> str:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RobotestError(f"not installed: pip install '{requirement}'") from error
+    for module in [name] if name in modules else modules:
+        importlib.import_module(module)
+    return version
+
+
+def _canonical(distribution: str) -> str:
+    """Return the form in which two spellings of a distribution's name are equal."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _library(name: str) -> str:
@@ -106,6 +123,12 @@ def _video() -> str:
     return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
 
 
+def _gymnasium() -> str:
+    """Import what its MuJoCo tasks are made of, which needs more than gymnasium requires."""
+    importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
+    return "can be imported"
+
+
 def _robosuite() -> str:
     """Its version, looked up without importing it, which takes seconds."""
     return _optional("robosuite", "1.4.")
@@ -123,7 +146,7 @@ def _libero() -> str:
     return f"{version}, assets {found.describe()}"
 
 
-_ABSENT = "not installed (optional: make libero)"
+_ABSENT = "not installed (optional: pip install 'robotest[libero]', for LIBERO also pip install --no-deps hf-libero)"
 
 
 def _optional(name: str, needed: str) -> str:
@@ -132,7 +155,7 @@ def _optional(name: str, needed: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return _ABSENT
     if not version.startswith(needed):
-        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: make libero")
+        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: pip install 'robotest[libero]'")
     return version
 
 
@@ -157,5 +180,5 @@ def _weights() -> str:
 
     files = sorted((Path(robotest.policies.__path__[0]) / "weights").glob("*/*.safetensors"))
     if not files:
-        raise RobotestError("no shipped weights; reinstall, or make them with `make weights`")
+        raise RobotestError("no shipped weights: this installation is not complete; install robotest again")
     return ", ".join(f"{f.parent.name}/{f.name} {f.stat().st_size / 1e6:.1f} MB" for f in files)

@@ -18,12 +18,23 @@ class RobotestError(Exception):
 
 
 class UnknownNameError(RobotestError):
-    """A name that no table, entry point or module resolves."""
+    """A name that no table, entry point or module resolves.
 
-    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    Args:
+        kind: of thing.
+        given: the name.
+        known: names that there are.
+        members: of families among these: what may be given, beside the name with which it is listed.
+    """
+
+    def __init__(self, kind: str, given: str, known: Iterable[str], members: Iterable[str] = ()) -> None:
+        names, members = sorted(known), sorted(members)
+        start = (f"{given}/", f"{given}:")
+        own = [m for m in members if m.startswith(start)] or [n for n in names if n.startswith(start)]
+        close = difflib.get_close_matches(given, [*names, *members], n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
+        if given and own:
+            hint = f" Say which one: {', '.join(own)}."
         other = "; or give 'module:attribute'" if kind in ("env", "policy", "verifier", "robot") else ""
         super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}{other}")
 

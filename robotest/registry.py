@@ -46,6 +46,12 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "robot": {"rm75-dual": "robotest.hardware.realman:rm75_dual"},
 }
 FAMILIES = (":ID", "/ID")
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "gymnasium:ID": ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5"),
+    "libero/ID": ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"),
+    "robosuite/ID": ("Lift", "Stack", "Door", "NutAssembly", "TwoArmLift", "TwoArmHandover", "TwoArmPegInHole"),
+}
+"""Of families, to say what may stand in the place of ``ID`` without importing a simulator; not all of gymnasium's."""
 _GROUPS: dict[Kind, str] = {
     "env": "robotest.envs",
     "expert": "robotest.experts",
@@ -71,7 +77,8 @@ def resolve(kind: Kind, name: str) -> Any:
     target, member = find(kind, name) or (name, None)
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:
-        raise UnknownNameError(kind, name, table(kind))
+        members = (f"{family.removesuffix('ID')}{m}" for family in table(kind) for m in MEMBERS.get(family, ()))
+        raise UnknownNameError(kind, name, table(kind), members)
     found = _load(kind, name, target)
     with building(f"{kind} {name!r}"):
         made = found if member is None else found(member)

@@ -1,6 +1,8 @@
 """What is built is what is in the tree, under its import names, and nothing else."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +55,53 @@ def test_links_are_relative_and_point_at_the_folders(name: str) -> None:
     link = ROOT / "robotest" / name
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"  # noqa: PTH115 - Path.readlink would do as well, this shows the text
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "imageio_ffmpeg": "imageio",  # its extra "ffmpeg"
+    "libero": None,  # installed apart, without the dependencies that it declares
+    "yaml": "pyyaml",
+}
+"""Import name -> distribution, where they differ."""
+UNUSED = {"packaging"}
+"""Required although nothing of ours imports it: pyproject.toml says why."""
+
+
+def _imported() -> dict[str, set[str]]:
+    """Import name -> files of everything of others that the package imports at run time."""
+    found: dict[str, set[str]] = {}
+    for name, path in _sources().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.suffix == ".py" else ():
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            for module in modules:
+                found.setdefault(module.partition(".")[0], set()).add(name)
+    return {m: files for m, files in found.items() if m not in {*sys.stdlib_module_names, "robotest"}}
+
+
+def _declared() -> tuple[set[str], set[str]]:
+    """Distributions that are required, and those of extras that users install."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [text for extra, texts in project["optional-dependencies"].items() if extra != "dev" for text in texts]
+    required, optional = (
+        {re.split(r"[^\w.-]", text)[0].lower() for text in texts} for texts in (project["dependencies"], extras)
+    )
+    return required, optional
+
+
+def test_everything_that_is_imported_is_declared_and_everything_declared_is_imported() -> None:
+    required, optional = _declared()
+    imported = _imported()
+    assert len(imported) > 10
+    assert len(required) > 10
+    distributions = {module: DISTRIBUTIONS.get(module, module) for module in imported}
+    missing = {m: imported[m] for m, d in distributions.items() if d and d.lower() not in required | optional}
+    assert not missing
+    assert required - {d for d in distributions.values() if d} == UNUSED
 
 
 @pytest.mark.slow

@@ -78,3 +78,35 @@ def test_everything_in_our_tables_can_be_imported(kind: registry.Kind, name: str
 def test_a_thing_of_another_kind_is_refused_in_one_line(kind: registry.Kind, name: str) -> None:
     with pytest.raises(RobotestError, match="is needed"):
         registry.resolve(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [
+        ("libero", "Say which one: libero/libero_10, libero/libero_90, libero/libero_goal, libero/libero_object, "),
+        ("gymnasium", "Say which one: gymnasium:CartPole-v1, "),
+        ("robosuite", "Say which one: robosuite/Door, robosuite/Lift, "),
+        ("libero_object", "Did you mean 'libero/libero_object'?"),
+        ("CartPole-v1", "Did you mean 'gymnasium:CartPole-v1'?"),
+    ],
+)
+def test_a_family_says_what_it_has(name: str, proposed: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        registry.resolve("env", name)
+    assert proposed in str(caught.value)
+    assert "Did you mean 'libero/ID'" not in str(caught.value)
+
+
+def test_a_family_of_a_plugin_is_named_as_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [EntryPoint("maze/ID", "theirs:suite", group)])
+    with pytest.raises(UnknownNameError, match=r"Say which one: maze/ID\."):
+        registry.resolve("env", "maze")
+
+
+def test_members_that_are_proposed_are_there() -> None:
+    for family, members in registry.MEMBERS.items():
+        assert family in registry.BUILTIN["env"]
+        if family in NEEDS and importlib.util.find_spec(NEEDS[family]) is None:
+            continue
+        for member in members:
+            registry.resolve("env", family.replace("ID", member))
