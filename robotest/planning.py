@@ -10,9 +10,10 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from robotest.errors import RobotestError
-from robotest.stats import Comparison
+from robotest.stats import Comparison, Interval, wilson
 
 _LARGEST = 2**20
+_ROUNDING = 1e-9  # a discordance at the edge of what two rates allow is allowed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Question:
                 f"gain {self.gain} given; it is not 0, and {self.rate} + gain lies between 0 and 1, e.g. 0.05"
             )
         most = min(self.rate + other, 2 - self.rate - other)
-        if not abs(self.gain) <= self.discordance <= most:
+        if not abs(self.gain) - _ROUNDING <= self.discordance <= most + _ROUNDING:
             raise RobotestError(
                 f"discordance {self.discordance} given; rates of {self.rate:g} and {other:g} allow"
                 f" {abs(self.gain):g} to {most:g}"
@@ -57,38 +58,57 @@ class Measured:
 
     Attributes:
         pairs: it rests on.
-        rate: of the second condition, the one that is there.
+        rate: of the base, the condition that is there.
         ratio: share of discordant pairs, in terms of what it would be if the two sides were independent.
+        ratios: Wilson's 95 % interval of that share, in the same terms.
     """
 
     pairs: int
     rate: float
     ratio: float
+    ratios: Interval
 
     def discordance_at(self, rate: float, other: float) -> float:
         """Return the discordance to expect at two rates: the same ratio, within what the rates allow."""
-        independent = rate * (1 - other) + other * (1 - rate)
-        return min(max(self.ratio * independent, abs(rate - other)), min(rate + other, 2 - rate - other))
+        return _allowed(self.ratio, rate, other)
+
+    def discordances_at(self, rate: float, other: float) -> Interval:
+        """Return its interval."""
+        low, high = (_allowed(ratio, rate, other) for ratio in self.ratios)
+        return low, high
 
 
-MEASURED = Measured(1200, 0.555, 0.80)
+def _allowed(ratio: float, rate: float, other: float) -> float:
+    independent = rate * (1 - other) + other * (1 - rate)
+    return min(max(ratio * independent, abs(rate - other)), min(rate + other, 2 - rate - other))
+
+
+MEASURED = Measured(1200, 0.555, 0.80, (0.75, 0.85))
 """`leverage` against `random` on the built-in suite (docs/evidence.md): 460 of 1,200 pairs discordant."""
 
 
-def measure(comparison: Comparison) -> Measured:
+def measure(comparison: Comparison, base: str) -> Measured:
     """Return what a comparison says.
+
+    Args:
+        comparison: of two conditions.
+        base: the one of them that is there, and whose rate counts.
 
     Raises:
         RobotestError: it has no pairs, or both sides always end alike.
     """
     n, c = comparison.pairs, comparison
-    if not n or c.only_a + c.only_b == 0:
+    discordant = c.only_a + c.only_b
+    interval = wilson(discordant, n)
+    if interval is None or not discordant:
         raise RobotestError(
-            f"not enough data: {c.a} and {c.b} have {n} pairs, {c.only_a + c.only_b} of them discordant;"
-            " run more episodes, or give --discordance"
+            f"not enough data: {c.a} and {c.b} have {n} pairs, {discordant} of them discordant; run more episodes,"
+            " or give --rate and --discordance without --run-directory"
         )
     a, b = (c.both + c.only_a) / n, (c.both + c.only_b) / n
-    return Measured(n, b, (c.only_a + c.only_b) / n / (a * (1 - b) + b * (1 - a)))
+    independent = a * (1 - b) + b * (1 - a)
+    low, high = (share / independent for share in interval)
+    return Measured(n, a if base == c.a else b, discordant / n / independent, (low, high))
 
 
 def paired_power(question: Question, n: int) -> float:
@@ -101,7 +121,7 @@ def paired_power(question: Question, n: int) -> float:
     # The largest k with 2 P(X <= k) <= alpha: `ppf` gives the smallest k with P(X <= k) >= alpha / 2.
     critical = binom.ppf(q.alpha / 2, discordant, 0.5)
     critical -= binom.cdf(critical, discordant, 0.5) > q.alpha / 2
-    towards = (q.discordance + q.gain) / (2 * q.discordance)
+    towards = min(1.0, max(0.0, (q.discordance + q.gain) / (2 * q.discordance)))
     rejects = binom.cdf(critical, discordant, towards) + binom.cdf(critical, discordant, 1 - towards)
     return float(binom.pmf(discordant, n, q.discordance) @ rejects)
 
@@ -120,6 +140,20 @@ def unpaired_power(question: Question, n: int) -> float:
 def pairs_needed(question: Question) -> int:
     """Return the number of paired episodes from which the paired test has the power asked for."""
     return _smallest(lambda n: paired_power(question, n) >= question.power)
+
+
+def pairs_needed_between(question: Question, discordances: Interval) -> tuple[int, int | None]:
+    """Return the fewest and the most pairs that may be needed if the discordance is uncertain; None: too many to say.
+
+    Args:
+        question: at any discordance.
+        discordances: from, to.
+    """
+    low, high = (dataclasses.replace(question, discordance=d) for d in discordances)
+    try:
+        return pairs_needed(low), pairs_needed(high)
+    except RobotestError:
+        return pairs_needed(low), None
 
 
 def episodes_needed_unpaired(question: Question) -> int:

@@ -66,8 +66,9 @@ class Comparison:
         interval: Tango's interval of it; None if there are none.
         p_value: exact two-sided McNemar; None if there are no pairs.
         mid_p_value: its mid-p; None if there are no pairs.
-        clustered: interval of the difference for other tasks like these; None for fewer than two tasks.
-        bootstrap: the same by the bootstrap; None for fewer than five tasks.
+        clustered: interval of the difference for other tasks like these; None for fewer than two tasks, and where all
+            tasks differ alike.
+        bootstrap: the same by the bootstrap; None for fewer than five tasks, and where all differ alike.
         tasks: by task, in the order of the episodes.
     """
 
@@ -406,6 +407,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
     """Return an interval of ``sum(totals) / sum(sizes)`` for other tasks *like these*; None for fewer than two.
 
+    None also where all tasks came out alike: the spread between tasks is then not zero, it has not been seen, and an
+    interval of no width would claim that other tasks are known exactly.
+
     Wilson's and Tango's intervals are about these tasks: they say how the same tasks would come out with other
     starts. This one takes the tasks themselves as a sample, so it is wider the more they differ.
 
@@ -423,6 +427,8 @@ def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95
         return None
     mean = sum(totals) / n
     squares = sum((total - mean * size) ** 2 for total, size in zip(totals, sizes, strict=True))
+    if squares <= (_ROUNDING * n) ** 2:
+        return None
     error = math.sqrt(n_tasks / (n_tasks - 1) * squares) / n
     half = float(t.ppf(0.5 + _checked(level) / 2, n_tasks - 1)) * error
     return (mean - half, mean + half)
@@ -430,6 +436,8 @@ def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95
 
 def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
     """Return the bootstrap interval beside `clustered`, which assumes no shape; None for fewer than five tasks.
+
+    None also where all tasks came out alike, as for `clustered`.
 
     Resampling tasks and taking percentiles is too narrow with few of them (of six, a nominal 95 % covers 86 %). So this
     is the wild cluster bootstrap-t: each task's residual is kept or turned, and scaled, at random, and the statistic
@@ -447,6 +455,8 @@ def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: fl
     if n_tasks < _FEWEST_TO_RESAMPLE or n == 0:
         return None
     mean, residuals = sum(totals) / n, np.asarray(totals) - sum(totals) / n * np.asarray(sizes)
+    if float((residuals**2).sum()) <= (_ROUNDING * n) ** 2:
+        return None
     weights = generator(derive("wild", n_tasks)).choice(_WEBB, size=(_RESAMPLES, n_tasks))
     moved = weights * residuals
     shift = moved.sum(axis=1, keepdims=True) / n

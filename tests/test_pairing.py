@@ -142,12 +142,32 @@ def test_plan_measures_in_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert "30 pairs" in capsys.readouterr().out
 
 
+def test_plan_says_which_condition_is_the_base_and_what_few_pairs_leave_open(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = []
+    for base in ([], ["--base", "random"]):
+        assert main(["plan", "--run-directory", str(run), "--json", *base]) == 0
+        out, err = capsys.readouterr()
+        rates.append(json.loads(out)["question"]["rate"])
+        assert err.startswith("only 30 pairs were measured: ")
+        assert err.count("\n") == 1
+    assert rates[0] == rates[1] < 1
+    assert main(["plan", "--run-directory", str(run), "--base", TOWARDS]) == 2
+    assert "rate 1.0 given" in capsys.readouterr().err  # it always succeeds
+    assert main(["plan", "--run-directory", str(run), "--base", "medoid"]) == 2
+    assert "--base medoid given; the conditions compared are" in capsys.readouterr().err
+    assert main(["plan", "--run-directory", str(run)]) == 0
+    assert "the base is random, which succeeds in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--rate", "1.2"], "rate 1.2 given"),
         (["--rate", ".6", "--discordance", ".01"], "discordance 0.01 given"),
         (["--pair", "a:b"], "--pair given without --run-directory"),
+        (["--base", "a"], "--base given without --run-directory"),
         (["--run-directory", "/no/run"], "holds no run"),
     ],
 )

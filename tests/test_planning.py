@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robotest.errors import RobotestError
-from robotest.planning import Question, episodes_needed_unpaired, paired_power, pairs_needed, unpaired_power
-from robotest.stats import mcnemar
+from robotest.planning import (
+    Question,
+    episodes_needed_unpaired,
+    measure,
+    paired_power,
+    pairs_needed,
+    pairs_needed_between,
+    unpaired_power,
+)
+from robotest.stats import Comparison, compare, mcnemar, wilson
+from robotest.types import Episode
 
 USUAL = Question(rate=0.6, gain=0.05, discordance=0.33)
 
@@ -72,3 +81,39 @@ def test_fewer_discordant_pairs_need_fewer_episodes(rate: float, gain: float, wh
 def test_impossible_questions_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(RobotestError, match=next(iter(changes))):
         dataclasses.replace(USUAL, **changes)
+
+
+def comparison(both: int, only_a: int, only_b: int, neither: int) -> Comparison:
+    sides = [("success", "success")] * both + [("success", "failure")] * only_a
+    sides += [("failure", "success")] * only_b + [("failure", "failure")] * neither
+    episodes = [
+        Episode(name, "near", i, outcome, 1, 20, 1, "go", (0,), None, 0, 0, 0)  # type: ignore[arg-type] # as above
+        for i, pair in enumerate(sides)
+        for name, outcome in zip("ab", pair, strict=True)
+    ]
+    return compare("a", "b", episodes)
+
+
+def test_the_rate_is_that_of_the_base() -> None:
+    found = comparison(40, 20, 10, 30)
+    assert (measure(found, "a").rate, measure(found, "b").rate) == (0.6, 0.5)
+    assert measure(found, "a").ratio == measure(found, "b").ratio
+
+
+def test_few_pairs_leave_the_discordance_open() -> None:
+    few, many = measure(comparison(3, 1, 1, 3), "b"), measure(comparison(3000, 1000, 1000, 3000), "b")
+    assert few.ratio == many.ratio
+    assert few.discordance_at(0.5, 0.5) == 0.25
+    assert few.discordances_at(0.5, 0.5) == pytest.approx(wilson(2, 8))
+    low, high = many.discordances_at(0.5, 0.55)
+    assert low < 0.25 < high < 0.27
+    narrow, wide = (pairs_needed_between(Question(0.5, 0.1, 0.25), m.discordances_at(0.5, 0.6)) for m in (many, few))
+    assert wide[1] is not None
+    assert narrow[1] is not None
+    assert wide[0] < narrow[0] <= pairs_needed(Question(0.5, 0.1, 0.25)) <= narrow[1] < wide[1]
+
+
+def test_too_many_pairs_to_say_are_no_error() -> None:
+    fewest, most = pairs_needed_between(Question(0.5, 0.002, 0.25), (0.002, 0.9))
+    assert fewest < 10_000
+    assert most is None

@@ -17,6 +17,7 @@ from robotest.errors import InterruptedRunError, RobotestError
 
 if TYPE_CHECKING:
     from robotest.evaluate import EvalConfig
+    from robotest.planning import Measured, Question
     from robotest.runs import Arguments, Key, Summary
     from robotest.types import Episode
     from robotest.video import Selection
@@ -227,6 +228,10 @@ class Compare:
         return worse
 
 
+_FEW_PAIRS = 200
+"""Below, the share of discordant pairs is uncertain by a third and more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Say how many episodes a question needs, paired and unpaired."""
@@ -245,31 +250,27 @@ class Plan:
     """A run to measure in; None: what was measured on the built-in suite."""
     pair: str | None = None
     """A:B, the conditions of the run to measure; None: its first two."""
+    base: str | None = None
+    """Which of these two is the condition that is there; None: random or first if it is one, else the second."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
         """Print the numbers and where they come from."""
-        from robotest import pairing, planning, runs, schedule, stats
+        from robotest import planning
 
         measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
         if self.run_directory is not None:
-            asked, episodes = runs.read(self.run_directory)
-            names = tuple(asked.verifiers)
-            sides = pair(self.pair, names) if self.pair else names[:2]
-            if len(sides) < 2:
-                raise RobotestError(f"{self.run_directory} has one condition, {names[0]}; two are needed")
-            counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
-            pairing.require_same_starts(counted)
-            measured = planning.measure(stats.compare(sides[0], sides[1], counted))
-            where = f"{sides[0]} and {sides[1]} of {self.run_directory}, {measured.pairs} pairs"
-        elif self.pair is not None:
-            raise RobotestError("--pair given without --run-directory; give the run that has these conditions")
+            measured, where = self._measured(self.run_directory)
+        for name in ("pair", "base") if self.run_directory is None else ():
+            if getattr(self, name) is not None:
+                raise RobotestError(f"--{name} given without --run-directory; give the run that has these conditions")
         rate = measured.rate if self.rate is None else self.rate
         given = self.discordance
         discordance = measured.discordance_at(rate, rate + self.gain) if given is None else given
         question = planning.Question(rate, self.gain, discordance, self.power, self.alpha)
         paired, unpaired = planning.pairs_needed(question), planning.episodes_needed_unpaired(question)
+        self._warn(question, measured)
         if self.json:
             numbers = {"question": dataclasses.asdict(question), "paired": paired, "unpaired": unpaired}
             sys.stdout.write(json_format.dumps(numbers, indent=2) + "\n")
@@ -283,6 +284,40 @@ class Plan:
             f" ({'as given' if given is not None else f'measured: {where}'})\n"
         )
         return 0
+
+    def _measured(self, run: Path) -> tuple[Measured, str]:
+        """Measure two conditions of a run; return also which."""
+        from robotest import pairing, planning, runs, schedule, stats
+
+        asked, episodes = runs.read(run)
+        names = tuple(asked.verifiers)
+        sides = pair(self.pair, names) if self.pair else names[:2]
+        if len(sides) < 2:
+            raise RobotestError(f"{run} has one condition, {names[0]}; two are needed")
+        if self.base is not None and self.base not in sides:
+            raise RobotestError(f"--base {self.base} given; the conditions compared are {sides[0]} and {sides[1]}")
+        base = self.base or next((name for name in ("random", "first") if name in sides), sides[1])
+        counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
+        pairing.require_same_starts(counted)
+        measured = planning.measure(stats.compare(sides[0], sides[1], counted), base)
+        return measured, (
+            f"{sides[0]} and {sides[1]} of {run}, {measured.pairs} pairs; the base is {base}, which succeeds in"
+            f" {100 * measured.rate:.1f} %"
+        )
+
+    def _warn(self, question: Question, measured: Measured) -> None:
+        """Say what few pairs leave open."""
+        from robotest import planning
+
+        if self.discordance is not None or measured.pairs >= _FEW_PAIRS:
+            return
+        low, high = measured.discordances_at(question.rate, question.rate + question.gain)
+        fewest, most = planning.pairs_needed_between(question, (low, high))
+        sys.stderr.write(
+            f"only {measured.pairs} pairs were measured: one side succeeds alone in {100 * low:.0f} to"
+            f" {100 * high:.0f} % of all pairs, and {fewest} to {most or 'more than a million'} paired episodes are"
+            " needed\n"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
