@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -80,18 +81,24 @@ class ShadowEnv(RobotEnv):
         self._time.sleep_until(self._began + (k + 1) * CONTROL_DT)
         away = np.abs(self._waypoints[k] - self._link.status["joints"])
         self._write(
-            {"chunk": self._number, "step": k, "difference_rad": [round(float(d), 5) for d in away.max(axis=1)]}
+            {"chunk": self._number, "step": k, "difference_rad": [_measured(float(d)) for d in away.max(axis=1)]}
         )
 
     def _write(self, told: Mapping[str, Any]) -> None:
-        self._log.write(json.dumps({"time": self._time.now(), **told}) + "\n")
+        self._log.write(json.dumps({"time": self._time.now(), **told}, allow_nan=False) + "\n")
+
+
+def _measured(difference: float) -> float | None:
+    """Return what JSON has a number for; an arm whose state is not finite is measured nowhere."""
+    return round(difference, 5) if math.isfinite(difference) else None
 
 
 def summary(path: Path) -> dict[str, float]:
     """Return what a log says: chunks, how many would have been rejected, and differences by percentile [rad]."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     chunks = [line for line in lines if "steps" in line]
-    away = [max(line["difference_rad"]) for line in lines if "difference_rad" in line]
+    measured = [[d for d in line.get("difference_rad", ()) if d is not None] for line in lines]
+    away = [max(differences) for differences in measured if differences]
     return {
         "chunks": len(chunks),
         "rejected": sum("rejected" in line for line in chunks),

@@ -102,7 +102,9 @@ def test_every_candidate_of_every_decision_is_tried_and_the_recorded_one_ends_as
 
 
 def test_scores_are_those_of_the_recorded_decision(run: Path, tmp_path: Path) -> None:
-    for b in branch(run, tmp_path / "out", continuations=2):
+    branches = branch(run, tmp_path / "out", continuations=2)
+    assert branches
+    for b in branches:
         whole = recording.read(runs.episode_path(run, ("random", "far", b.place.index)))
         assert b.scores["random"] == whole.scores[b.place.decision, b.place.candidate]
         assert set(b.scores) == {"random", TOWARDS}

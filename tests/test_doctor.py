@@ -48,7 +48,7 @@ def test_what_is_installed_and_cannot_be_imported_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: [f"{name}>=1", "numpy>=1"])
-    monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type] # as documented
+    monkeypatch.setitem(sys.modules, module, None)
     found = {f.what: f for f in doctor._packages()}
     assert not found[name].ok
     assert module in found[name].detail
@@ -58,7 +58,7 @@ def test_what_is_installed_and_cannot_be_imported_is_a_problem(
 def test_what_gymnasium_s_robots_need_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gymnasium.envs.mujoco.mujoco_rendering", raising=False)
     monkeypatch.delitem(sys.modules, "packaging.version", raising=False)
-    monkeypatch.setitem(sys.modules, "packaging", None)  # type: ignore[arg-type] # as documented
+    monkeypatch.setitem(sys.modules, "packaging", None)
     found = {f.what: f for f in doctor.examine()}
     assert not found["gymnasium's robots"].ok
     assert "packaging" in found["gymnasium's robots"].detail

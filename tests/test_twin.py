@@ -101,6 +101,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
 @pytest.mark.parametrize("arm", [0, 1])
 def test_flanges_are_where_the_vendor_says(twin: Twin, oracle: Oracle, arm: int) -> None:
     joints = REST.copy()
+    assert min(map(len, (oracle.joints, oracle.positions, oracle.rotations))) >= 1000
     for q, position, rotation in zip(oracle.joints[:1000], oracle.positions, oracle.rotations, strict=False):
         joints[arm] = q
         twin.move(joints)
