@@ -172,8 +172,7 @@ class GymnasiumTask:
 
     def close(self) -> None:
         """See `robotest.types.Env.close`; what it raises is too late to matter to any result."""
-        with contextlib.suppress(Exception):
-            self._env.close()
+        _close(self._env)
 
     def _reset(self, seed: int) -> Mapping[str, Any]:
         """Start and look; return what the environment says of the start."""
@@ -337,13 +336,18 @@ def _make(id_: str, arguments: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
             plain = make()
             if "rgb_array" not in (plain.metadata or {}).get("render_modes", ()):
                 return plain
-            plain.close()
+            _close(plain)
         try:
             return make(render_mode="rgb_array")
         except TypeError as error:
             if "argument 'render_mode'" not in str(error):
                 raise
             return make()
+
+
+def _close(env: gymnasium.Env[Any, Any]) -> None:
+    with contextlib.suppress(Exception):
+        env.close()
 
 
 def _render_modes(registered: Registered) -> Sequence[str] | None:

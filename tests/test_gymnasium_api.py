@@ -138,6 +138,15 @@ def test_an_environment_without_a_render_mode_is_made_without_one() -> None:
         assert not task.spec.cameras
 
 
+def test_a_close_that_fails_changes_nothing() -> None:
+    class Stuck(Scripted):
+        def close(self) -> None:
+            raise OSError("gone already")
+
+    with playing(entry=lambda render_mode=None: Stuck(frame=lambda: PAINTED, render_mode=render_mode)) as task:
+        assert task.spec.cameras == {"render": (4, 6)}
+
+
 def test_a_function_makes_an_environment_that_renders_too() -> None:
     with playing(entry=lambda render_mode=None: Scripted(frame=lambda: PAINTED, render_mode=render_mode)) as task:
         assert task.spec.cameras == {"render": (4, 6)}
