@@ -84,6 +84,13 @@ def describe(exception: BaseException) -> str:
     return " ".join(f"{type(exception).__name__}: {exception}".split())
 
 
+def place(exception: BaseException) -> str:
+    """Return an exception as one line, with where it was raised."""
+    frames = traceback.extract_tb(exception.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return describe(exception) + where
+
+
 @contextlib.contextmanager
 def building(what: str) -> Iterator[None]:
     """Turn whatever somebody's constructor, factory or module raises into one line that says where.
@@ -96,6 +103,4 @@ def building(what: str) -> Iterator[None]:
     except RobotestError:
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        raise RobotestError(f"{what} cannot be built: {describe(error)}{place}") from error
+        raise RobotestError(f"{what} cannot be built: {place(error)}") from error

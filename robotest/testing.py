@@ -7,37 +7,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from robotest import experts
 from robotest.errors import ConformanceError, InvalidActionError
 from robotest.hardware.robot import Robot, RobotError, Setpoint, Stop
-from robotest.types import Candidates, Env, EnvOptions, Observation, Policy, SimulatedEnv, Suite, Verifier
+from robotest.randomness import GlobalGenerators, generator
+from robotest.specs import EnvSpec
+from robotest.success import NONE, PREDICATE, truth
+from robotest.types import (
+    Candidates,
+    Env,
+    EnvOptions,
+    Observation,
+    Policy,
+    SimulatedEnv,
+    StepStatus,
+    Suite,
+    Verifier,
+)
 
 _SEED, _OTHER_SEED = 11, 12
 _START, _OTHER_START = (_SEED, 0), (_OTHER_SEED, 1)
 _N_STEPS = 5
+_LONGEST = 2000
+"""The most steps after which an episode's end is waited for."""
+_UNPAIRED = ": it does not follow from the seed, so comparisons in this environment are no pairs (`eval --unpaired`)"
 TOLERANCE = 1e-4
 """How far a candidate may move, in units of `PolicySpec.action_scale`, when the batch around it changes: floating
 point sums in another order. Alone in its batch it must not move at all."""
 
 
 def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> None:
-    """Check one task of a suite: layout, determinism, purity of `observe`, snapshots, refusal of bad actions."""
+    """Check one task of a suite: layout, determinism, purity of `observe`, snapshots, refusal of bad actions.
+
+    As in a run, the process's global generators are the environment's own while it works. Environments that need not
+    start from their seed (`EnvSpec.repeatable`) are not checked here.
+    """
     options = options or EnvOptions(setting=suite.settings[0], action_mode=suite.action_modes[0])
-    with closing(suite.make(task, options)) as env:
+    with closing(_make(suite, task, options)) as env, closing(_make(suite, task, options)) as twin:
         _check_env_spec(env, suite, task)
         env.reset(*_START)
         _check_observation(env, env.observe())
         _check_reset(env)
+        _check_twin(env, twin)
         _check_apply(env)
+        _check_sent(env)
         _check_bad_actions(env)
         if isinstance(env, SimulatedEnv):
-            with closing(suite.make(task, options)) as twin:
-                if not isinstance(twin, SimulatedEnv):
-                    raise ConformanceError("make() gives a simulated environment only sometimes")
-                _check_snapshot(env, twin)
+            if not isinstance(twin, SimulatedEnv):
+                raise ConformanceError("make() gives a simulated environment only sometimes")
+            _check_snapshot(env, twin)
+        if env.spec.success not in (PREDICATE, NONE):
+            _check_end(env)
         env.stop()
         env.stop()
 
@@ -115,12 +140,64 @@ def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
         _require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
 
 
+def _make(suite: Suite, task: str, options: EnvOptions) -> Env:
+    env = experts.make(suite.name, suite, task, options)
+    return _LentSimulation(env) if isinstance(env, SimulatedEnv) else _Lent(env)
+
+
+class _Lent:
+    """An environment to which the global generators are lent, as `robotest.rollout` does."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._generators = GlobalGenerators(_SEED)
+
+    @property
+    def spec(self) -> EnvSpec:
+        return self._env.spec
+
+    def reset(self, seed: int, episode: int) -> None:
+        self._generators = GlobalGenerators(seed)
+        with self._generators.lent():
+            self._env.reset(seed, episode)
+            if self._generators.begin_again():
+                self._env.reset(seed, episode)
+
+    def observe(self) -> Observation:
+        with self._generators.lent():
+            return self._env.observe()
+
+    def begin_chunk(self, actions: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        with self._generators.lent():
+            self._env.begin_chunk(actions)
+
+    def apply(self, action: np.ndarray[Any, np.dtype[np.float32]]) -> StepStatus:
+        with self._generators.lent():
+            return self._env.apply(action)
+
+    def stop(self) -> None:
+        self._env.stop()
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _LentSimulation(_Lent):
+    def __init__(self, env: SimulatedEnv) -> None:
+        super().__init__(env)
+        self.snapshot, self.restore, self.render = env.snapshot, env.restore, env.render
+
+
 def _check_env_spec(env: Env, suite: Suite, task: str) -> None:
     spec = env.spec
     _require((spec.name, spec.task) == (suite.name, task), f"spec says {spec.name}:{spec.task}")
     _require(spec.control_dt > 0, f"control_dt is {spec.control_dt}")
     _require(spec.max_steps >= 1, f"max_steps is {spec.max_steps}")
-    _require(bool((spec.action.low < spec.action.high).all()), "action bounds are empty")
+    _require(bool((spec.action.low <= spec.action.high).all()), "action bounds are empty")
+    for what, layout in (("actions", spec.action), ("state", spec.state)):
+        names = [c.name for c in layout.components]
+        double = sorted({name for name in names if names.count(name) > 1})
+        _require(not double, f"{what} have two components called {', '.join(double)}; each needs its own name")
 
 
 def _check_observation(env: Env, observation: Observation) -> None:
@@ -145,15 +222,24 @@ def _check_reset(env: Env) -> None:
     """The same seed gives the same start whatever happened before; another seed another one."""
     env.reset(*_START)
     first, again = env.observe(), env.observe()
-    _require_same(first, again, "observe() twice gives different observations; it must change nothing")
+    _require_same(env, first, again, "observe() twice gives different observations; it must change nothing")
     env.reset(*_OTHER_START)
     other = env.observe()
     _act(env, _actions(env))
     env.reset(*_START)
-    _require_same(first, env.observe(), f"reset{_START} after another episode gives a different start")
+    _require_same(env, first, env.observe(), f"reset{_START} after another episode gives a different start", _UNPAIRED)
     env.reset(*_OTHER_START)
-    _require_same(other, env.observe(), f"reset{_OTHER_START} twice gives different starts")
+    _require_same(env, other, env.observe(), f"reset{_OTHER_START} twice gives different starts", _UNPAIRED)
     _require(not _same(first, other), "two episodes give the same start; it must be randomised")
+
+
+def _check_twin(env: Env, twin: Env) -> None:
+    """The same seed gives the same start in another object."""
+    env.reset(*_START)
+    twin.reset(*_START)
+    _require_same(
+        env, env.observe(), twin.observe(), f"reset{_START} of two environments gives different starts", _UNPAIRED
+    )
 
 
 def _check_apply(env: Env) -> None:
@@ -162,13 +248,53 @@ def _check_apply(env: Env) -> None:
     ends = []
     for look in (False, True):
         env.reset(*_START)
-        for sent in _act(env, _actions(env), look=look):
+        executed = _act(env, _actions(env), look=look)
+        for sent in executed:
             inside = (sent >= spec.action.low - 1e-6).all() and (sent <= spec.action.high + 1e-6).all()
             _require(sent.shape == (spec.action.size,) and bool(inside), f"sent action {sent} is not within the bounds")
-        ends.append(env.observe())
-    _require_same(ends[0], ends[1], "the same actions from the same start, observed or not on the way, end differently")
-    passed = ends[0].time
-    _require(abs(passed - _N_STEPS * spec.control_dt) < 1e-6, f"{_N_STEPS} steps took {passed} s, not control_dt each")
+        ends.append((env.observe(), len(executed)))
+    (end, steps), (other, others) = ends
+    _require(steps == others, f"the same actions from the same start end an episode after {steps} and {others} steps")
+    _require_same(env, end, other, "the same actions from the same start, observed or not on the way, end differently")
+    _require(abs(end.time - steps * spec.control_dt) < 1e-6, f"{steps} steps took {end.time} s, not control_dt each")
+
+
+def _check_sent(env: Env) -> None:
+    """What was sent is a possible action, and the one that was executed: to send it again does the same."""
+    whole = np.concatenate(
+        [np.full(c.size, c.convention in ("discrete", "integer")) for c in env.spec.action.components]
+    )
+    env.reset(*_START)
+    sent = _act(env, _actions(env))
+    for action in sent:
+        _require(
+            bool((action[whole] == np.rint(action[whole])).all()), f"{action} is said to be sent, a part of a choice"
+        )
+    end = env.observe()
+    env.reset(*_START)
+    again = _act(env, np.stack(sent))
+    _require(
+        len(again) == len(sent) and np.allclose(sent, again, rtol=1e-6, atol=1e-6),
+        f"{sent[0]} was sent, and {again[0]} where it was to be sent again: what apply() returns is not what it sends",
+    )
+    if np.array_equal(sent, again) and not isinstance(env, SimulatedEnv):
+        message = "what apply() returned as sent, sent from the same start, ends differently"
+        _require_same(env, end, env.observe(), message)
+
+
+def _check_end(env: Env) -> None:
+    """An episode by a rule comes to an end that the rule judges."""
+    low, high = np.maximum(env.spec.action.low, -1.0), np.minimum(env.spec.action.high, 1.0)
+    env.reset(*_START)
+    rng = generator(_SEED)
+    for _ in range(min(env.spec.max_steps, _LONGEST)):
+        action = rng.uniform(np.minimum(low, high), high).astype(np.float32)
+        env.begin_chunk(action[None])
+        status = env.apply(action)
+        _require(status.reward is None or bool(np.isfinite(status.reward)), f"reward is {status.reward}")
+        if truth(status.done, "done"):
+            break
+    truth(status.success)
 
 
 def _check_bad_actions(env: Env) -> None:
@@ -201,7 +327,7 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
         other.reset(*_START)
         other.restore(middle)
         _require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
-        _require_same(seen, other.observe(), f"observe() after restore(){where} gives a different observation")
+        _require_same(env, seen, other.observe(), f"observe() after restore(){where} gives a different observation")
         _require(np.array_equal(end, _continue(other, actions[2:])), f"a restored episode continues differently{where}")
     camera = next(iter(env.spec.cameras), None)
     if camera is not None:
@@ -240,13 +366,16 @@ def _actions(env: Env) -> Float32[np.ndarray, "5 A"]:
 
 
 def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -> list[Float32[np.ndarray, " A"]]:
-    """Apply actions as one chunk and return what was sent."""
+    """Apply actions as one chunk, up to the end of the episode, and return what was sent."""
     env.begin_chunk(actions)
     sent = []
     for action in actions:
-        sent.append(env.apply(action).sent)
+        status = env.apply(action)
+        sent.append(status.sent)
         if look:
-            env.observe()
+            _check_observation(env, env.observe())
+        if truth(status.done, "done"):
+            break
     return sent
 
 
@@ -263,8 +392,13 @@ def _same(a: Observation, b: Observation) -> bool:
     return pictures and np.array_equal(a.state, b.state) and a.instruction == b.instruction
 
 
-def _require_same(a: Observation, b: Observation, message: str) -> None:
-    _require(_same(a, b) and a.time == b.time, message)
+def _require_same(env: Env, a: Observation, b: Observation, message: str, so: str = "") -> None:
+    """Raise, naming what differs."""
+    state = env.spec.state
+    parts = [c.name for c in state.components if (own := state.slice(c.name)) and (a.state[own] != b.state[own]).any()]
+    parts += [camera for camera in a.images if not np.array_equal(a.images[camera], b.images[camera])]
+    parts += [name for name in ("instruction", "time") if getattr(a, name) != getattr(b, name)]
+    _require(not parts, f"{message} (what differs: {', '.join(parts)}){so}")
 
 
 def _require_close(policy: Policy, a: Candidates, b: Candidates, tolerance: float, message: str) -> None:

@@ -11,14 +11,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from robotest import registry
 from robotest.commands.text import among
-from robotest.errors import ConformanceError
+from robotest.errors import ConformanceError, RobotestError, SpecMismatchError, place
 
 if TYPE_CHECKING:
-    from robotest.types import EnvOptions, Policy, Suite
+    from robotest.specs import EnvSpec
+    from robotest.types import Env, EnvOptions, Policy, Suite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Check:
     """Policy whose candidates a verifier is checked on."""
     tasks: str = "all"
     r"""Tasks of an environment to check, separated by commas; one that has a comma itself: \,."""
+    success: str | None = None
+    """When an episode has succeeded, as for `eval`."""
+    env_arg: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE for the environment, as for `eval`; once for each."""
     config: Path | None = None
     """robot.toml of a robot, which is powered but not moved; None: controllers simulated on this machine."""
 
@@ -67,8 +72,10 @@ class Check:
             for what, check in checks:
                 try:
                     check()
-                except ConformanceError as error:
-                    raise ConformanceError(f"{self.kind} {what}: {error}") from error
+                except RobotestError as error:
+                    raise RobotestError(f"{self.kind} {what}: {error}") from error
+                except (Exception, SystemExit) as error:
+                    raise ConformanceError(f"{self.kind} {what} fails with {place(error)}") from error
                 advance()
         sys.stdout.write(f"{self.kind} {self.name} keeps its contract ({len(checks)} checks)\n")
         return 0
@@ -85,17 +92,17 @@ class Check:
             return lambda: testing.check_env(suite, task, options)
 
         for task, setting, mode in itertools.product(tasks, suite.settings, suite.action_modes):
-            options = EnvOptions(setting=setting, action_mode=mode)
+            options = EnvOptions(setting=setting, action_mode=mode, success=self.success, env_args=self.env_arg)
             yield f"{self.name}:{task} ({setting}, {mode})", check(task, options)
 
     def _policy(self) -> Iterator[tuple[str, Callable[[], None]]]:
         from robotest import evaluate, testing
 
-        policy, _ = evaluate.load_policy(self.name)
         suite: Suite = registry.resolve("env", self.env)
+        policy, _ = evaluate.load_policy(self.name, lambda: self._spec(suite))
 
         def check() -> None:
-            with closing(suite.make(suite.tasks[0], _options(policy))) as env:
+            with self._environment(suite, policy) as env:
                 testing.check_policy(policy, env)
 
         yield f"{self.name} in {self.env}", check
@@ -103,15 +110,45 @@ class Check:
     def _verifier(self) -> Iterator[tuple[str, Callable[[], None]]]:
         from robotest import evaluate, testing
 
-        policy, folder = evaluate.load_policy(self.policy)
-        verifier = evaluate.load_condition(self.name, policy, folder).verifier
         suite: Suite = registry.resolve("env", self.env)
+        policy, folder = evaluate.load_policy(self.policy, lambda: self._spec(suite))
+        verifier = evaluate.load_condition(self.name, policy, folder).verifier
 
         def check() -> None:
-            with closing(suite.make(suite.tasks[0], _options(policy))) as env:
+            with self._environment(suite, policy) as env:
                 testing.check_verifier(verifier, policy, env)
 
         yield f"{self.name} on {self.policy}", check
+
+    def _spec(self, suite: Suite) -> EnvSpec:
+        """Return what a policy is told that is made for an environment."""
+        from robotest import experts
+        from robotest.types import EnvOptions
+
+        options = EnvOptions(suite.settings[0], suite.action_modes[0], success=self.success, env_args=self.env_arg)
+        with closing(experts.make(self.env, suite, suite.tasks[0], options)) as env:
+            return env.spec
+
+    def _environment(self, suite: Suite, policy: Policy) -> closing[Env]:
+        """Build the first task as `eval` would for a policy."""
+        from robotest import experts
+        from robotest.types import EnvOptions
+
+        mode, cameras = policy.spec.action.mode, policy.spec.cameras
+        if mode not in suite.action_modes:
+            raise SpecMismatchError(
+                f"policy {policy.spec.name!r} gives actions of mode {mode!r}; {self.env} takes"
+                f" {', '.join(suite.action_modes)}: give another --env"
+            )
+        options = EnvOptions(
+            setting=suite.settings[0],
+            action_mode=mode,
+            image_size=next(iter(cameras.values()), (EnvOptions.image_size, 0))[0],
+            cameras=tuple(cameras),
+            success=self.success,
+            env_args=self.env_arg,
+        )
+        return closing(experts.make(self.env, suite, suite.tasks[0], options))
 
     def _robot(self) -> Iterator[tuple[str, Callable[[], None]]]:
         from robotest import deploy, testing
@@ -146,11 +183,3 @@ class Doctor:
             for finding in findings:
                 sys.stdout.write(f"{'ok' if finding.ok else 'PROBLEM':<8} {finding.what:<20} {finding.detail}\n")
         return 0 if all(f.ok for f in findings) else 1
-
-
-def _options(policy: Policy) -> EnvOptions:
-    """Return the options under which an environment fits a policy."""
-    from robotest.types import EnvOptions
-
-    size = next(iter(policy.spec.cameras.values()), (EnvOptions.image_size, 0))[0]
-    return EnvOptions(action_mode=policy.spec.action.mode, image_size=size)
