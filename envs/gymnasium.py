@@ -41,7 +41,7 @@ from gymnasium.envs.registration import load_env_creator
 from jaxtyping import Float32, UInt8
 
 from robotest.envs.gymnasium_spaces import Actions, Observations, rgb
-from robotest.errors import InvalidObservationError, RobotestError, SuccessError, UnknownNameError, describe
+from robotest.errors import InvalidObservationError, RobotestError, SuccessError, UnknownNameError, describe, shown
 from robotest.gl import use_headless_gl
 from robotest.randomness import generator
 from robotest.specs import EnvSpec
@@ -180,7 +180,7 @@ class GymnasiumTask:
         with _quiet(), _current_api(self._id):
             result = self._env.reset(seed=seed % _SEEDS)
         if not isinstance(result, Sequence) or len(result) != 2 or not isinstance(result[1], Mapping):
-            raise RobotestError(f"reset of {self._id} returns {result!r:.80}; {_API}")
+            raise RobotestError(f"reset of {self._id} returns {shown(result)}; {_API}")
         self._steps, self._return = 0, 0.0
         self._seen = self._observations.read(result[0], "after the reset")
         return result[1]
@@ -191,12 +191,12 @@ class GymnasiumTask:
         with _quiet(), _current_api(self._id):
             result: Any = self._env.step(native)
         if not isinstance(result, Sequence) or len(result) != 5:
-            raise RobotestError(f"step of {self._id} returns {result!r:.80}; {_API}")
+            raise RobotestError(f"step of {self._id} returns {shown(result)}; {_API}")
         observed, reward, terminated, truncated, info = result
         self._steps += 1
         when = f"after step {self._steps}"
         if not isinstance(info, Mapping):
-            raise RobotestError(f"info of {self._id} is {info!r:.80} {when}; a dict is needed")
+            raise RobotestError(f"info of {self._id} is {shown(info)} {when}; a dict is needed")
         self._seen = self._observations.read(observed, when)
         ended = truth(terminated, f"terminated {when}"), truth(truncated, f"truncated {when}")
         return _reward(reward, when), *ended, info
@@ -368,7 +368,8 @@ def _refusal(id_: str) -> Iterator[None]:
         yield
     except (gymnasium.error.Error, ImportError) as error:
         raise RobotestError(
-            f"gymnasium cannot make {id_!r}: {error}; an id that a package registers is given as gymnasium:PACKAGE:ID"
+            f"gymnasium cannot make {id_!r}: {' '.join(str(error).split())}; an id that a package registers is given as"
+            " gymnasium:PACKAGE:ID"
         ) from error
     except TypeError as error:
         if "keyword argument" not in str(error) and "multiple values" not in str(error):
@@ -405,7 +406,7 @@ def _reward(value: Any, when: str) -> float:
             found = np.asarray(value)
             if found.dtype.kind in "biuf" and found.size == 1 and math.isfinite(number := float(found.item())):
                 return number
-    raise InvalidObservationError(f"reward is {value!r:.80} {when}; one finite number is needed")
+    raise InvalidObservationError(f"reward is {shown(value)} {when}; one finite number is needed")
 
 
 def _fps(given: Any) -> float:

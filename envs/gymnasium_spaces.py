@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
-from robotest.errors import InvalidActionError, InvalidObservationError, RobotestError, describe
+from robotest.errors import InvalidActionError, InvalidObservationError, RobotestError, describe, shown
 from robotest.specs import Component, VectorSpec
 
 Path = tuple[str | int, ...]
@@ -206,7 +206,7 @@ def _values(space: spaces.Space[Any], value: Any, when: str, path: Path = ()) ->
     elif isinstance(space, spaces.Tuple):
         if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != len(space.spaces):
             raise InvalidObservationError(
-                f"observation {_where(path)} is {value!r:.80} {when}; a tuple of {len(space.spaces)} is needed"
+                f"observation {_where(path)} is {shown(value)} {when}; a tuple of {len(space.spaces)} is needed"
             )
         for i, inner in enumerate(space.spaces):
             yield from _values(inner, value[i], when, (*path, i))
@@ -225,7 +225,7 @@ def _array(leaf: Leaf, value: Any, when: str, shape: tuple[int, ...]) -> Numbers
     except Exception as error:
         raise InvalidObservationError(f"observation {leaf.name!r} is no array {when}: {describe(error)}") from error
     if found.dtype.kind not in "biuf":
-        raise InvalidObservationError(f"observation {leaf.name!r} is {value!r:.80} {when}; numbers are needed")
+        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; numbers are needed")
     if isinstance(leaf.space, spaces.Discrete) and found.size == 1:
         found = found.reshape(())
     if found.shape != shape:
@@ -274,7 +274,7 @@ def _instruction(leaf: Leaf, value: Any, when: str) -> str:
     if not leaf.path or leaf.path[-1] != "instruction":
         return ""
     if not isinstance(value, str):
-        raise InvalidObservationError(f"observation {leaf.name!r} is {value!r:.80} {when}; a text is needed")
+        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; a text is needed")
     return str(value) if value.strip() else ""
 
 
@@ -366,7 +366,7 @@ class Actions:
             InvalidActionError: it is not finite or has another shape.
         """
         if np.shape(action) != (self.spec.size,) or not np.isfinite(action).all():
-            raise InvalidActionError(f"action {action} given; {self.spec.size} finite numbers are needed")
+            raise InvalidActionError(f"action {shown(action)} given; {self.spec.size} finite numbers are needed")
         sent = np.asarray(action, np.float32).clip(self._low, self._high)
         sent[self._whole] = np.rint(sent[self._whole])
         sent += np.float32(0)  # no -0.0

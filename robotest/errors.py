@@ -84,6 +84,15 @@ def describe(exception: BaseException) -> str:
     return " ".join(f"{type(exception).__name__}: {exception}".split())
 
 
+def shown(value: object) -> str:
+    """Return a value for an error: in one line, and not all of it if it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:  # noqa: BLE001 - somebody else's object
+        text = f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def place(exception: BaseException) -> str:
     """Return an exception as one line, with where it was raised."""
     frames = traceback.extract_tb(exception.__traceback__)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from robotest.errors import RobotestError, SuccessError
+from robotest.errors import RobotestError, SuccessError, shown
 
 PREDICATE: Final = "predicate"
 """The rule of tasks that compute success themselves."""
@@ -109,7 +109,7 @@ def truth(value: object, what: str = "success") -> bool:
             number = found.item()
             if number in (0, 1):
                 return bool(number)
-    raise SuccessError(f"{what} is {value!r:.80}; a bool is needed, 0 or 1, or an array of one of them")
+    raise SuccessError(f"{what} is {shown(value)}; a bool is needed, 0 or 1, or an array of one of them")
 
 
 def _judge(text: str) -> Callable[[Judged], object]:

@@ -261,3 +261,22 @@ def test_the_simulator_is_named_if_it_is_there() -> None:
     with playing() as task:
         assert not task.spec.simulator
     assert ID in gymnasium.registry
+
+
+class Unshowable(list[int]):
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("given", [np.zeros((30, 30)), ["a\nb"] * 50, Unshowable()])
+@pytest.mark.parametrize("where", ["info", "reward", "observed", "ended"])
+def test_what_an_environment_gives_is_shown_in_one_short_line(given: Any, where: str) -> None:
+    script: dict[str, Any] = {where: lambda k: given if k else {"info": {}, "observed": np.zeros(2)}.get(where)}
+    if where == "ended":
+        script = {where: lambda _: (given, False)}
+    with playing(success="none", max_steps=None, **script) as task:
+        task.reset(0)
+        with pytest.raises(RobotestError) as error:
+            task.apply(GO)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 250
