@@ -16,7 +16,9 @@ from jaxtyping import Float32, Float64, UInt8
 from robotest.envs.dual_arm_randomize import randomize
 from robotest.envs.dual_arm_tasks import N_POINTS, TASKS, Scene, Task
 from robotest.envs.dual_arm_world import CAMERAS, CONTROL_DT, World
-from robotest.errors import InvalidActionError, UnknownNameError
+from robotest.envs.options import require_known
+from robotest.envs.physics import SIMULATOR
+from robotest.errors import InvalidActionError
 from robotest.hardware import layout
 from robotest.hardware.commands import HOME_TIP, ArmCommands, arm_state, home_joints
 from robotest.hardware.kinematics import DualArmKinematics
@@ -94,6 +96,7 @@ class DualArmEnv:
             cameras=dict.fromkeys(self._cameras, self._size),
             control_dt=CONTROL_DT,
             max_steps=task.max_steps,
+            simulator=SIMULATOR,
         )
         self._low, self._high = self.spec.action.low, self.spec.action.high
         self.scene: Scene
@@ -218,13 +221,7 @@ class DualArmSuite:
 
     def make(self, task: str, options: EnvOptions) -> DualArmEnv:
         """Build one task's environment."""
-        for kind, given, known in (
-            ("task of dual_arm", task, self.tasks),
-            ("setting of dual_arm", options.setting, self.settings),
-            ("action mode of dual_arm", options.action_mode, self.action_modes),
-        ):
-            if given not in known:
-                raise UnknownNameError(kind, given, known)
+        require_known(self, task, options, CAMERAS)
         return DualArmEnv(TASKS[task], options)
 
 

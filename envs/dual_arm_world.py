@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from robotest.envs.physics import require_sound
 from robotest.hardware import layout, rm75
 
 PHYSICS_DT: Final = 0.004  # [s]
@@ -137,7 +138,7 @@ class World:
 
     def settle(self, steps: int) -> None:
         """Let objects come to rest."""
-        mujoco.mj_step(self.model, self.data, steps)
+        self.advance(steps)
         self.refresh()
 
     def snapshot(self) -> Float64[np.ndarray, " n"]:
@@ -243,8 +244,13 @@ class World:
         self.data.ctrl[self._finger_ctrl] = openings * rm75.FINGER_TRAVEL_M
 
     def advance(self, steps: int = 1) -> None:
-        """Simulate `steps` of `PHYSICS_DT` with the set-points as they are; poses are up to date after `refresh`."""
+        """Simulate `steps` of `PHYSICS_DT` with the set-points as they are; poses are up to date after `refresh`.
+
+        Raises:
+            RobotestError: the simulation diverged.
+        """
         mujoco.mj_step(self.model, self.data, steps)
+        require_sound(self.data)
 
     def move(self, joints: Float64[np.ndarray, "2 7"], openings: Float64[np.ndarray, " 2"]) -> None:
         """Command joint positions [rad] and gripper openings [0, 1], and simulate one control step."""
@@ -252,7 +258,7 @@ class World:
         self.data.ctrl[self._finger_ctrl] = openings * rm75.FINGER_TRAVEL_M
         for segment in range(1, _RAMP_SEGMENTS + 1):
             self.data.ctrl[self._arm_ctrl] = start + (joints - start) * (segment / _RAMP_SEGMENTS)
-            mujoco.mj_step(self.model, self.data, _SUBSTEPS)
+            self.advance(_SUBSTEPS)
         self.refresh()
 
     # -- pictures --------------------------------------------------------------------------------------------------

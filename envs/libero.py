@@ -15,7 +15,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from robotest.envs import libero_files
-from robotest.envs.robosuite_env import RobosuiteEnv, require_known
+from robotest.envs.options import require_known
+from robotest.envs.physics import ENV_ARGS, SIMULATOR, published_caveats
+from robotest.envs.robosuite_env import RobosuiteEnv
 from robotest.envs.robosuite_world import (
     CONTROL_HZ,
     RobosuiteWorld,
@@ -74,9 +76,10 @@ class LiberoEnv(RobosuiteEnv):
         suite: e.g. ``libero_object``.
         task: its name within the suite.
         options: ``setting`` is a protocol.
+        caveats: as `EnvSpec` has them.
     """
 
-    def __init__(self, suite: str, task: str, options: EnvOptions) -> None:
+    def __init__(self, suite: str, task: str, options: EnvOptions, caveats: tuple[str, ...] = ()) -> None:
         problems = libero_files.import_libero()
         self._protocol = PROTOCOLS[options.setting]
         self._starts = libero_files.initial_states(suite, task)
@@ -92,6 +95,8 @@ class LiberoEnv(RobosuiteEnv):
             max_steps=self._protocol.max_steps[suite],
             standin_assets=bool(libero_files.assets().standins),
             patience_s=PATIENCE_S,
+            simulator=SIMULATOR,
+            caveats=caveats,
         )
         bddl = str(libero_files.bddl_file(suite, task))
         super().__init__(RobosuiteWorld(lambda **others: _build(problems, bddl, others)), spec)
@@ -156,10 +161,11 @@ class LiberoSuite:
 
     def make(self, task: str, options: EnvOptions) -> LiberoEnv:
         """Build one task's environment."""
-        require_known(self, task, options, CAMERAS)
+        given = require_known(self, task, options, CAMERAS, ENV_ARGS)
+        caveats = published_caveats("LIBERO", given)
         if options.wording != "seen":
             raise RobotestError("LIBERO has one wording of each task; leave --wording at 'seen'")
-        return LiberoEnv(self.name.removeprefix("libero/"), task, options)
+        return LiberoEnv(self.name.removeprefix("libero/"), task, options, caveats)
 
 
 def suite(member: str) -> LiberoSuite:

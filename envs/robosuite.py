@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from robotest.envs.robosuite_env import RobosuiteEnv, require_known, worded
+from robotest.envs.options import require_known
+from robotest.envs.physics import SIMULATOR
+from robotest.envs.robosuite_env import RobosuiteEnv, worded
 from robotest.envs.robosuite_world import CONTROL_HZ, RobosuiteWorld, action_layout, import_robosuite, state_layout
 from robotest.errors import UnknownNameError
 from robotest.specs import EnvSpec
@@ -125,6 +127,7 @@ class RobosuiteTaskEnv(RobosuiteEnv):
             control_dt=1 / CONTROL_HZ,
             max_steps=MAX_STEPS,
             patience_s=PATIENCE_S,
+            simulator=SIMULATOR,
         )
         super().__init__(RobosuiteWorld(lambda **others: _build(task, **others)), spec)
 

@@ -9,12 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from robotest.envs.robosuite_world import CONTROL_HZ, RobosuiteWorld, checked
-from robotest.errors import UnknownNameError
 from robotest.randomness import derive, generator
 from robotest.specs import EnvSpec
-from robotest.types import EnvOptions, Observation, StepStatus, Suite
-
-WORDINGS: Final = ("seen", "unseen")
+from robotest.types import Observation, StepStatus
 
 
 class RobosuiteEnv(abc.ABC):
@@ -84,19 +81,6 @@ class RobosuiteEnv(abc.ABC):
     def _begin(self, instruction: str) -> None:
         """Start counting steps."""
         self._steps, self.instruction = 0, instruction
-
-
-def require_known(suite: Suite, task: str, options: EnvOptions, cameras: tuple[str, ...]) -> None:
-    """Raise `UnknownNameError` for the first name that a suite, or the cameras of its task, does not have."""
-    for kind, given, known in (
-        ("task", task, suite.tasks),
-        ("setting", options.setting, suite.settings),
-        ("action mode", options.action_mode, suite.action_modes),
-        ("wording", options.wording, WORDINGS),
-        *(("camera", camera, cameras) for camera in options.cameras or ()),
-    ):
-        if given not in known:
-            raise UnknownNameError(f"{kind} of {suite.name}", given, known)
 
 
 def worded(seen: tuple[str, ...], unseen: tuple[str, ...], wording: Literal["seen", "unseen"], seed: int) -> str:

@@ -34,6 +34,7 @@ use_headless_gl()
 
 import mujoco  # noqa: E402 - after the choice of what it draws with
 
+from robotest.envs.physics import require_sound  # noqa: E402
 from robotest.envs.pictures import Pictures  # noqa: E402
 
 CONTROL_HZ: Final = 20
@@ -64,11 +65,11 @@ def import_robosuite() -> Any:
             import robosuite
     except ImportError as error:
         raise RobotestError(
-            f"robosuite cannot be imported ({error}); install what it needs: pip install 'robotest[libero]'"
+            f"robosuite cannot be imported ({error}); install it with `robotest install libero`"
         ) from error
     if not robosuite.__version__.startswith("1.4."):
         raise RobotestError(
-            f"robosuite {robosuite.__version__} is installed; 1.4 is needed, as by LIBERO: pip install robosuite==1.4.0"
+            f"robosuite {robosuite.__version__} is installed; 1.4 is needed, as by LIBERO: `robotest install libero`"
         )
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     _guard_contexts()
@@ -178,8 +179,9 @@ class RobosuiteWorld:
         self._post_process()
 
     def step(self, action: Float64[np.ndarray, " A"]) -> bool:
-        """Execute one action and return whether the task's predicate holds."""
+        """Execute one action and return whether the task's predicate holds; `RobotestError` if it diverges."""
         self.env.step(action)
+        require_sound(self.data)
         return bool(self.env._check_success())
 
     def holds(self, predicate: Sequence[str]) -> bool:

@@ -14,7 +14,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from robotest.envs.robosuite_env import RobosuiteEnv, require_known, worded
+from robotest.envs.options import require_known
+from robotest.envs.physics import SIMULATOR
+from robotest.envs.robosuite_env import RobosuiteEnv, worded
 from robotest.envs.robosuite_world import CONTROL_HZ, action_layout, state_layout
 from robotest.envs.tabletop_tasks import TASKS, Scene
 from robotest.randomness import derive, generator
@@ -54,6 +56,7 @@ class TabletopEnv(RobosuiteEnv):
             cameras=dict.fromkeys(cameras, (options.image_size, options.image_size)),
             control_dt=1 / CONTROL_HZ,
             max_steps=self.task.max_steps,
+            simulator=SIMULATOR,
         )
         super().__init__(self.table, spec)
 

@@ -18,11 +18,12 @@ def require_robosuite() -> None:
 
 
 def require_libero() -> None:
-    """Skip where LIBERO or its assets are missing."""
+    """Skip where LIBERO or its assets are missing, or MuJoCo's contacts are not those of LIBERO's published rates."""
     require_robosuite()
     try:
-        from robotest.envs import libero_files
+        from robotest.envs import libero_files, physics
 
         libero_files.assets().require()
+        physics.published_caveats("LIBERO", {})
     except RobotestError as error:
         pytest.skip(str(error), allow_module_level=True)
