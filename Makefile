@@ -10,8 +10,7 @@ DEMO ?= --tasks handover_block,place_block_pad,lift_tray --episodes 20 --out run
 BIN := .venv/bin
 comma := ,
 space := $(subst ,, )
-# Where LIBERO itself looks, and downloads to.
-LIBERO_ASSETS ?= $(HOME)/.cache/libero/assets
+INSTALL_LIBERO = $(BIN)/robotest install libero --constraint constraints.txt
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
 PACKAGES := libegl1 libgl1 libopengl0
 
@@ -48,19 +47,13 @@ check: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt robomimic
 	@touch $@
 
-# hf-libero declares what training needs (transformers, wandb, a build of egl_probe), hence --no-deps.
-libero: .venv/installed-libero
-ifneq ($(ASSETS),)
-	@mkdir -p $(LIBERO_ASSETS)
-	@if test -d "$(ASSETS)"; then cp -r "$(ASSETS)/." $(LIBERO_ASSETS); else tar -xf "$(ASSETS)" -C $(LIBERO_ASSETS) --strip-components=1; fi
-else
-	@test -d $(LIBERO_ASSETS)/scenes || { $(BIN)/python -m pip install --quiet huggingface_hub && $(BIN)/hf download lerobot/libero-assets --repo-type dataset --local-dir $(LIBERO_ASSETS); }
-endif
+libero: .venv/installed
+	$(INSTALL_LIBERO) $(if $(ASSETS),--assets "$(ASSETS)")
+	@touch .venv/installed-libero
 	$(BIN)/robotest doctor
 
 .venv/installed-libero: .venv/installed
-	$(call requirements,--editable '.[libero]')
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt hf-libero
+	$(INSTALL_LIBERO) --no-assets
 	@touch $@
 
 # Falls back to pip where uv cannot reach what pip can.

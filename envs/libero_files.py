@@ -26,18 +26,13 @@ import numpy as np
 from jaxtyping import Float64
 
 from robotest import cache
-from robotest.envs.robosuite_world import import_robosuite
 from robotest.errors import RobotestError
 
 ASSETS_VARIABLE: Final = "LIBERO_ASSETS"
 """Environment variable that names the folder of the assets."""
-DOWNLOAD: Final = "hf download lerobot/libero-assets --repo-type dataset --local-dir"
-"""Where `hf-libero` itself gets them from."""
 _MANIFEST: Final = Path(__file__).with_name("assets") / "libero.txt"
 _NAMED = 3
-_INSTALL = (
-    "install it with `make libero`, or pip install 'robotest[libero]' and `pip install --no-deps hf-libero==0.1.4`"
-)
+_INSTALL = "install it with `robotest install libero`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +54,8 @@ class Assets:
         if self.missing:
             named = ", ".join(self.missing[:_NAMED])
             raise RobotestError(
-                f"{len(self.missing)} of LIBERO's assets are not in {self.folder}, e.g. {named}; download them with"
-                f" `{DOWNLOAD} {self.folder}`, or set {ASSETS_VARIABLE} to the folder that has them"
+                f"{len(self.missing)} of LIBERO's assets are not in {self.folder}, e.g. {named}; bring them with"
+                f" `robotest install libero`, or set {ASSETS_VARIABLE} to the folder that has them"
             )
 
     def describe(self) -> str:
@@ -118,6 +113,8 @@ def import_libero() -> Mapping[str, Any]:
     Raises:
         RobotestError: it, robosuite or an asset is missing.
     """
+    from robotest.envs.robosuite_world import import_robosuite  # here, so that files are looked at without MuJoCo
+
     import_robosuite()
     found = assets()
     found.require()

@@ -23,6 +23,7 @@ from robotest.commands.branching import Branch
 from robotest.commands.evaluation import Compare, Eval, Plan, Video
 from robotest.commands.hardware import Deploy, SimulateRobot
 from robotest.commands.inspection import Check, Doctor, List
+from robotest.commands.installation import Install
 from robotest.commands.learning import Collect, Fit, Train
 from robotest.commands.text import once_each
 from robotest.errors import InterruptedRunError, RobotestError
@@ -62,6 +63,7 @@ COMMANDS: dict[str, type[Command]] = {
     "video": Video,
     "deploy": Deploy,
     "simulate-robot": SimulateRobot,
+    "install": Install,
     "doctor": Doctor,
 }
 

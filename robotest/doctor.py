@@ -138,15 +138,19 @@ def _libero() -> str:
     version = _optional("hf-libero", "")
     if version == _ABSENT:
         return version
-    from robotest.envs import libero_files
+    from robotest.envs import libero_files, physics
 
     found = libero_files.assets()
     if found.missing:
         found.require()
+    if physics.is_changed():
+        raise RobotestError(
+            f"mujoco {physics.VERSION} is installed; LIBERO's rates are from before 3.4: robotest install libero"
+        )
     return f"{version}, assets {found.describe()}"
 
 
-_ABSENT = "not installed (optional: pip install 'robotest[libero]', for LIBERO also pip install --no-deps hf-libero)"
+_ABSENT = "not installed (optional: robotest install libero)"
 
 
 def _optional(name: str, needed: str) -> str:
@@ -155,7 +159,7 @@ def _optional(name: str, needed: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return _ABSENT
     if not version.startswith(needed):
-        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: pip install 'robotest[libero]'")
+        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: robotest install libero")
     return version
 
 

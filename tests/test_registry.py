@@ -70,7 +70,7 @@ NEEDS = {"libero/ID": "libero", "robosuite/ID": "robosuite", "tabletop": "robosu
 )
 def test_everything_in_our_tables_can_be_imported(kind: registry.Kind, name: str) -> None:
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        pytest.skip(f"{NEEDS[name]} is not installed: make libero")
+        pytest.skip(f"{NEEDS[name]} is not installed: robotest install libero")
     registry.resolve(kind, name.replace("ID", MEMBERS.get(name, "")))
 
 
