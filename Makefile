@@ -78,8 +78,8 @@ system:
 WEIGHTS := policies/weights/mini_vla
 weights: .venv/installed
 	test -e demos/dual_arm.h5 || $(BIN)/robotest collect --out demos/dual_arm.h5
-	$(BIN)/robotest train --data demos/dual_arm.h5 --out $(WEIGHTS) --threads 1
-	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v --max-samples 6000 || exit; done
+	$(BIN)/robotest train --data demos/dual_arm.h5 --out $(WEIGHTS) --threads 1 --overwrite
+	for v in cfn leverage knn; do $(BIN)/robotest fit --data demos/dual_arm.h5 --policy $(WEIGHTS) --verifier $$v --max-samples 6000 --overwrite || exit; done
 
 # The policy of docs/evidence.md for four tasks of libero_object, with its verifiers: about 75 minutes and 740 MB.
 OBJECTS := alphabet_soup salad_dressing ketchup milk
@@ -88,7 +88,7 @@ OBJECT_POLICY := trained/libero_object
 libero-policy: .venv/installed-libero
 	test -e demos/libero_object.h5 || $(BIN)/robotest collect --env libero/libero_object --tasks $(OBJECT_TASKS) --episodes 40 --image-size 80 --out demos/libero_object.h5
 	$(BIN)/robotest train --data demos/libero_object.h5 --out $(OBJECT_POLICY) --threads 1
-	for v in leverage cfn; do $(BIN)/robotest fit --data demos/libero_object.h5 --policy $(OBJECT_POLICY) --verifier $$v --max-samples 6000 || exit; done
+	for v in leverage cfn; do test -e $(OBJECT_POLICY)/$$v.safetensors || $(BIN)/robotest fit --data demos/libero_object.h5 --policy $(OBJECT_POLICY) --verifier $$v --max-samples 6000 || exit; done
 	$(BIN)/robotest eval --env libero/libero_object --tasks $(OBJECT_TASKS) --policy $(OBJECT_POLICY) --verifiers first,random,leverage,cfn --episodes 50 --seed 2028 --videos none --out runs/libero_object
 
 clean:

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from robotest import hdf5
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo
 from robotest.envs.libero_files import instruction
 from robotest.envs.robosuite_world import CONTROL_HZ, action_layout, state_layout
 from robotest.errors import ArtifactError
 
-SUFFIX: Final = "_demo.hdf5"
-_CAMERAS: Final = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
-_NEEDED: Final = ("actions", "states", "obs/ee_states", "obs/gripper_states", *(f"obs/{n}" for n in _CAMERAS.values()))
+_CAMERAS: Final = {"agentview": "obs/agentview_rgb", "robot0_eye_in_hand": "obs/eye_in_hand_rgb"}
+_ACTIONS: Final = hdf5.Numbers("actions", (7,))
+_ARM: Final = hdf5.Numbers("obs/ee_states", (6,))
+_GRIPPER: Final = hdf5.Numbers("obs/gripper_states", (2,))
+_STATES: Final = hdf5.Numbers("states", None, required=False, dtype="float64")
 
 
-class LiberoDataset:
+class LiberoDataset(hdf5.HdfDemonstrations):
     """Files of a folder, or one file, as one sequence of demonstrations. Implements `Demonstrations`.
 
     Args:
@@ -36,100 +37,73 @@ class LiberoDataset:
         image_size: pictures are resized to this height and width [px]; None: as they are.
 
     Raises:
-        ArtifactError: there is no such file, or it is none of LIBERO's.
+        ArtifactError: there is no such file, it is none of LIBERO's, or a demonstration in it is not as they are.
     """
 
     def __init__(self, path: Path, image_size: int | None = None) -> None:
-        self.path = path
-        self._size = image_size
-        self._stack = contextlib.ExitStack()
-        files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
-        if not files:
-            raise ArtifactError(f"{path} holds no *{SUFFIX} file; give LIBERO's folder of a suite, or one of its files")
-        self._groups: list[tuple[str, Any]] = []
-        for file in files:
-            opened = self._stack.enter_context(_open(file))
-            names = sorted(opened["data"], key=lambda name: int(name.rpartition("_")[2]))
-            self._groups += [(file.name.removesuffix(SUFFIX), opened["data"][name]) for name in names]
-        for task, group in self._groups[:1]:
-            missing = [name for name in _NEEDED if name not in group]
-            if missing:
-                raise ArtifactError(f"{path} is none of LIBERO's files: {task} lacks {', '.join(missing)}")
-        height = image_size or (self._groups[0][1]["obs/agentview_rgb"].shape[1] if self._groups else 0)
-        self.spec: Final = DatasetSpec(
+        self._image_size = image_size
+        files = hdf5.files_of(path, hdf5.LIBERO_SUFFIX) if hdf5.is_folder(path) else [path]
+        demos: list[hdf5.Demo] = []
+        sizes: dict[str, tuple[int, int]] = {}
+        with hdf5.damaged(path), contextlib.ExitStack() as stack:
+            for file in files:
+                found = hdf5.demos_of(file, stack.enter_context(_open(file)))
+                if found and not sizes:
+                    hdf5.check_demo(found[0], _layout({}))
+                    sizes = {camera: found[0].size(key) for camera, key in _CAMERAS.items()}
+                hdf5.check(file, found, _layout({} if image_size else sizes))
+                demos += found
+            if not demos:
+                raise ArtifactError(f"{path} holds no demonstration; {hdf5.READS}")
+            super().__init__(path, stack.pop_all(), demos, _layout({}))
+        self.spec = DatasetSpec(
             env="libero",
             action=action_layout(1),
             state=state_layout(1),
-            cameras=dict.fromkeys(_CAMERAS, (height, height)),
+            cameras=dict.fromkeys(_CAMERAS, (image_size, image_size)) if image_size else sizes,
             control_dt=1 / CONTROL_HZ,
             mixture={"human": 1.0},
         )
 
-    def __enter__(self) -> LiberoDataset:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, index: int) -> Demonstration:
-        """Read demonstration `index`; `IndexError` past the last one."""
-        _, group = self._group(index)
-        actions = group["actions"][:].astype(np.float32)
-        state = np.concatenate([group["obs/ee_states"][:], group["obs/gripper_states"][:]], axis=1)
+    def _read(self, demo: hdf5.Demo, info: DemonstrationInfo) -> Demonstration:
+        actions = demo.numbers(_ACTIONS)
         return Demonstration(
-            info=self.info(index),
-            images={camera: self._pictures(group[f"obs/{name}"]) for camera, name in _CAMERAS.items()},
-            state=state.astype(np.float32),
+            info=info,
+            images={
+                camera: resized(np.ascontiguousarray(demo.pictures(key)[:, ::-1, ::-1]), self._image_size)
+                for camera, key in _CAMERAS.items()
+            },
+            state=np.concatenate([demo.numbers(_ARM), demo.numbers(_GRIPPER)], axis=1),
             actions=actions,
             anchors=np.zeros_like(actions),
             points=np.zeros((len(actions), 0, 2), np.float32),
-            states=group["states"][:],
+            states=demo.numbers(_STATES) if demo.has(_STATES.key) else None,
         )
 
-    def __iter__(self) -> Iterator[Demonstration]:
-        for index in range(len(self)):
-            yield self[index]
-
-    def info(self, index: int) -> DemonstrationInfo:
-        """Return what is known of demonstration `index` without reading its arrays; people gave them all."""
-        task, _ = self._group(index)
+    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - all are of one kind
+        task = demo.file.name.removesuffix(hdf5.LIBERO_SUFFIX)
         return DemonstrationInfo(task, "official", "human", 0, instruction(task), success=True)
 
-    def steps(self, index: int) -> int:
-        """Return the number of steps of demonstration `index` without reading its arrays."""
-        return int(self._group(index)[1]["actions"].shape[0])
 
-    def _group(self, index: int) -> tuple[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"demonstration {index} of {len(self)}")
-        return self._groups[index]
-
-    def _pictures(self, stored: Any) -> UInt8[np.ndarray, "T h w 3"]:
-        turned: UInt8[np.ndarray, "T h w 3"] = np.ascontiguousarray(stored[:][:, ::-1, ::-1])
-        if self._size is None or self._size == turned.shape[1]:
-            return turned
-        size = (self._size, self._size)
-        return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in turned])
+def resized(pictures: UInt8[np.ndarray, "T a b 3"], size: int | None) -> UInt8[np.ndarray, "T h w 3"]:
+    """Return pictures of a height and width [px]; None: as they are."""
+    if size is None or pictures.shape[1:3] == (size, size):
+        return pictures
+    smooth = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), smooth)) for p in pictures])
 
 
-def is_libero(path: Path) -> bool:
-    """Return whether a path is one of LIBERO's files or folders, and not one of ours."""
-    if path.is_dir():
-        return any(path.glob(f"*{SUFFIX}"))
-    try:
-        with h5py.File(path, "r") as file:
-            return "data" in file and "problem_info" in file["data"].attrs
-    except OSError:
-        return False
+def _layout(sizes: dict[str, tuple[int, int]]) -> hdf5.Layout:
+    """What every demonstration has; pictures of any size where none is given."""
+    films = {key: sizes.get(camera) for camera, key in _CAMERAS.items()}
+    return hdf5.Layout((_ACTIONS, _ARM, _GRIPPER, _STATES), films)
 
 
 def _open(file: Path) -> Any:
+    opened = hdf5.opened(file)
     try:
-        opened = h5py.File(file, "r")
         json.loads(opened["data"].attrs["problem_info"])
-    except (OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{file} is not one of LIBERO's demonstration files ({error})") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        opened.close()
+        raise ArtifactError(f"{file} is not one of LIBERO's demonstration files ({error}); {hdf5.READS}") from error
     return opened

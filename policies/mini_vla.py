@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shlex
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from robotest.errors import ArtifactError, SpecMismatchError
+from robotest.files import POLICY_FILE, write_whole
 from robotest.policies.mini_vla_network import LayerCache, MiniVlaNetwork, NetworkConfig, chunk_mask
 from robotest.policies.text import Tokenizer, pad
 from robotest.randomness import generator
@@ -31,7 +33,7 @@ from robotest.specs import PolicySpec, VectorSpec
 from robotest.types import Candidates, Observation
 
 FORMAT = "robotest-mini-vla-1"
-FILE_NAME = "policy.safetensors"
+FILE_NAME = POLICY_FILE
 SHIPPED = Path(__file__).parent / "weights" / "mini_vla"
 EULER_STEPS = 6
 BLOCK = 8
@@ -99,7 +101,7 @@ class Bundle:
     def card(self) -> str:
         """Return the metadata, without the fingerprint, as canonical JSON."""
         parts = {"name": self.name, "config": vars(self.config), "interface": dataclasses.asdict(self.interface)}
-        return json.dumps(parts, sort_keys=True)
+        return json.dumps(parts, sort_keys=True, allow_nan=False)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any weight, statistic or setting."""
@@ -109,45 +111,79 @@ class Bundle:
         return digest.hexdigest()
 
 
-def save(path: Path, bundle: Bundle) -> None:
+def save(path: Path, bundle: Bundle, notes: Mapping[str, str] | None = None) -> None:
     """Write a policy file; it appears complete or not at all.
 
+    Args:
+        path: of the file.
+        bundle: what is in it.
+        notes: kept beside it as metadata, see `read_notes`; no part of the fingerprint.
+
     Raises:
-        ArtifactError: the path cannot be written.
+        ArtifactError: the path cannot be written, or a weight is not finite.
     """
-    metadata = {"format": FORMAT, "card": bundle.card(), "fingerprint": bundle.fingerprint()}
-    partial = path.with_name(path.name + ".partial")
+    broken = _not_finite(bundle)
+    if broken is not None:
+        raise ArtifactError(f"policy {path} is not written: {broken} is NaN or infinite")
+    metadata = {**(notes or {}), "format": FORMAT, "card": bundle.card(), "fingerprint": bundle.fingerprint()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(to_bytes(bundle.tensors(), metadata))
-        partial.replace(path)
+        write_whole(path, to_bytes(bundle.tensors(), metadata))
     except OSError as error:
-        raise ArtifactError(f"cannot write policy {path}: {error}; choose another path") from error
+        raise ArtifactError(f"cannot write policy {path}: {error}; free some room or choose another path") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the metadata of a policy file, with what was noted when it was written.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtifactError(f"policy {path} is damaged ({error}); {_again(path)}") from error
 
 
 def read(path: Path) -> Bundle:
     """Read a policy file.
 
     Raises:
-        ArtifactError: it is missing, damaged, or of another kind.
+        ArtifactError: it is missing, damaged, of another kind, or holds a weight that is not finite.
     """
     if not path.is_file():
-        raise ArtifactError(f"no policy at {path}; train one with `robotest train` or give the folder of one")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtifactError(f"policy {path} is damaged ({error}); train it again or copy it again") from error
+        folder = shlex.quote(str(path.parent if path.name == FILE_NAME else path))
+        raise ArtifactError(
+            f"no policy at {path}; give the folder of one, or train one with `robotest train --data DEMOS.h5 --out"
+            f" {folder}`"
+        )
+    metadata = read_notes(path)
     if metadata.get("format") != FORMAT:
         raise ArtifactError(f"{path} is no mini_vla policy: format {metadata.get('format')!r}, {FORMAT!r} is needed")
     try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         bundle = _bundle(json.loads(metadata["card"]), tensors)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtifactError(f"policy {path} is damaged ({error}); {_again(path)}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"policy {path} lacks or has unknown parts ({error!r}); train it again") from error
+        raise ArtifactError(f"policy {path} lacks or has unknown parts ({error!r}); {_again(path)}") from error
     if bundle.fingerprint() != metadata.get("fingerprint"):
-        raise ArtifactError(f"policy {path} does not match its fingerprint: it was changed or damaged; copy it again")
+        raise ArtifactError(f"policy {path} does not match its fingerprint: it was changed or damaged; {_again(path)}")
+    broken = _not_finite(bundle)
+    if broken is not None:
+        raise ArtifactError(f"policy {path} cannot act: {broken} is NaN or infinite; {_again(path)}")
     return bundle
+
+
+def _again(path: Path) -> str:
+    folder = shlex.quote(str(path.parent))
+    return f"copy it again, or train it again with `robotest train --data DEMOS.h5 --out {folder} --overwrite`"
+
+
+def _not_finite(bundle: Bundle) -> str | None:
+    """Return the name of the first tensor with a number that is not finite, if there is one."""
+    return next((name for name, tensor in bundle.tensors().items() if not bool(tensor.isfinite().all())), None)
 
 
 def _bundle(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bundle:

@@ -11,8 +11,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,13 @@ import numpy as np
 import safetensors
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from robotest import demonstrations, files
+from robotest import demonstrations, files, interrupt
 from robotest.demonstrations import DatasetSpec, chunk_labels
-from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
+from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
+from robotest.files import DATA_NOTE, write_whole
 from robotest.policies import mini_vla
 from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig, cell_centres
 from robotest.policies.text import Tokenizer, pad
@@ -34,6 +36,7 @@ from robotest.randomness import derive, generator
 CHECKPOINT_NAME = "train.ckpt.safetensors"
 LOG_NAME = "train.jsonl"
 START_STEPS = 3
+_IDENTITY_NOTE = "training"
 _POINT_SPREAD = 0.7  # of the maps' cells: neighbours share a point that lies between them
 
 
@@ -89,6 +92,15 @@ class TrainConfig:
     """steps"""
     threads: int | None = None
     """of the processor; None leaves it to torch"""
+    overwrite: bool = False
+    """whether a finished policy, or a checkpoint of other settings or data, may be lost"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "draws", "horizon", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SpecMismatchError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise SpecMismatchError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
 
 
 Progress = Callable[[int, int, float], None]
@@ -124,34 +136,70 @@ class Batch:
 
 
 def train(config: TrainConfig, progress: Progress) -> Path:
-    """Train a policy and return its file.
+    """Train a policy and return its file. One of the same settings and data that is there already is left as it is.
 
     Raises:
-        ArtifactError: the demonstrations cannot be read, the folder cannot be written, or the checkpoint in it was
-            made with other settings or data.
+        ArtifactError: the demonstrations cannot be read or are not finite, the folder cannot be written, or what is in
+            it was made with other settings or data and is not to be overwritten.
+        DivergedError: a loss or a weight is not finite; the last checkpoint is kept, and no policy is written.
         InterruptedRunError: stopped by the user; the checkpoint is written and the same call continues.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    path = config.out / mini_vla.FILE_NAME
     try:
         config.out.mkdir(parents=True, exist_ok=True)
+        noted = None if config.overwrite or not path.exists() else _finished(config, path)
     except OSError as error:
         raise ArtifactError(f"cannot write policy folder {config.out}: {error}; choose another one") from error
-    spec, frames, normalisation = load_frames(config)
-    run = Run(config, spec, frames, normalisation)
+    run = Run(config, *load_frames(config))
+    if noted is not None:
+        if noted != run.identity:
+            raise _occupied(path, "trained on other demonstrations")
+        return path
     run.resume()
-    try:
-        while run.step < config.steps:
-            progress(run.step + 1, config.steps, run.advance())
-    except KeyboardInterrupt:
-        run.checkpoint()
-        raise InterruptedRunError(
-            f"training stopped at step {run.step} of {config.steps}; the same command continues"
-        ) from None
-    path = config.out / mini_vla.FILE_NAME
-    mini_vla.save(path, run.bundle())
+    with interrupt.deferred():
+        try:
+            while run.step < config.steps:
+                progress(run.step + 1, config.steps, run.advance())
+                interrupt.check()
+        except KeyboardInterrupt:
+            run.checkpoint()
+            raise InterruptedRunError(
+                f"training stopped at step {run.step} of {config.steps}; the same command continues"
+            ) from None
+    mini_vla.save(path, run.bundle(), {_IDENTITY_NOTE: run.identity, DATA_NOTE: str(config.data)})
     (config.out / CHECKPOINT_NAME).unlink(missing_ok=True)
     return path
+
+
+def _finished(config: TrainConfig, path: Path) -> str:
+    """Return the identity of the policy that is already there.
+
+    Raises:
+        ArtifactError: it cannot be that of these settings; said before any demonstration is read.
+    """
+    try:
+        noted = mini_vla.read_notes(path).get(_IDENTITY_NOTE, "")
+        theirs = json.loads(noted)
+    except (ArtifactError, ValueError):
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise _occupied(path, "and does not say what it was trained with")
+    for name, mine in _settings(config).items():
+        if theirs.get(name) != mine:
+            raise _occupied(path, f"trained with {name} {theirs.get(name)!r} and not {mine!r}")
+    return noted
+
+
+def _occupied(path: Path, how: str) -> ArtifactError:
+    return ArtifactError(f"{path} is there already, {how}; choose another --out, or give --overwrite to replace it")
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Return what the weights depend on, apart from the demonstrations."""
+    ignored = {"data", "out", "log_every", "checkpoint_every", "threads", "overwrite"}
+    return {k: v for k, v in vars(config).items() if k not in ignored}
 
 
 class Run:
@@ -162,7 +210,6 @@ class Run:
     ) -> None:
         self.config = config
         self.step = 0
-        self._spec = spec
         self._frames = frames
         self._normalisation = normalisation
         self._sizes = NetworkConfig(
@@ -178,11 +225,19 @@ class Run:
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
+        self._interface = mini_vla.Interface(spec.action, spec.state, spec.cameras)
+        data = _digest(self._interface, frames, normalisation)
+        self.identity = json.dumps({**_settings(config), "data": data}, sort_keys=True, allow_nan=False)
+        """What must be equal for a checkpoint, or a policy, to be this run's."""
         self._losses: list[float] = []
         self._since = time.perf_counter()
 
     def advance(self) -> float:
-        """Do one step and return its loss; log and checkpoint when due."""
+        """Do one step and return its loss; log and checkpoint when due.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite; weights and step are those of before.
+        """
         batch = draw(self._frames, self.config, self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -190,7 +245,9 @@ class Run:
         loss = flow + self.config.pointing * pointing
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        steepness = nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        if not (math.isfinite(loss.item()) and math.isfinite(float(steepness))):
+            raise self._diverged("the loss or its gradient")
         self._optimizer.step()
         self.step += 1
         self._follow()
@@ -222,43 +279,90 @@ class Run:
         return float(flow), float(pointing)
 
     def bundle(self) -> mini_vla.Bundle:
-        """Return the policy as it is now, in float16: half the file, and finer than the bfloat16 it acts in."""
-        interface = mini_vla.Interface(self._spec.action, self._spec.state, self._spec.cameras)
+        """Return the policy as it is now, in float16: half the file, and finer than the bfloat16 it acts in.
+
+        Raises:
+            DivergedError: a weight is not finite, or too large for float16.
+        """
         weights = {name: weight.half() for name, weight in self._average.state_dict().items()}
-        return mini_vla.Bundle(self.config.name, self._sizes, interface, self._normalisation, weights)
+        self._require_finite(weights)
+        return mini_vla.Bundle(self.config.name, self._sizes, self._interface, self._normalisation, weights)
 
     def checkpoint(self) -> None:
-        """Write everything that `resume` needs; it appears complete or not at all."""
+        """Write everything that `resume` needs; it appears complete or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written.
+            DivergedError: a weight is not finite; the checkpoint before is kept.
+        """
         path = self.config.out / CHECKPOINT_NAME
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        self._require_finite(tensors)
         try:
-            with files.replacing(path) as partial:
-                save_file(tensors, partial, {"run": self._identity(), "step": str(self.step)})
+            write_whole(path, to_bytes(tensors, {"run": self.identity, "step": str(self.step)}))
         except (OSError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"cannot write checkpoint {path}: {error}; free the disk or choose another") from error
 
+    def _require_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise self._diverged(name)
+
+    def _diverged(self, what: str) -> DivergedError:
+        kept = self.config.out / CHECKPOINT_NAME
+        left = f"the last checkpoint, {kept}, is kept" if kept.exists() else "there is no checkpoint yet"
+        return DivergedError(
+            f"training stopped at step {self.step + 1} of {self.config.steps}: {what} is NaN or infinite; no policy is"
+            f" written and {left}; use a lower --learning-rate than {self.config.learning_rate:g} and another --out"
+        )
+
     def resume(self) -> None:
-        """Continue from the checkpoint in the folder, if there is one.
+        """Continue from the checkpoint in the folder, if there is one, and drop what the log has of later steps.
+
+        With `TrainConfig.overwrite` a checkpoint that is not this run's is not continued; the next one replaces it.
 
         Raises:
             ArtifactError: it is damaged, or was made with other settings or data.
         """
         path = self.config.out / CHECKPOINT_NAME
-        if not path.exists():
-            return
+        if path.exists():
+            try:
+                self._restore(path)
+            except ArtifactError:
+                if not self.config.overwrite:
+                    raise
+        self._trim_log()
+
+    def _restore(self, path: Path) -> None:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (safetensors.SafetensorError, OSError) as error:
             raise ArtifactError(f"checkpoint {path} is damaged ({error}); delete it to start again") from error
-        if metadata.get("run") != self._identity():
+        if metadata.get("run") != self.identity:
             raise ArtifactError(
-                f"checkpoint {path} was made with other settings or data; choose another --out, or delete it"
+                f"checkpoint {path} was made with other settings or data; choose another --out, or give --overwrite to"
+                " start again"
             )
-        for name, tensor in self._tensors().items():
+        mine = self._tensors()
+        sound = stored.keys() == mine.keys() and all(bool(t.isfinite().all()) for t in stored.values())
+        if not sound or not metadata.get("step", "").isdecimal():
+            raise ArtifactError(f"checkpoint {path} is damaged (it lacks parts, or is not finite); delete it")
+        for name, tensor in mine.items():
             tensor.data.copy_(stored[name])
         self.step = int(metadata["step"])
+
+    def _trim_log(self) -> None:
+        """Keep the lines of steps that are done; others are of another run, or will be written again."""
+        path = self.config.out / LOG_NAME
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in lines if 0 < _step_of(line) <= self.step]
+            if kept != lines:
+                write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error}; choose another --out") from error
 
     def _follow(self) -> None:
         """Move the average towards the weights; early on it follows closely, so that it forgets the first ones."""
@@ -290,15 +394,6 @@ class Run:
         except OSError as error:
             raise ArtifactError(f"cannot write {path}: {error.strerror}; the same command continues") from error
 
-    def _identity(self) -> str:
-        """Return what must be equal for a checkpoint to be this run's."""
-        ignored = {"data", "out", "log_every", "checkpoint_every", "threads"}
-        settings = {k: v for k, v in vars(self.config).items() if k not in ignored}
-        data = hashlib.blake2b(digest_size=8)
-        for statistic in vars(self._normalisation).values():
-            data.update(statistic.tobytes())
-        return json.dumps({**settings, "frames": len(self._frames.state), "data": data.hexdigest()}, sort_keys=True)
-
     def _tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run under its name in a checkpoint."""
         named: dict[str, Tensor] = {f"average.{k}": v for k, v in self._average.named_parameters()}
@@ -311,6 +406,24 @@ class Run:
             named[f"network.{name}"] = weight
             named.update({f"{moment}.{name}": value for moment, value in moments.items()})
         return named
+
+
+def _digest(interface: mini_vla.Interface, frames: Frames, normalisation: mini_vla.Normalisation) -> str:
+    """Return 32 hexadecimal digits that change with any number, picture or word of the demonstrations."""
+    layouts = json.dumps(dataclasses.asdict(interface), sort_keys=True, allow_nan=False)
+    digest = hashlib.blake2b(layouts.encode(), digest_size=16)
+    for name, array in (*vars(frames).items(), *vars(normalisation).items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _step_of(line: str) -> int:
+    """Return the step of a line of the log; 0 for what is none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -413,13 +526,16 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
     """Read all demonstrations, normalised by the statistics that are returned with them.
 
     Raises:
-        ArtifactError: the file is missing, of another kind, or holds no demonstration.
+        ArtifactError: the file is missing, of another kind, holds no demonstration, or numbers too large to learn.
         SpecMismatchError: images of several sizes.
     """
     with demonstrations.read(config.data) as file:
         spec = file.spec
         if not len(file):
-            raise ArtifactError(f"{config.data} holds no demonstration; collect some with `robotest collect`")
+            out = shlex.quote(str(config.data))
+            raise ArtifactError(
+                f"{config.data} holds no demonstration; collect some with `robotest collect --out {out} --overwrite`"
+            )
         if len(set(spec.cameras.values())) != 1:
             raise SpecMismatchError(f"{config.data} has images of several sizes {dict(spec.cameras)}; one is needed")
         lengths = [file.steps(i) for i in range(len(file))]
@@ -433,8 +549,11 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
             labels.append(chunk_labels(each.actions, each.anchors, config.horizon))
             instructions.append(each.info.instruction)
             points.append(each.points)
-    normalisation = statistics(np.concatenate(labels), np.concatenate(states))
-    n = normalisation
+    with np.errstate(over="ignore", invalid="ignore"):  # said by name instead
+        n = normalisation = statistics(np.concatenate(labels), np.concatenate(states))
+    for name, values in vars(n).items():
+        if not np.isfinite(values).all():
+            raise ArtifactError(f"{config.data}: its numbers are too large to learn ({name} is not finite in float32)")
     known = sorted(set(instructions))
     tokenize = Tokenizer(NetworkConfig.buckets, NetworkConfig.max_words)
     held_out = np.repeat(_hold_out(len(lengths), config), lengths)

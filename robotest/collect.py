@@ -7,20 +7,27 @@ sees how to come back (DART: Laskey et al. 2017, arXiv 1703.09327).
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
+import contextlib
 import dataclasses
 import multiprocessing
+import multiprocessing.util
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from robotest import interrupt, registry
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
-from robotest.errors import RobotestError, UnknownNameError
+from robotest.errors import ArtifactError, RobotestError, UnknownNameError
 from robotest.experts import CLEAN, Experts, experts_of, require_style
 from robotest.randomness import derive, generator
+from robotest.specs import EnvSpec
 from robotest.types import EnvOptions, SimulatedEnv
+
+T = TypeVar("T")
 
 _NOISE_DECAY: Final = 0.8  # of the Ornstein-Uhlenbeck noise, per control step
 
@@ -49,6 +56,8 @@ class CollectConfig:
     """Seed of the starts and styles; never shares a start with an evaluation."""
     workers: int = 2
     """Processes."""
+    overwrite: bool = False
+    """Whether a file that is already there may be lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +81,15 @@ def demonstrate(
         noise: see `CollectConfig`.
         picture: whether to render the cameras.
     """
+    try:
+        return _demonstrate(env, experts, seed, style, noise, picture=picture)
+    finally:
+        env.stop()
+
+
+def _demonstrate(
+    env: SimulatedEnv, experts: Experts, seed: int, style: str, noise: float, *, picture: bool
+) -> Demonstration:
     env.reset(seed, 0)
     rng = generator(derive(seed, "expert"))
     commands = experts.commands(env, style, rng)
@@ -125,27 +143,58 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
     for name in ("episodes", "workers"):
         if getattr(config, name) < 1:
             raise RobotestError(f"--{name} {getattr(config, name)} given; at least 1 is needed")
-    suite = registry.resolve("env", config.env)
+    _require_free(config)
     experts = experts_of(config.env)
     tasks = config.tasks or experts.tasks
     for task in tasks:
         if task not in experts.tasks:
             raise UnknownNameError(f"task of {config.env} with an expert", task, experts.tasks)
     mixture = _mixture(config.style, experts)
-    env = suite.make(tasks[0], _options(config, experts))
-    e = env.spec
-    spec = DatasetSpec(config.env, e.action, e.state, e.cameras, e.control_dt, mixture, experts.n_points)
-    env.close()
     tallies = {}
-    context = multiprocessing.get_context("spawn")
-    with (
-        interrupt.deferred(),
-        DemonstrationWriter(config.out, spec) as writer,
-        concurrent.futures.ProcessPoolExecutor(config.workers, context) as pool,
-    ):
-        for task in tasks:
-            tallies[task] = _collect_task(config, task, mixture, pool, writer, progress)
+    with interrupt.deferred(), _pool(config.workers) as pool:
+        e = _result(pool.submit(_describe, config, tasks[0]), f"{config.env}:{tasks[0]}")
+        spec = DatasetSpec(config.env, e.action, e.state, e.cameras, e.control_dt, mixture, experts.n_points)
+        with DemonstrationWriter(config.out, spec) as writer:
+            for task in tasks:
+                tallies[task] = _collect_task(config, task, mixture, pool, writer, progress)
     return tallies
+
+
+def _require_free(config: CollectConfig) -> None:
+    """Say before the long work that there is something in the way."""
+    if config.out.is_dir():
+        raise ArtifactError(f"{config.out} is a folder; --out is the file of the demonstrations")
+    if config.out.exists() and not config.overwrite:
+        raise ArtifactError(f"{config.out} is there already; choose another --out, or give --overwrite to replace it")
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Processes that free their environments when they end, and end early if something goes wrong here."""
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(future: concurrent.futures.Future[T], what: str) -> T:
+    """Return what a worker made.
+
+    Raises:
+        RobotestError: of the worker; or it raised something else, or ended.
+    """
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+        raise RobotestError(
+            f"{what}: a worker process ended, or was killed (out of memory?); fewer --workers need less memory"
+        ) from error
+    if isinstance(error, RobotestError):
+        raise error
+    raise RobotestError(f"{what} failed in a worker process: {type(error).__name__}: {error}") from error
 
 
 def _mixture(style: str, experts: Experts) -> dict[str, float]:
@@ -200,18 +249,35 @@ def _attempts(
             style = styles[generator(derive(seed, "style")).choice(len(styles), p=shares / shares.sum())]
             window.append(pool.submit(_attempt, config, task, style, seed))
         if window and len(window) > min(2 * config.workers, limit - attempt):
-            yield window.pop(0).result()
+            yield _result(window.pop(0), f"{config.env}:{task}")
 
 
 _ENVS: dict[tuple[str, str, EnvOptions], SimulatedEnv] = {}  # of a worker process: to build one costs ten resets
 
 
-def _attempt(config: CollectConfig, task: str, style: str, seed: int) -> Demonstration:
-    experts = experts_of(config.env)
-    key = (config.env, task, _options(config, experts))
+def _begin() -> None:
+    """Have a worker process close its environments before its interpreter goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all of them; the parent decides
+    multiprocessing.util.Finalize(None, _close, exitpriority=10)
+
+
+def _close() -> None:
+    for env in _ENVS.values():
+        env.close()
+    _ENVS.clear()
+
+
+def _env(config: CollectConfig, task: str) -> SimulatedEnv:
+    key = (config.env, task, _options(config, experts_of(config.env)))
     if key not in _ENVS:
-        for env in _ENVS.values():
-            env.close()
-        _ENVS.clear()
+        _close()
         _ENVS[key] = registry.resolve("env", config.env).make(*key[1:])
-    return demonstrate(_ENVS[key], experts, seed, style, config.noise)
+    return _ENVS[key]
+
+
+def _describe(config: CollectConfig, task: str) -> EnvSpec:
+    return _env(config, task).spec
+
+
+def _attempt(config: CollectConfig, task: str, style: str, seed: int) -> Demonstration:
+    return demonstrate(_env(config, task), experts_of(config.env), seed, style, config.noise)

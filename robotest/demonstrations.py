@@ -8,21 +8,26 @@ demonstration and those of `DatasetSpec` on the file. robomimic's loader reads i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from robotest.errors import ArtifactError, SpecMismatchError
+from robotest import hdf5
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.files import ForgivingFile
 from robotest.specs import VectorSpec
 
 FORMAT = "robotest-demonstrations-2"
+_BLOCK = 2**22
 _GYM_TYPE = 2  # robomimic's EnvType for environments that are not robosuite's own
 
 
@@ -79,6 +84,9 @@ class DemonstrationInfo:
     seed: int
     instruction: str
     success: bool
+
+
+_INFO: Final = tuple(field.name for field in dataclasses.fields(DemonstrationInfo))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,20 +161,65 @@ class Demonstrations(Protocol):
 
 
 def read(path: Path, image_size: int | None = None) -> Demonstrations:
-    """Open demonstrations: a file of `robotest collect`, or LIBERO's official files.
+    """Open demonstrations: a file of `robotest collect`, LIBERO's official files, or robomimic's of robosuite tasks.
+
+    Every demonstration is checked; see `robotest.hdf5`.
 
     Args:
         path: a file, or LIBERO's folder of a suite.
-        image_size: LIBERO's pictures are resized to this height and width [px]; ours are as they were collected.
+        image_size: other people's pictures are resized to this height and width [px]; ours are as they were collected.
 
     Raises:
-        ArtifactError: it is neither.
+        ArtifactError: it is none of them, or something in it is missing, damaged or not finite.
     """
-    from robotest.envs import libero_dataset
+    kind = "libero" if hdf5.is_folder(path) else _kind(path)
+    if kind == "libero":
+        from robotest.envs.libero_dataset import LiberoDataset
 
-    if libero_dataset.is_libero(path):
-        return libero_dataset.LiberoDataset(path, image_size)
+        return LiberoDataset(path, image_size)
+    if kind == "robomimic":
+        from robotest.envs.robomimic_dataset import RobomimicDataset
+
+        return RobomimicDataset(path, image_size)
     return DemonstrationFile(path)
+
+
+def _kind(path: Path) -> Literal["robotest", "libero", "robomimic"]:
+    """Tell by the attributes that each writer leaves; what has none of them is for our reader to refuse."""
+    with hdf5.damaged(path), hdf5.opened(path) as file:
+        if "format" in file.attrs or "data" not in file:
+            return "robotest"
+        attributes = hdf5.group_of(path, file).attrs
+        if "problem_info" in attributes:
+            return "libero"
+        return "robomimic" if "env_args" in attributes else "robotest"
+
+
+def content(path: Path, progress: Callable[[int, int], None]) -> str:
+    """Return 32 hexadecimal digits that change with any byte of a file, or of LIBERO's files in a folder, or a name.
+
+    Args:
+        path: as given to `read`.
+        progress: called with megabytes read and megabytes in all.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    files = hdf5.files_of(path, hdf5.LIBERO_SUFFIX) if hdf5.is_folder(path) else [path]
+    digest = hashlib.blake2b(digest_size=16)
+    done = 0
+    try:
+        sizes = [file.stat().st_size for file in files]
+        for file, size in zip(files, sizes, strict=True):
+            digest.update(f"{file.name}\0{size}\0".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+                    done += len(block)
+                    progress(done // 10**6, sum(sizes) // 10**6)
+    except OSError as error:
+        raise ArtifactError(f"demonstrations {path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 class DemonstrationWriter:
@@ -177,12 +230,18 @@ class DemonstrationWriter:
         self.spec = spec
         self._partial = path.with_name(path.name + ".partial")
         try:
+            text = json.dumps(spec.to_json(), allow_nan=False)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._partial, "w")
+            self._disk = ForgivingFile(self._partial)
+        except BlockingIOError as error:
+            raise ArtifactError(f"cannot write {path}: another process is writing it; choose another path") from error
         except OSError as error:
             raise ArtifactError(f"cannot write {path}: {error}; choose another path") from error
+        except ValueError as error:
+            raise SpecMismatchError(f"{path}: bounds and times of the layout must be finite ({error})") from error
+        self._file = h5py.File(self._disk, "w")
         self._file.attrs["format"] = FORMAT
-        self._file.attrs["spec"] = json.dumps(spec.to_json())
+        self._file.attrs["spec"] = text
         self._data = self._file.create_group("data")
 
     def __len__(self) -> int:
@@ -193,18 +252,28 @@ class DemonstrationWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._file.close()
+        self._disk.sync()
+        self._disk.close()
+        try:
+            if kind is None and self._disk.error is None:
+                self._partial.replace(self.path)
+            else:
+                self._partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot write {self.path}: {error}; choose another path") from error
         if kind is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink()
+            self._require_written()
 
     def append(self, demonstration: Demonstration) -> None:
         """Write one demonstration.
 
         Raises:
             SpecMismatchError: its arrays do not have the shapes of the file's spec.
+            InvalidActionError: a number in it is not finite.
+            ArtifactError: the disk is full, or fails; the file will not appear.
         """
         _require_shapes(self.spec, demonstration)
+        _require_finite(self.path, len(self), demonstration)
         group = self._data.create_group(f"demo_{len(self._data)}")
         group.attrs.update(dataclasses.asdict(demonstration.info))
         for camera, images in demonstration.images.items():
@@ -217,6 +286,14 @@ class DemonstrationWriter:
         group["anchors"] = demonstration.anchors
         group["points"] = demonstration.points
         self._write_as_robomimic(group, demonstration)
+        self._require_written()
+
+    def _require_written(self) -> None:
+        error = self._disk.error
+        if error is not None:
+            raise ArtifactError(
+                f"cannot write {self.path}: {error.strerror}; free some room or choose another path (nothing was kept)"
+            ) from error
 
     def _write_as_robomimic(self, group: Any, demonstration: Demonstration) -> None:
         """Write what robomimic's loader needs beside observations and actions."""
@@ -231,62 +308,73 @@ class DemonstrationWriter:
         self._data.attrs["env_args"] = json.dumps(env)
 
 
-class DemonstrationFile:
-    """A finished demonstration file. Arrays are read when asked for; iterate, or index by number."""
+class DemonstrationFile(hdf5.HdfDemonstrations):
+    """A finished demonstration file. Arrays are read when asked for; iterate, or index by number.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another kind, or a demonstration in it is not what its spec says.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            reason = "is not a readable HDF5 file" if path.is_file() else "does not exist"
-            raise ArtifactError(f"demonstrations {path}: {reason}; make one with `robotest collect`") from error
-        if self._file.attrs.get("format") != FORMAT:
-            self._file.close()
-            raise ArtifactError(f"{path} is not a {FORMAT} file; make one with `robotest collect`")
-        self.spec = DatasetSpec.from_json(json.loads(self._file.attrs["spec"]))
+        with hdf5.damaged(path), contextlib.ExitStack() as stack:
+            file = stack.enter_context(hdf5.opened(path))
+            self.spec = _spec(path, file)
+            demos, layout = hdf5.demos_of(path, file), _layout(self.spec)
+            hdf5.check(path, demos, layout)
+            super().__init__(path, stack.pop_all(), demos, layout)
 
-    def __enter__(self) -> DemonstrationFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._file["data"])
-
-    def __getitem__(self, index: int) -> Demonstration:
-        """Read demonstration `index`; `IndexError` past the last one."""
-        group = self._group(index)
+    def _read(self, demo: hdf5.Demo, info: DemonstrationInfo) -> Demonstration:
+        read = {n.key: demo.numbers(n) for n in self._layout.numbers if n.required or demo.has(n.key)}
         return Demonstration(
-            info=self.info(index),
-            images={camera: group[f"obs/images/{camera}"][:] for camera in self.spec.cameras},
-            state=group["obs/state"][:],
-            actions=group["actions"][:],
-            anchors=group["anchors"][:],
-            points=group["points"][:],
-            states=group["states"][:] if "states" in group else None,
+            info=info,
+            images={camera: demo.pictures(f"obs/images/{camera}") for camera in self.spec.cameras},
+            state=read["obs/state"],
+            actions=read["actions"],
+            anchors=read["anchors"],
+            points=read["points"],
+            states=read.get("states"),
         )
 
-    def __iter__(self) -> Iterator[Demonstration]:
-        for index in range(len(self)):
-            yield self[index]
-
-    def info(self, index: int) -> DemonstrationInfo:
-        """Return what is known of demonstration `index` without reading its arrays."""
-        attributes = self._group(index).attrs
+    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - it is all in the file
         types = {"seed": int, "success": bool}
-        names = [field.name for field in dataclasses.fields(DemonstrationInfo)]
-        return DemonstrationInfo(**{name: types.get(name, str)(attributes[name]) for name in names})
+        return DemonstrationInfo(**{name: types.get(name, str)(demo.group.attrs[name]) for name in _INFO})
 
-    def steps(self, index: int) -> int:
-        """Return the number of steps of demonstration `index` without reading its arrays."""
-        return int(self._group(index)["actions"].shape[0])
 
-    def _group(self, index: int) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(f"demonstration {index} of {len(self)}")
-        return self._file[f"data/demo_{index}"]
+def _spec(path: Path, file: Any) -> DatasetSpec:
+    found = file.attrs.get("format")
+    if found != FORMAT:
+        what = f"its format is {found!r}" if found is not None else "it has no attribute 'format'"
+        raise ArtifactError(f"{path} is not a {FORMAT} file ({what}); {hdf5.READS}")
+    try:
+        return DatasetSpec.from_json(json.loads(file.attrs["spec"]))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path}: its attribute 'spec' is missing or damaged ({error!r}); copy it again") from error
+
+
+def _layout(spec: DatasetSpec) -> hdf5.Layout:
+    """What each demonstration of a file has."""
+    return hdf5.Layout(
+        numbers=(
+            hdf5.Numbers("actions", (spec.action.size,)),
+            hdf5.Numbers("anchors", (spec.action.size,)),
+            hdf5.Numbers("obs/state", (spec.state.size,)),
+            hdf5.Numbers("points", (spec.n_points, 2), nan=True),
+            hdf5.Numbers("states", None, required=False, dtype="float64"),
+        ),
+        films={f"obs/images/{camera}": size for camera, size in spec.cameras.items()},
+        attributes=_INFO,
+    )
+
+
+def _require_finite(path: Path, number: int, demonstration: Demonstration) -> None:
+    for name in ("state", "actions", "anchors", "points", "states"):
+        rows = getattr(demonstration, name)
+        step = None if rows is None else hdf5.first_not_finite(rows, nan=name == "points")
+        if step is not None:
+            task = demonstration.info.task
+            raise InvalidActionError(
+                f"{path}: demonstration {number} ({task}): {name} is NaN or infinite at step {step}; it is not written"
+            )
 
 
 def _require_shapes(spec: DatasetSpec, demonstration: Demonstration) -> None:

@@ -11,6 +11,7 @@ import difflib
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 class RobotestError(Exception):
@@ -37,6 +38,11 @@ class UnknownNameError(RobotestError):
             hint = f" Say which one: {', '.join(own)}."
         other = "; or give 'module:attribute'" if kind in ("env", "policy", "verifier", "robot") else ""
         super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}{other}")
+        self._given = (kind, given, names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that it survives the way out of a worker process."""
+        return type(self), self._given
 
 
 class SpecMismatchError(RobotestError):
@@ -61,6 +67,10 @@ class UnpairedStartsError(RobotestError):
 
 class ArtifactError(RobotestError):
     """A file that is missing, damaged, of another kind, or made for another policy."""
+
+
+class DivergedError(RobotestError):
+    """Numbers grew beyond all bounds while something was trained or fitted."""
 
 
 class RunDirectoryError(RobotestError):

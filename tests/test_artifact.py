@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from robotest.cli import parse
+from robotest.commands.learning import Fit
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.types import Candidates, Observation
 from robotest.verifiers import knn, leverage
@@ -140,3 +144,61 @@ def test_threshold_interpolates_between_quantiles_and_refuses_to_extrapolate(art
 
 def test_load_verifier_is_what_the_factories_use(path: Path) -> None:
     assert isinstance(load_verifier("knn", POLICY, path, knn.make_score), FittedVerifier)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_verifier_that_is_not_finite_is_not_written(artifact: Artifact, tmp_path: Path, value: float) -> None:
+    rows = artifact.tensors["rows"].copy()
+    rows[3, 1] = value
+    features = dataclasses.replace(artifact.features, mean=np.full_like(artifact.features.mean, value))
+    for broken, what in (
+        (dataclasses.replace(artifact, tensors={"rows": rows}), "knn.rows"),
+        (dataclasses.replace(artifact, features=features), "features.mean"),
+        (dataclasses.replace(artifact, quantiles=((0.5, value),)), "score of held-out demonstrations"),
+        (dataclasses.replace(artifact, hyperparameters={"n_components": value}), "not JSON compliant"),
+    ):
+        with pytest.raises(ArtifactError, match=what):
+            broken.save(tmp_path / "knn.safetensors")
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_verifier_that_is_not_finite_is_not_loaded(artifact: Artifact, tmp_path: Path) -> None:
+    path = tmp_path / "knn.safetensors"
+    rows = artifact.tensors["rows"].copy()
+    rows[3, 1] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robotest.verifiers.artifact._not_finite", lambda *_: None)
+        dataclasses.replace(artifact, tensors={"rows": rows}).save(path)
+    with pytest.raises(ArtifactError, match=r"cannot score: its knn.rows is NaN or infinite"):
+        knn.load(POLICY, path)
+
+
+def proposed(error: Exception) -> list[str]:
+    """Return the command that a message puts into quotes, as a shell would split it."""
+    (command,) = re.findall(r"`(robotest fit [^`]*)`", str(error))
+    return shlex.split(command)[1:]
+
+
+def test_proposed_commands_are_complete(artifact: Artifact, tmp_path: Path) -> None:
+    """They parse as they stand, name the policy's folder and never fit the shipped policy into somebody's."""
+    folder = tmp_path / "my policy"
+    damaged, foreign, missing = (folder / f"{name}.safetensors" for name in ("damaged", "foreign", "knn"))
+    folder.mkdir()
+    save_file({"weights": np.zeros(1)}, folder / "policy.safetensors", {"data": "gone.h5"})
+    damaged.write_bytes(b"damaged")
+    artifact.save(foreign)
+    for policy, path, overwrite in (
+        (POLICY, None, False),
+        (POLICY, missing, False),
+        (POLICY, damaged, False),
+        (PointPolicy("other-weights").spec, foreign, True),
+    ):
+        with pytest.raises((ArtifactError, SpecMismatchError)) as caught:
+            knn.load(policy, path)
+        command = parse(proposed(caught.value))
+        assert isinstance(command, Fit)
+        assert command.policy == (str(folder) if path else "POLICY")
+        assert command.data == Path("DEMOS.h5")
+        assert command.overwrite == overwrite
+        assert command.out is not None
+        assert overwrite or not command.out.exists()

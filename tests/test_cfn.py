@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from robotest.errors import DivergedError
 from robotest.verifiers import cfn
 from robotest.verifiers.settings import CfnSettings
 from tests import clusters
@@ -159,3 +160,12 @@ def test_the_unseen_is_rarer_than_the_seen() -> None:
     settings = dataclasses.replace(TINY, min_steps=150, hidden=32, members=3)
     score = cfn.make_score(cfn.fit(x[::2], x[1::2], settings, 0), dataclasses.asdict(settings))
     assert score(samples(8) + 0.05 * samples(8, 2)).mean() > score(3 * samples(8, 3)).mean() + 0.5
+
+
+def test_a_fit_that_diverges_says_so_and_does_not_return_its_first_weights() -> None:
+    x = samples(200)
+    with pytest.raises(DivergedError, match="its loss is NaN or infinite"):
+        cfn.fit(x, x[:20], dataclasses.replace(TINY, learning_rate=1e38, min_steps=60), 0)
+    x[150:] = 3e38  # held out: the error is beyond float32 before any loss is
+    with pytest.raises(DivergedError, match="held-out demonstrations"):
+        cfn.fit(x[:150], x[150:], TINY, 0)

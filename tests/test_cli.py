@@ -275,7 +275,12 @@ def test_collect_train_fit_eval(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     demos, policy, run = (str(tmp_path / name) for name in ("demos.h5", "policy", "run"))
     assert main(["collect", "--out", demos, "--tasks", "lift_tray", "--episodes", "2", "--workers", "1"]) == 0
     assert main(["train", "--data", demos, "--out", policy, "--steps", "2", "--batch", "2", "--threads", "1"]) == 0
+    assert main(["train", "--data", demos, "--out", policy, "--steps", "2", "--batch", "2", "--threads", "1"]) == 0
+    assert "where it was already: nothing was changed" in capsys.readouterr().out
     assert main(["fit", "--data", demos, "--policy", policy, "--candidates", "2", "--stride", "10"]) == 0
+    for again in (["collect", "--out", demos], ["fit", "--data", demos, "--policy", policy]):
+        assert main(again) == 2
+        assert "is there already; choose another --out, or give --overwrite" in capsys.readouterr().err
     assert main(["fit", "--data", demos, "--candidates", "2"]) == 2  # a name is not a folder to write to
     arguments = ["--policy", policy, "--verifiers", "random,leverage,lowest", "--tasks", "lift_tray"]
     assert main(["eval", *arguments, "--episodes", "1", "--out", run, "--videos", "none"]) == 0

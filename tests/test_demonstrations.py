@@ -18,7 +18,7 @@ from robotest.demonstrations import (
     DemonstrationWriter,
     chunk_labels,
 )
-from robotest.errors import ArtifactError, SpecMismatchError
+from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.specs import Component, VectorSpec
 
 SPEC = DatasetSpec(
@@ -162,3 +162,23 @@ def test_states_come_back(tmp_path: Path) -> None:
     with DemonstrationFile(tmp_path / "d.h5") as file:
         np.testing.assert_array_equal(file[0].states, states)
         assert file[1].states is None
+
+
+@pytest.mark.parametrize("name", ["actions", "anchors", "state", "points", "states"])
+def test_an_infinite_number_is_not_written(tmp_path: Path, name: str) -> None:
+    good = dataclasses.replace(demonstration(0), states=np.zeros((5, 3)))
+    rows = getattr(good, name).copy()
+    rows[2, 1] = np.inf
+    with DemonstrationWriter(tmp_path / "d.h5", SPEC) as writer:
+        writer.append(good)
+        with pytest.raises(InvalidActionError, match=rf"d.h5: demonstration 1 \(press\): {name} is NaN or inf.*step 2"):
+            writer.append(dataclasses.replace(good, **{name: rows}))
+    with DemonstrationFile(tmp_path / "d.h5") as file:
+        assert len(file) == 1
+
+
+def test_a_layout_without_bounds_is_no_json(tmp_path: Path) -> None:
+    endless = VectorSpec("tip", (Component("tip", 2, "m", "position_xy", -np.inf, np.inf),))
+    with pytest.raises(SpecMismatchError, match="must be finite"):
+        DemonstrationWriter(tmp_path / "d.h5", dataclasses.replace(SPEC, state=endless))
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from robotest import demonstrations
+from robotest.cli import main
 from robotest.demonstrations import (
     DatasetSpec,
     Demonstration,
@@ -17,7 +23,7 @@ from robotest.demonstrations import (
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.registry import resolve
 from robotest.testing import check_verifier
-from robotest.types import Candidates, EnvOptions, Policy
+from robotest.types import Candidates, EnvOptions, Observation, Policy
 from robotest.verifiers import fit as fitting
 from robotest.verifiers.artifact import Artifact
 from robotest.verifiers.fit import (
@@ -142,7 +148,7 @@ def test_three_fits_search_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for verifier in kinds:
         fit(config(data, verifier), silent)
     assert len(searches) == 1
-    fit(config(data, search=SearchConfig(candidates=5)), silent)
+    fit(config(data, search=SearchConfig(candidates=5), overwrite=True), silent)
     assert len(searches) == 2
 
 
@@ -150,10 +156,10 @@ def test_the_features_file_of_another_search_is_refused(data: Path, tmp_path: Pa
     features = tmp_path / "features.safetensors"
     fit(config(data, features=features), silent)
     with pytest.raises(ArtifactError, match="another policy"):
-        fit(config(data, features=features, policy="tests.fakes:other_policy"), silent)
+        fit(config(data, features=features, policy="tests.fakes:other_policy", overwrite=True), silent)
     features.write_bytes(features.read_bytes()[:50])
     with pytest.raises(ArtifactError, match="damaged"):
-        fit(config(data, features=features), silent)
+        fit(config(data, features=features, overwrite=True), silent)
 
 
 def test_the_same_arguments_give_the_same_file(data: Path, tmp_path: Path) -> None:
@@ -227,3 +233,137 @@ def test_zero_is_not_a_number_of_anything(name: str) -> None:
 def test_the_artifact_on_disk_is_the_one_returned(data: Path) -> None:
     artifact = fit(config(data, "knn"), silent)
     assert Artifact.load(config(data, "knn").out, "knn").quantiles == artifact.quantiles
+
+
+def test_what_is_there_is_not_overwritten_unless_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = config(data).out
+    out.write_bytes(b"dear to somebody")
+    monkeypatch.setattr(fitting, "load_policy", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(ArtifactError, match=r"leverage.safetensors is there already; .*--overwrite"):
+        fit(config(data), silent)
+    with pytest.raises(ArtifactError, match="is a folder"):
+        fit(config(data, out=data.parent, overwrite=True), silent)
+    assert out.read_bytes() == b"dear to somebody"
+
+
+def test_what_is_there_is_overwritten_if_asked(data: Path) -> None:
+    config(data).out.write_bytes(b"old")
+    fit(config(data, overwrite=True), silent)
+    assert Artifact.load(config(data).out, "leverage").n_samples == 55
+
+
+def test_a_verifier_is_not_put_into_the_folder_of_another_policy(data: Path, tmp_path: Path) -> None:
+    """A policy that was not named is the shipped one."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_file({"weights": np.zeros(1)}, folder / "policy.safetensors", {"fingerprint": "mine"})
+    out = folder / "leverage.safetensors"
+    with pytest.raises(ArtifactError, match=f"holds policy mine, .*fake-weights; give --policy {folder}"):
+        fit(config(data, out=out), silent)
+    assert main(["fit", "--data", str(data), "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+def test_a_registered_name_is_not_a_folder_that_is_called_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped policy would be fitted, and the verifier put into somebody's folder."""
+    (tmp_path / "mini_vla").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--data", str(data), "--policy", "mini_vla"]) == 2
+    assert "or --policy ./mini_vla for the folder here" in capsys.readouterr().err
+    assert not list((tmp_path / "mini_vla").iterdir())
+
+
+def test_features_of_other_contents_under_the_same_name_and_size_are_not_reused(data: Path) -> None:
+    first = fit(config(data), silent)
+    size, times = data.stat().st_size, data.stat()
+    with h5py.File(data, "a") as file:
+        for demo in file["data"].values():
+            demo["actions"][:] *= -1
+            demo["anchors"][:] *= -1
+    os.utime(data, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.stat().st_size == size
+    second = fit(config(data, overwrite=True), silent)
+    assert len(list(data.parent.glob("*.features-*"))) == 2
+    assert first.quantiles != second.quantiles
+
+
+def test_contents_are_those_of_all_files_and_their_names(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for name in ("a", "b"):
+        (tmp_path / f"{name}_demo.hdf5").write_bytes(name.encode() * 5_000_000)
+    before = demonstrations.content(tmp_path, lambda *done: told.append(done))
+    assert told[-1] == (10, 10)
+    (tmp_path / "note.txt").write_text("not read")
+    assert demonstrations.content(tmp_path, silent) == before
+    (tmp_path / "b_demo.hdf5").rename(tmp_path / "c_demo.hdf5")
+    assert demonstrations.content(tmp_path, silent) != before
+
+
+def spoil(path: Path, name: str, value: np.ndarray | None) -> None:
+    with safe_open(path, framework="numpy") as file:
+        arrays, metadata = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()  # noqa: SIM118
+    arrays.pop(name)
+    save_file(arrays if value is None else {**arrays, name: value}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("distance", np.full(60, np.nan, np.float32), "are NaN or infinite"),
+        ("features.hidden", np.full((60, HORIZON, 4), np.inf, np.float16), "are NaN or infinite"),
+        ("features.hidden", np.zeros((59, HORIZON, 4), np.float16), "damaged"),
+        ("features.hidden", None, "damaged"),
+        ("demonstration", None, "damaged"),
+    ],
+)
+def test_a_features_file_is_not_believed(data: Path, name: str, value: np.ndarray | None, message: str) -> None:
+    fit(config(data), silent)
+    (features,) = data.parent.glob("*.features-*")
+    spoil(features, name, value)
+    with pytest.raises(ArtifactError, match=f"{message}.*delete the file"):
+        fit(config(data, overwrite=True), silent)
+
+
+def test_a_features_file_that_cannot_be_written_is_said_before_the_search(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "search", lambda *_: pytest.fail("searched"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"cannot keep features in .*--features"):
+        fit(config(data, features=tmp_path / "file" / "f"), silent)
+
+
+class Scaled(PointPolicy):
+    """Acts, or represents, in numbers that are out of range."""
+
+    def __init__(self, scale: float = 0.1, features: float = 1.0) -> None:
+        super().__init__()
+        self._features = features
+        self._spec = dataclasses.replace(self._spec, action_scale=np.full((HORIZON, 3), scale, np.float32))
+
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        made = super()._one(observation, seed, n)
+        return dataclasses.replace(made, features={"hidden": made.features["hidden"] * np.float32(self._features)})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Scaled(scale=np.nan), r"is nan away from demonstration 0 of .*demos.h5 at step 0"),
+        (Scaled(scale=1e-30), r"is inf away from demonstration"),
+        (Scaled(features=1e6), r"features 'hidden' that are NaN, infinite or above 65504 in demonstration 0 .*step 0"),
+    ],
+)
+def test_distances_and_features_that_are_not_finite_are_named(data: Path, policy: Scaled, message: str) -> None:
+    with DemonstrationFile(data) as file, pytest.raises(InvalidActionError, match=message):
+        search(policy, file, SearchConfig(candidates=2), 4, silent)
+
+
+def test_demonstrations_that_are_not_finite_are_named(data: Path) -> None:
+    with h5py.File(data, "a") as file:
+        file["data/demo_7/actions"][3, 1] = np.nan
+    with pytest.raises(ArtifactError, match=r"demos.h5: demo_7: actions is NaN, infinite or too large at step 3"):
+        fit(config(data), silent)

@@ -146,6 +146,36 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         mini_vla.save(good / "below", make_bundle())
 
 
+def test_weights_that_are_not_finite_are_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / mini_vla.FILE_NAME
+    good = make_bundle()
+    spread = good.normalisation.action_std.copy()
+    spread[0, 0] = np.inf
+    name = "expert.embed.weight"
+    numbers = dataclasses.replace(good.normalisation, action_std=spread)
+    for broken, what in (
+        (dataclasses.replace(good, weights={**good.weights, name: good.weights[name] * torch.nan}), f"network.{name}"),
+        (dataclasses.replace(good, normalisation=numbers), "action_std"),
+    ):
+        with pytest.raises(ArtifactError, match=f"is not written: .*{what} is NaN"):
+            mini_vla.save(path, broken)
+        assert not list(tmp_path.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(mini_vla, "_not_finite", lambda _: None)
+            mini_vla.save(path, broken)
+        with pytest.raises(ArtifactError, match=f"cannot act: .*{what} is NaN"):
+            mini_vla.load(path)
+        path.unlink()
+
+
+def test_notes_are_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    mini_vla.save(tmp_path / "a", make_bundle(), {"data": "demos.h5"})
+    assert mini_vla.read_notes(tmp_path / "a")["data"] == "demos.h5"
+    assert mini_vla.load(tmp_path / "a").spec.fingerprint == make_bundle().fingerprint()
+
+
 def test_weights_of_another_network(tmp_path: Path) -> None:
     bundle = dataclasses.replace(make_bundle(), weights=make_bundle(layers=2).weights)
     mini_vla.save(tmp_path / mini_vla.FILE_NAME, bundle)

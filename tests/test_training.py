@@ -5,17 +5,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from robotest.demonstrations import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
-from robotest.errors import ArtifactError, InterruptedRunError, SpecMismatchError
+from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
+from robotest.evaluate import load_condition
 from robotest.policies import mini_vla, training
 from robotest.policies.mini_vla_network import cell_centres
 from robotest.policies.training import TrainConfig, train
 from robotest.specs import Component, VectorSpec
 from robotest.types import Observation
+from robotest.verifiers.artifact import demonstrations_of
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40)}
 PX, HORIZON, BOW = 32, 8, 0.5
@@ -261,3 +266,162 @@ def test_it_learns_to_see_to_listen_and_both_modes(tmp_path: Path) -> None:
         sides.append((paths[:, HORIZON // 2, 1] - ends[:, 1] / 2 > 0).mean())
     assert np.mean(right) > 0.9
     assert np.mean([0 < share < 1 for share in sides]) > 0.7
+
+
+def damage(path: Path, key: str, value: float) -> None:
+    with h5py.File(path, "a") as file:
+        file[f"data/demo_3/{key}"][5, 1] = value
+
+
+@pytest.mark.parametrize(("key", "value"), [("actions", np.nan), ("anchors", np.inf), ("obs/state", np.nan)])
+def test_a_number_that_is_not_finite_is_named_and_nothing_is_trained(tmp_path: Path, key: str, value: float) -> None:
+    data = write(tmp_path / "demos.h5", 4)
+    damage(data, key, value)
+    with pytest.raises(ArtifactError, match=f"demos.h5: demo_3: {key} is NaN, infinite or too large at step 5"):
+        train(tiny(data, tmp_path / "policy"), ignore)
+    assert not list((tmp_path / "policy").iterdir())
+
+
+def test_numbers_whose_spread_is_not_finite_are_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "demos.h5", 4)
+    damage(data, "actions", 1e30)
+    with pytest.raises(ArtifactError, match="too large to learn"):
+        train(tiny(data, tmp_path / "policy"), ignore)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    seen = 0
+    plain = training.losses
+
+    def failing(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal seen
+        flow, pointing = plain(*arguments)
+        seen += arguments[0].training
+        if seen < 5 or not arguments[0].training:
+            return flow, pointing
+        if what == "loss":
+            return flow * torch.nan, pointing
+        return flow + torch.sqrt(0 * flow), pointing  # whose slope is infinite
+
+    monkeypatch.setattr(training, "losses", failing)
+    with pytest.raises(DivergedError, match=r"at step 5 of 6: the loss or its gradient .*train.ckpt.*kept") as caught:
+        train(tiny(demos, tmp_path), ignore)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [training.CHECKPOINT_NAME, training.LOG_NAME]
+    monkeypatch.setattr(training, "losses", plain)
+    steps: list[int] = []
+    train(tiny(demos, tmp_path), lambda step, *_: steps.append(step))
+    assert steps == [5, 6]
+
+
+def test_bad_weights_replace_neither_checkpoint_nor_policy(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that a last step spoilt, which no loss has seen."""
+    run = training.Run(tiny(demos, tmp_path), *training.load_frames(tiny(demos, tmp_path)))
+    run.advance()
+    run.checkpoint()
+    kept = (tmp_path / training.CHECKPOINT_NAME).read_bytes()
+    with torch.no_grad():
+        next(run._average.parameters()).fill_(1e30)  # finite, but not in float16
+    with pytest.raises(DivergedError, match="no policy is written"):
+        run.bundle()
+    with torch.no_grad():
+        next(run._network.parameters()).fill_(torch.inf)
+    with pytest.raises(DivergedError):
+        run.checkpoint()
+    assert (tmp_path / training.CHECKPOINT_NAME).read_bytes() == kept
+
+
+def test_the_log_is_json_whatever_the_held_out_loss(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.Run, "held_out_losses", lambda *_: (float("nan"), float("inf")))
+    train(tiny(demos, tmp_path, steps=2), ignore)
+
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    (line,) = (tmp_path / training.LOG_NAME).read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)["held_out_loss"] is None
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_finished_policy_is_left_alone(demos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy"
+    config = tiny(demos, out, steps=1)
+    path = train(config, ignore)
+    before = files(out)
+    told: list[int] = []
+    assert train(dataclasses.replace(config, log_every=1), lambda step, *_: told.append(step)) == path
+    with pytest.raises(ArtifactError, match=r"is there already, trained with seed 0 and not 1; .*--overwrite"):
+        train(dataclasses.replace(config, seed=1), ignore)
+    with pytest.raises(ArtifactError, match=r"is there already, trained on other demonstrations; .*--overwrite"):
+        train(dataclasses.replace(config, data=write(tmp_path / "others.h5", 3)), ignore)
+    assert (files(out), told) == (before, [])
+    train(dataclasses.replace(config, seed=1, overwrite=True), ignore)
+    assert files(out)[path.name][0] != before[path.name][0]
+    assert len((out / training.LOG_NAME).read_text().splitlines()) == 1  # of this training alone
+
+
+def test_a_policy_that_does_not_say_what_it_was_trained_with_is_left_alone(demos: Path, tmp_path: Path) -> None:
+    for content in (mini_vla.SHIPPED / mini_vla.FILE_NAME).read_bytes(), b"something else":
+        (tmp_path / mini_vla.FILE_NAME).write_bytes(content)
+        with pytest.raises(ArtifactError, match="does not say what it was trained with"):
+            train(tiny(demos, tmp_path), ignore)
+        assert (tmp_path / mini_vla.FILE_NAME).read_bytes() == content
+
+
+@pytest.mark.slow
+def test_an_unfinished_training_continues_with_the_same_demonstrations_alone(demos: Path, tmp_path: Path) -> None:
+    """The same number of frames and the same statistics do not make them the same."""
+    out = tmp_path / "policy"
+    with pytest.raises(InterruptedRunError):
+        train(tiny(demos, out), stop_at(3))
+    other = tmp_path / "other.h5"
+    other.write_bytes(demos.read_bytes())
+    with h5py.File(other, "a") as file:
+        file["data/demo_3/obs/images/head"][2, 0, 0] ^= 1
+    with pytest.raises(ArtifactError, match="other settings or data"):
+        train(tiny(other, out), ignore)
+    steps: list[int] = []
+    with pytest.raises(InterruptedRunError):
+        train(tiny(other, out, overwrite=True), stop_at(3))
+    train(tiny(other, out, overwrite=True), lambda step, *_: steps.append(step))
+    assert steps == [4, 5, 6]
+    lines = [json.loads(line)["step"] for line in (out / training.LOG_NAME).read_text().splitlines()]
+    assert lines == [2, 4, 6]
+
+
+def test_a_checkpoint_that_is_not_finite_is_damaged(demos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(tiny(demos, tmp_path), stop_at(3))
+    path = tmp_path / training.CHECKPOINT_NAME
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    next(iter(tensors.values())).fill_(torch.nan)
+    save_file(tensors, path, metadata)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        train(tiny(demos, tmp_path), ignore)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"learning_rate": np.nan}, {"learning_rate": 0.0}])
+def test_settings_that_train_nothing_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpecMismatchError, match=f"{next(iter(wrong))} is"):
+        TrainConfig(tmp_path, tmp_path, **wrong)
+
+
+def test_a_policy_knows_its_demonstrations(demos: Path, tmp_path: Path) -> None:
+    path = train(tiny(demos, tmp_path, steps=1), ignore)
+    assert demonstrations_of(path) == demos
+    command = f"robotest fit --verifier knn --out {tmp_path}/knn.safetensors --policy {tmp_path} --data {demos}"
+    with pytest.raises(ArtifactError, match=command):
+        load_condition("knn", mini_vla.load(path), tmp_path)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from robotest import registry
 from robotest.commands.text import split
 from robotest.errors import RobotestError
 
@@ -38,6 +39,8 @@ class Collect:
     """Seed of starts and styles; never shares a start with an evaluation."""
     workers: int = 2
     """Processes."""
+    overwrite: bool = False
+    """Replace a file that is already there."""
 
     def run(self) -> int:
         """Collect, and print how often each style succeeded."""
@@ -80,16 +83,25 @@ class Train:
     """Peak, after the warm-up and before the cosine."""
     threads: int | None = None
     """Threads of the processor; None leaves it to torch."""
+    overwrite: bool = False
+    """Replace a policy, or what an unfinished training left, of other settings or demonstrations."""
 
     def run(self) -> int:
-        """Train, and print the file of the weights."""
+        """Train, and print the file of the weights; a policy of the same settings and data is left as it is."""
         from robotest import progress
         from robotest.policies import training
 
         config = training.TrainConfig(**dataclasses.asdict(self))
+        done = 0
         with progress.steps() as update:
-            path = training.train(config, lambda step, total, loss: update(f"loss {loss:.3f}", step, total))
-        sys.stdout.write(f"policy in {path}\n")
+
+            def follow(step: int, total: int, loss: float) -> None:
+                nonlocal done
+                done = step
+                update(f"loss {loss:.3f}", step, total)
+
+            path = training.train(config, follow)
+        sys.stdout.write(f"policy in {path}{'' if done else ', where it was already: nothing was changed'}\n")
         return 0
 
 
@@ -105,6 +117,10 @@ class Fit:
     """What to fit."""
     out: Path | None = None
     """File to write; None: VERIFIER.safetensors in the policy's folder, where `robotest eval` looks."""
+    overwrite: bool = False
+    """Replace a verifier that is already there."""
+    features: Path | None = None
+    """File that keeps the searched features for the next fit; None: beside the demonstrations."""
     feature: str | None = None
     """Which of the policy's features; None: the first that it names."""
     pooling: Literal["first", "mean", "concat"] | None = None
@@ -125,15 +141,35 @@ class Fit:
         from robotest import progress
         from robotest.verifiers.fit import FitConfig, SearchConfig, fit
 
-        out = self.out or Path(self.policy) / f"{self.verifier}.safetensors"
-        if self.out is None and not Path(self.policy).is_dir():
-            raise RobotestError(f"policy {self.policy!r} is not a folder; say with --out where to write the verifier")
+        out = self.out or self._own_place()
         search = SearchConfig(self.candidates, self.stride, self.max_samples, self.seed)
-        config = FitConfig(self.data, out, self.policy, self.verifier, seed=self.seed, search=search)
+        config = FitConfig(
+            self.data,
+            out,
+            self.policy,
+            self.verifier,
+            overwrite=self.overwrite,
+            features=self.features,
+            seed=self.seed,
+            search=search,
+        )
         with progress.steps() as update:
             artifact = fit(self._with_settings(config), update)
         sys.stdout.write(f"{self.verifier} fitted to {artifact.n_samples} frames in {out}\n")
         return 0
+
+    def _own_place(self) -> Path:
+        """Return the verifier's file in the policy's folder."""
+        folder = Path(self.policy)
+        if self.policy in registry.table("policy"):  # which comes before a folder of that name
+            aside = f", or --policy ./{self.policy} for the folder here" if folder.is_dir() else ""
+            raise RobotestError(
+                f"policy {self.policy!r} is a registered name and not a folder; give --policy FOLDER for a policy of"
+                f" your own, --out FILE for a verifier of {self.policy!r}{aside}"
+            )
+        if not folder.is_dir():
+            raise RobotestError(f"policy {self.policy!r} is not a folder; say with --out where to write the verifier")
+        return folder / f"{self.verifier}.safetensors"
 
     def _with_settings(self, config: FitConfig) -> FitConfig:
         given = {name: getattr(self, name) for name in ("feature", "pooling", "scaling")}

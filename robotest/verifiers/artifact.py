@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.files import DATA_NOTE, POLICY_FILE, write_whole
 from robotest.specs import PolicySpec, VerifierSpec
 from robotest.types import Candidates, Observation
 from robotest.verifiers.pooling import POOLINGS, FeatureMap
@@ -58,7 +60,7 @@ class Artifact:
     tensors: Mapping[str, np.ndarray]
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all; `ArtifactError` if it cannot be written."""
+        """Write the file whole or not at all; `ArtifactError` if it cannot be written or holds no finite numbers."""
         arrays = {f"{self.kind}.{name}": np.ascontiguousarray(value) for name, value in self.tensors.items()}
         arrays |= {"features.mean": self.features.mean, "features.matrix": self.features.matrix}
         meta = {
@@ -73,23 +75,32 @@ class Artifact:
             "quantiles": self.quantiles,
             "digest": _digest(arrays),
         }
-        part = path.with_name(path.name + ".part")
+        broken = _not_finite(arrays, self.quantiles)
+        if broken is not None:
+            raise ArtifactError(
+                f"verifier {self.kind!r} is not written to {path}: its {broken} is NaN or infinite; the policy's"
+                " features are too large or too much alike for these settings"
+            )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(to_bytes(arrays, {_KEY: json.dumps(meta)}))  # save_file hides it from other users
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"cannot write verifier {path}: {error}; give another --out") from error
+            # `save_file` hides it from other users.
+            write_whole(path, to_bytes(arrays, {_KEY: json.dumps(meta, allow_nan=False)}))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ArtifactError(
+                f"cannot write verifier {path}: {error}; free some room or give another --out"
+            ) from error
 
     @classmethod
     def load(cls, path: Path, kind: str) -> Artifact:
-        """Read a file back; `ArtifactError` if it is missing, damaged, or not a verifier of this `kind`."""
+        """Read a file back.
+
+        Raises:
+            ArtifactError: it is missing, damaged, not finite, or not a verifier of this `kind`.
+        """
         if not path.is_file():
-            raise ArtifactError(
-                f"no {kind} verifier at {path}; make it with `robotest fit --verifier {kind} --out {path}`"
-            )
-        # Without --out: what is there may be anything, and may be dear to somebody.
-        remedy = f"give another file, or make one with `robotest fit --verifier {kind}`"
+            raise ArtifactError(f"no {kind} verifier at {path}; make it with `{fit_command(kind, path, path.parent)}`")
+        # To another file: what is there may be anything, and may be dear to somebody.
+        new = path.with_name(f"new-{path.name}")
+        remedy = f"give another file, or make one with `{fit_command(kind, new, path.parent)}`"
         try:
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})[_KEY])
@@ -101,8 +112,11 @@ class Artifact:
                 )
             if _digest(arrays) != meta["digest"]:
                 raise ArtifactError(f"{path} is damaged: its contents do not match their digest; {remedy}")
+            broken = _not_finite(arrays, meta["quantiles"])
+            if broken is not None:
+                raise ArtifactError(f"{path} cannot score: its {broken} is NaN or infinite; {remedy}")
             return cls._from_parts(meta, arrays)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path} is damaged or not a robotest verifier ({error!r}); {remedy}") from error
 
     @classmethod
@@ -123,6 +137,42 @@ class Artifact:
             quantiles=tuple((level, score) for level, score in meta["quantiles"]),
             tensors={name.partition(".")[2]: value for name, value in arrays.items()},
         )
+
+
+def fit_command(kind: str, out: Path, folder: Path | None = None) -> str:
+    """Return the command that fits a verifier, as it can be typed.
+
+    What is not known is in capitals: POLICY where `folder` holds no policy, DEMOS.h5 where the policy does not know of
+    demonstrations that are still there.
+    """
+    file = folder / POLICY_FILE if folder else None
+    policy = shlex.quote(str(folder)) if file and file.is_file() else "POLICY"
+    data = demonstrations_of(file) if file and file.is_file() else None
+    shown = "DEMOS.h5" if data is None else shlex.quote(str(data))
+    return f"robotest fit --verifier {kind} --out {shlex.quote(str(out))} --policy {policy} --data {shown}"
+
+
+def demonstrations_of(policy: Path) -> Path | None:
+    """Return the demonstrations that a policy file says it was trained on, if they are there."""
+    noted = notes_of(policy).get(DATA_NOTE)
+    return Path(noted) if noted and Path(noted).exists() else None
+
+
+def notes_of(policy: Path) -> dict[str, str]:
+    """Return the metadata of a policy file; none if it is not one that can be read."""
+    try:
+        with safe_open(policy, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _not_finite(arrays: Mapping[str, np.ndarray], quantiles: Iterable[Sequence[float]]) -> str | None:
+    """Return what has a number that is not finite, if anything has."""
+    broken = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    if not np.isfinite([score for _, score in quantiles]).all():
+        broken.append("score of held-out demonstrations")
+    return broken[0] if broken else None
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -191,13 +241,19 @@ def load_verifier(kind: str, policy: PolicySpec, path: Path | None, make_score: 
     """
     if path is None:
         raise ArtifactError(
-            f"verifier {kind!r} is fitted to a policy and no file was given: make one with `robotest fit --verifier"
-            f" {kind} --out {kind}.safetensors` and name it as {kind}={kind}.safetensors"
+            f"verifier {kind!r} is fitted to a policy and no file was given: make one with"
+            f" `{fit_command(kind, Path(f'{kind}.safetensors'))}` and name it as {kind}={kind}.safetensors"
         )
     artifact = Artifact.load(path, kind)
+    again = f"fit it again with `{fit_command(kind, path, path.parent)} --overwrite`"
     try:
         verifier = FittedVerifier(artifact, make_score(artifact.tensors, artifact.hyperparameters))
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} lacks parts of a {kind} verifier ({error!r}); fit it again") from error
+        raise ArtifactError(f"{path} lacks parts of a {kind} verifier ({error!r}); {again}") from error
+    if artifact.policy_fingerprint != policy.fingerprint:
+        raise SpecMismatchError(
+            f"verifier {path} was fitted to policy {artifact.policy_fingerprint}, not to {policy.name!r}"
+            f" ({policy.fingerprint}); {again}"
+        )
     verifier.spec.require_fits(policy)
     return verifier

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch.nn import functional
 
+from robotest.errors import DivergedError
 from robotest.randomness import derive
 from robotest.specs import PolicySpec
 from robotest.types import Verifier
@@ -158,6 +159,8 @@ class _EarlyStopping:
 
     def update(self, error: float) -> bool:
         """Note a held-out error and return whether to stop."""
+        if not math.isfinite(error):
+            raise DivergedError(f"the fit of cfn stopped: its error on held-out demonstrations is {error}")
         fall = error / self._previous if math.isfinite(self._previous) else 1.0
         value = fall if self._settings.stopping == "steepest" else error
         self._previous = max(error, _TINY)
@@ -194,6 +197,11 @@ def _train(
             group["lr"] = learning_rate(step / n_steps, settings.learning_rate)
         output = forward(weights, x[rows].expand(settings.members, -1, -1), drop)
         loss = functional.mse_loss(output, targets[:, rows]) * settings.members
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"the fit of cfn stopped at step {step + 1} of {n_steps}: its loss is NaN or infinite; a lower learning"
+                f" rate than {settings.learning_rate:g} is needed, or features in a smaller range"
+            )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -11,23 +11,28 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from robotest import demonstrations
 from robotest.demonstrations import Demonstration, Demonstrations, chunk_labels
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.evaluate import load_policy
+from robotest.files import POLICY_FILE, write_whole
+from robotest.hdf5 import first_not_finite
 from robotest.randomness import derive, generator
+from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation, Policy
 from robotest.verifiers import knn, leverage
-from robotest.verifiers.artifact import QUANTILES, Artifact, FittedVerifier, MakeScore
+from robotest.verifiers.artifact import QUANTILES, Artifact, FittedVerifier, MakeScore, notes_of
 from robotest.verifiers.pooling import FeatureMap
 from robotest.verifiers.settings import CfnSettings, KnnSettings, LeverageSettings
 
@@ -68,6 +73,8 @@ class FitConfig:
     """Registered name, folder, or module:attribute."""
     verifier: Kind = "leverage"
     """What to fit."""
+    overwrite: bool = False
+    """Whether a verifier that is already in `out` may be lost."""
     features: Path | None = None
     """File that keeps the searched features for the next fit; beside the demonstrations if not given."""
     batch: int = 16
@@ -108,10 +115,15 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
     """Search (or read an earlier search), fit, write `config.out`, and return what was written.
 
     Raises:
-        ArtifactError: demonstrations, policy, feature file or output cannot be read or written.
+        ArtifactError: demonstrations, policy, feature file or output cannot be read or written, or the output is there
+            already and is not to be overwritten.
         SpecMismatchError: the policy gives no features, or does not fit the demonstrations.
+        InvalidActionError: the policy's features or actions are not finite.
+        DivergedError: the fit's loss is not finite.
     """
+    _require_free(config)
     policy, _ = load_policy(config.policy)
+    _require_own_folder(config, policy)
     settings: Settings = getattr(config, config.verifier)
     given = policy.spec.feature_shapes
     if given and settings.feature is not None and settings.feature not in given:  # said before the long search
@@ -125,6 +137,28 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
     return artifact
 
 
+def _require_free(config: FitConfig) -> None:
+    """Say before the long work that there is something in the way."""
+    if config.out.exists() and not config.overwrite:
+        raise ArtifactError(f"{config.out} is there already; choose another --out, or give --overwrite to replace it")
+    if config.out.is_dir():
+        raise ArtifactError(f"{config.out} is a folder; --out is the file of the verifier")
+
+
+def _require_own_folder(config: FitConfig, policy: Policy) -> None:
+    """See that the verifier is not put into the folder of another policy, which would refuse it."""
+    theirs = config.out.parent / POLICY_FILE
+    if not theirs.is_file():
+        return
+    fingerprint = notes_of(theirs).get("fingerprint")
+    if fingerprint is not None and fingerprint != policy.spec.fingerprint:
+        folder = shlex.quote(str(config.out.parent))
+        raise ArtifactError(
+            f"{config.out.parent} holds policy {fingerprint}, --policy {config.policy} is {policy.spec.fingerprint};"
+            f" give --policy {folder}, or another --out"
+        )
+
+
 def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
     """Return the features of `config.data`, from the file that an equal search left, if there is one."""
     sizes = [height for height, _ in policy.spec.cameras.values()]
@@ -132,13 +166,14 @@ def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> Sea
         identity = {
             "policy": policy.spec.fingerprint,
             "features": dict(policy.spec.feature_shapes),
-            "data": [config.data.name, config.data.stat().st_size, len(data)],
+            "data": demonstrations.content(config.data, lambda done, total: progress("reading (MB)", done, total)),
             **dataclasses.asdict(config.search),
         }
-        key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=6).hexdigest()
+        key = hashlib.blake2b(json.dumps(identity, allow_nan=False).encode(), digest_size=6).hexdigest()
         path = config.features or config.data.with_name(f"{config.data.stem}.features-{key}.safetensors")
         if path.exists():
-            return _read_features(path, key, policy.spec.fingerprint, policy.spec.feature_shapes)
+            return _read_features(path, key, policy.spec)
+        _require_writable(path)  # before the long search
         searched = search(policy, data, config.search, config.batch, progress)
     _write_features(path, key, searched)
     return searched
@@ -162,13 +197,24 @@ def search(
             sampled = policy.sample(observations, seeds, config.candidates)
             for candidates, step in zip(sampled, chosen, strict=True):
                 best, distance = nearest(candidates, labels[step], policy.spec.action_scale)
+                if not np.isfinite(distance):
+                    raise InvalidActionError(
+                        f"policy {policy.spec.name!r} is {distance} away from demonstration {index} of {data.path} at"
+                        f" step {step}; its actions, or its `action_scale`, are out of range"
+                    )
                 for name, column in rows.items():
                     column.append(candidates.features[name][best].astype(np.float16))
                 distances.append(distance)
             progress("feature search", len(distances), len(frames))
     features = {name: np.stack(column) for name, column in rows.items()}
-    if not all(np.isfinite(array).all() for array in features.values()):
-        raise InvalidActionError(f"policy {policy.spec.name!r} gives features that are NaN, infinite or above 65504")
+    for name, array in features.items():
+        row = first_not_finite(array)
+        if row is not None:
+            index, step = frames[row]
+            raise InvalidActionError(
+                f"policy {policy.spec.name!r} gives features {name!r} that are NaN, infinite or above 65504 in"
+                f" demonstration {index} of {data.path} at step {step}"
+            )
     return SearchedFeatures(
         features, frames[:, 0].astype(np.int32), np.array(distances, np.float32), policy.spec.fingerprint
     )
@@ -181,7 +227,7 @@ def nearest(
     if not candidates.features or not np.isfinite(candidates.actions).all():
         raise InvalidActionError("the policy returned candidates without features or with actions that are not finite")
     distances = np.sqrt(np.mean(((candidates.actions - label) / scale) ** 2, axis=(1, 2)))
-    best = int(np.argmin(distances))
+    best = int(np.argmin(distances))  # a NaN, if there is one
     return best, float(distances[best])
 
 
@@ -249,7 +295,10 @@ def _require_fits(policy: Policy, data: Demonstrations) -> None:
         if given.get(camera) != tuple(size):
             raise SpecMismatchError(f"cameras {what}: {camera!r} at {tuple(size)} px is needed; given are {given}")
     if len(data) == 0:
-        raise ArtifactError(f"{data.path} holds no demonstrations; make some with `robotest collect`")
+        out = shlex.quote(str(data.path))
+        raise ArtifactError(
+            f"{data.path} holds no demonstrations; make some with `robotest collect --out {out} --overwrite`"
+        )
 
 
 def _frames(lengths: Sequence[int], config: SearchConfig) -> np.ndarray:
@@ -275,16 +324,21 @@ def _write_features(path: Path, key: str, searched: SearchedFeatures) -> None:
         "demonstration": searched.demonstration,
         "distance": searched.distance,
     }
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, part, metadata={"search": key})
-        part.replace(path)
+        write_whole(path, to_bytes(arrays, metadata={"search": key}))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
 
 
-def _read_features(path: Path, key: str, fingerprint: str, names: Iterable[str]) -> SearchedFeatures:
+def _require_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
+
+
+def _read_features(path: Path, key: str, policy: PolicySpec) -> SearchedFeatures:
     try:
         with safe_open(path, framework="numpy") as file:
             found = (file.metadata() or {}).get("search")
@@ -294,8 +348,14 @@ def _read_features(path: Path, key: str, fingerprint: str, names: Iterable[str])
                     " delete the file or give another --features"
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+        # The policy's own order is kept apart: a safetensors file has one of its own.
+        features = {name: arrays[f"features.{name}"] for name in policy.feature_shapes}
+        rows, distance = arrays["demonstration"], arrays["distance"]
+    except (SafetensorError, OSError, KeyError) as error:
         raise ArtifactError(f"features in {path} are damaged ({error}); delete the file") from error
-    # The policy's own order is kept apart: a safetensors file has one of its own.
-    features = {name: arrays[f"features.{name}"] for name in names}
-    return SearchedFeatures(features, arrays["demonstration"], arrays["distance"], fingerprint)
+    wanted = {name: (len(rows), *shape) for name, shape in policy.feature_shapes.items()}
+    if {name: array.shape for name, array in features.items()} != wanted or distance.shape != rows.shape:
+        raise ArtifactError(f"features in {path} are damaged (shapes that do not belong together); delete the file")
+    if not all(np.isfinite(array).all() for array in (*features.values(), distance)):
+        raise ArtifactError(f"features in {path} are NaN or infinite; delete the file")
+    return SearchedFeatures(features, rows, distance, policy.fingerprint)

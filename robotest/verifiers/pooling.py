@@ -59,7 +59,8 @@ class FeatureMap:
         if features.ndim != 3 or features.shape[1:] != self.feature_shape:
             raise InvalidActionError(
                 f"features have shape {features.shape}; the verifier was fitted to [M, {self.feature_shape[0]},"
-                f" {self.feature_shape[1]}]; use the policy it was fitted to, or fit it again with `robotest fit`"
+                f" {self.feature_shape[1]}]; use the policy it was fitted to, or fit one to this policy:"
+                " `robotest fit --verifier VERIFIER --policy POLICY --data DEMOS.h5`"
             )
         if not np.isfinite(features).all():
             raise InvalidActionError("the policy's features contain NaN or infinity; they cannot be scored")
