@@ -26,8 +26,10 @@ NON_TERMINAL_WIDTH = 130
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console of the terminal's width, or a wide one where there is no terminal."""
-    found = _Console(stderr=stderr)
-    return found if found.is_terminal else _Console(stderr=stderr, width=NON_TERMINAL_WIDTH)
+    found = _Console(stderr=stderr, markup=False, emoji=False)  # names of tasks are no markup
+    if not found.is_terminal:
+        found.width = NON_TERMINAL_WIDTH
+    return found
 
 
 class _Console(Console):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -54,7 +53,7 @@ def _marked(parts: list[Table | Text], *, standin_assets: bool, notes: Iterable[
     marks = [*notes, *(["STAND-IN ASSETS, not comparable with published rates"] if standin_assets else [])]
     for part in parts:
         if isinstance(part, Table):
-            part.title = " | ".join([str(part.title), *map(escape, marks)])
+            part.title = " | ".join([str(part.title), *marks])
     return parts
 
 

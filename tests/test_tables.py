@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from robotest import runs, tables
+from robotest import progress, runs, tables
 from robotest.types import Episode, Outcome
 
 
@@ -91,3 +91,33 @@ def test_nothing_done_yet() -> None:
 def test_fits_the_terminal(width: int) -> None:
     text = _text(_summary(random="sf", medoid="sf", cfn="ss", leverage="ss"), width)
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    task, condition = "[/x] :smile:", "[bold]a"
+    summary = runs.summarise([_episode(condition, task, 0, "success")], (condition,), (task,))
+    for part in tables.report(dataclasses.replace(summary, notes=("success: info:[key]",))):
+        progress.console().print(part)
+    told = capsys.readouterr().out
+    assert all(text in told for text in (task, condition, "info:[key]"))
+
+
+def test_every_table_says_what_its_run_must_say() -> None:
+    summary = dataclasses.replace(
+        _summary(a="sf", b="ff"), notes=("success: terminated", "mujoco 3.8.1", "not LIBERO's")
+    )
+    titles = [str(part.title) for part in tables.report(summary, detail=True) if isinstance(part, Table)]
+    assert len(titles) == 4
+    assert all(title.endswith("success: terminated | mujoco 3.8.1 | not LIBERO's") for title in titles)
+
+
+def test_notes_of_a_run() -> None:
+    assert runs.notes({}) == ()
+    told = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ["other physics"], "repeatable": False}
+    assert runs.notes(told) == (
+        "success: info:won",
+        "mujoco 3.3.7",
+        "other physics",
+        "starts laid out by people, not compared",
+    )
+    assert runs.notes({"success": "predicate", "simulator": "", "caveats": [], "repeatable": True}) == ()

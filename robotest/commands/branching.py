@@ -87,7 +87,7 @@ class Branch:
             branches = branching.run(plan, planner, crew, out, update)
         report = branching.report(branches)
         if self.json:
-            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2) + "\n")
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
         else:
             standin_assets = bool(asked.identity.get("standin_assets"))
             for part in tables.branches(report, standin_assets=standin_assets, notes=runs.notes(asked.identity)):

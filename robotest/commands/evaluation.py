@@ -273,7 +273,7 @@ class Plan:
         self._warn(question, measured)
         if self.json:
             numbers = {"question": dataclasses.asdict(question), "paired": paired, "unpaired": unpaired}
-            sys.stdout.write(json_format.dumps(numbers, indent=2) + "\n")
+            sys.stdout.write(json_format.dumps(numbers, indent=2, allow_nan=False) + "\n")
             return 0
         sys.stdout.write(
             f"to tell {100 * rate:.1f} % from {100 * (rate + self.gain):.1f} % with a chance of {100 * self.power:g} %"
@@ -403,7 +403,7 @@ def print_summary(
     from robotest import progress, tables
 
     if as_json:
-        sys.stdout.write(json_format.dumps(summary.to_json(), indent=2) + "\n")
+        sys.stdout.write(json_format.dumps(summary.to_json(), indent=2, allow_nan=False) + "\n")
         return
     parts = tables.report(summary, detail=detail, mid_p=mid_p)
     if as_markdown:
