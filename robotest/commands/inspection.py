@@ -73,7 +73,7 @@ class Check:
                 try:
                     check()
                 except RobotestError as error:
-                    raise RobotestError(f"{self.kind} {what}: {error}") from error
+                    raise RobotestError(f"{self.kind} {what}: {' '.join(str(error).split())}") from error
                 except (Exception, SystemExit) as error:
                     raise ConformanceError(f"{self.kind} {what} fails with {place(error)}") from error
                 advance()
