@@ -46,8 +46,11 @@ class LiberoExperts(OscExperts):
         camera = world.data.camera(CAMERAS[0])
         height = np.tan(np.deg2rad(world.model.camera(CAMERAS[0]).fovy[0]) / 2)
         seen = np.full((N_POINTS, 2), np.nan, np.float32)
-        left = [goal for goal in world.env.parsed_problem["goal_state"] if not world.holds(goal)]
-        for row, name in zip(seen, left[0][1:] if left else (), strict=False):
+        goals = world.env.parsed_problem["goal_state"]
+        # A goal that is reached within the last substep holds once somebody has looked, before the step that ends the
+        # episode: whether there are pictures must not decide what is marked.
+        left = [goal for goal in goals if not world.holds(goal)] or goals[-1:]
+        for row, name in zip(seen, left[0][1:], strict=False):
             x, y, z = camera.xmat.reshape(3, 3).T @ (_shape(world, name).middle - camera.xpos)
             row[:] = np.array([x, y]) / (z * height)  # mirrored, as the policy's pictures are
         return seen
