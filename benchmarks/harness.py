@@ -46,7 +46,7 @@ def whole_run_s(workers: int, episodes: int, record: bool) -> float:
                 candidates=1,
                 execute=None,
                 workers=workers,
-                record=record,
+                record="states" if record else "none",
             )
         )
         used = processor_s() - start
