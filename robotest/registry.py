@@ -8,8 +8,10 @@ A name that ends in ``:ID`` or ``/ID`` stands for a family: its factory is calle
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import sys
 from typing import Any, Literal
 
 from robotest.errors import RobotestError, UnknownNameError, building, describe
@@ -63,8 +65,13 @@ _GROUPS: dict[Kind, str] = {
 
 def table(kind: Kind) -> dict[str, str]:
     """Return name -> ``module:attribute`` of everything registered, without importing any of it."""
-    plugins = {e.name: e.value for e in importlib.metadata.entry_points(group=_GROUPS[kind])}
-    return {**plugins, **BUILTIN[kind]}
+    return {**_plugins(_GROUPS[kind], tuple(sys.path)), **BUILTIN[kind]}
+
+
+@functools.lru_cache
+def _plugins(group: str, path: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001 - what is installed depends on it
+    """Return a group's entry points; reading those of every installed package takes longer than an episode."""
+    return {e.name: e.value for e in importlib.metadata.entry_points(group=group)}
 
 
 def resolve(kind: Kind, name: str) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import tempfile
 from pathlib import Path
@@ -75,7 +74,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out, or do once, what is the same for all examples and takes longer than they do."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("robotest.evaluate.threadpool_limits", lambda limits: contextlib.nullcontext(limits))
-    monkeypatch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
     monkeypatch.setattr(runs, "versions", functools.cache(runs.versions))
     monkeypatch.setattr(provenance, "digest", lambda _: None)
 

@@ -42,12 +42,18 @@ def test_what_cannot_be_imported_says_why(name: str, reason: str) -> None:
         registry.resolve("env", name)
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
+    """Have a package installed with these entry points, and nothing remembered of before or kept for after."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    monkeypatch.setattr(registry, "_plugins", registry._plugins.__wrapped__)
+
+
 def test_an_entry_point_is_in_the_table_but_does_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
         EntryPoint("dual_arm", "theirs:suite", "robotest.envs"),
         EntryPoint("point", "tests.fakes:suite", "robotest.envs"),
     ]
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    installed(monkeypatch, *entries)
     assert registry.table("env") == {**registry.BUILTIN["env"], "point": "tests.fakes:suite"}
     assert registry.resolve("env", "point") is fakes.suite
 
@@ -98,7 +104,7 @@ def test_a_family_says_what_it_has(name: str, proposed: str) -> None:
 
 
 def test_a_family_of_a_plugin_is_named_as_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [EntryPoint("maze/ID", "theirs:suite", group)])
+    installed(monkeypatch, EntryPoint("maze/ID", "theirs:suite", "robotest.envs"))
     with pytest.raises(UnknownNameError, match=r"Say which one: maze/ID\."):
         registry.resolve("env", "maze")
 
