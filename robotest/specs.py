@@ -211,5 +211,5 @@ class VerifierSpec:
         if self.policy_fingerprint not in (None, policy.fingerprint):
             raise SpecMismatchError(
                 f"verifier {self.name!r} was fitted to policy {self.policy_fingerprint}, not to {policy.name!r}"
-                f" ({policy.fingerprint}); fit it again with `robotest fit`"
+                f" ({policy.fingerprint}); fit one to this policy, see `robotest fit --help`"
             )
