@@ -229,6 +229,7 @@ def test_nothing_crosses_between_decisions(monkeypatch: pytest.MonkeyPatch) -> N
         "options": dataclasses.asdict(EnvOptions(image_size=16)),
         "execute": 5,
         "origin": None,
+        "film": False,
     }
     parent.send(request)
     while (message := parent.receive(10.0))["do"] != "ended":

@@ -283,7 +283,7 @@ def test_a_user_s_configuration_is_left_alone(tmp_path: Path, variable: bool) ->
 def test_missing_assets_are_named_with_what_to_do(tmp_path: Path) -> None:
     found = libero_files.examine(tmp_path)
     with pytest.raises(
-        RobotestError, match=r"577 of LIBERO's assets.*articulated_objects/.*hf download .*LIBERO_ASSETS"
+        RobotestError, match=r"577 of LIBERO's assets.*articulated_objects/.*`robotest install libero`.*LIBERO_ASSETS"
     ):
         found.require()
     assert found.describe() == f"577 files missing in {tmp_path}"

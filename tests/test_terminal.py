@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -178,7 +179,7 @@ def test_bars_are_shown_in_letters_that_any_terminal_has(tmp_path: Path) -> None
     assert process.returncode == 0, shown.decode()
     assert b"Traceback" not in shown
     assert shown.isascii()
-    assert b"random 1/2" in shown or b"random 2/2" in shown or b"random 0/2" in shown
+    assert re.search(rb"random \d/\d", shown)  # whichever moment was drawn
     assert set(json.loads(out)["conditions"]["random"]["tasks"]) == set(TASKS)
 
 
