@@ -69,7 +69,9 @@ def test_errors_are_named_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFi
 )
 def test_what_means_nothing_is_an_error_and_no_failure(tmp_path: Path, task: str, says: str) -> None:
     evaluate(config(tmp_path, task, episodes=1))
-    for episode in read_episodes(tmp_path).values():
+    episodes = read_episodes(tmp_path).values()
+    assert len(episodes) == 2
+    for episode in episodes:
         assert episode.outcome == "error"
         assert says in (episode.error or "")
 

@@ -65,6 +65,7 @@ def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None
     summary = evaluate.evaluate(config)
     assert summary.conditions["first"].overall.successes >= 1
     _, episodes = runs.read(config.out)
+    assert len(episodes) == 2
     assert all(e.decisions == e.steps for e in episodes.values())  # one action at a time
 
 
