@@ -149,7 +149,8 @@ class World:
 
     def restore(self, state: Float64[np.ndarray, " n"]) -> None:
         """Inverse of `snapshot`."""
-        mujoco.mj_setState(self.model, self.data, np.ascontiguousarray(state), _STATE)
+        # A copy: MuJoCo 3.3 refuses arrays that cannot be written to, as those from other processes.
+        mujoco.mj_setState(self.model, self.data, np.array(state, np.float64), _STATE)
         self.refresh()
 
     # -- objects ---------------------------------------------------------------------------------------------------

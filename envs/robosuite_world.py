@@ -264,7 +264,7 @@ class RobosuiteWorld:
         env.initialize_time(env.control_freq)
 
     def _set(self, state: Float64[np.ndarray, " N"]) -> None:
-        state = np.ascontiguousarray(state)
+        state = np.array(state, np.float64)  # a copy: MuJoCo 3.3 refuses arrays that cannot be written to
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         mujoco.mj_forward(self.model, self.data)
         self._post_process()

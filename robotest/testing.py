@@ -318,6 +318,7 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     env.reset(*_START)
     _act(env, actions[:2])
     middle = env.snapshot()
+    middle.flags.writeable = False  # as it is when it comes from another process
     _require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
     seen = env.observe()
     _require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
