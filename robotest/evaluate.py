@@ -321,8 +321,6 @@ def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
     seeds = EpisodeSeeds(job.config.seed, finished.episode.task, finished.episode.index)
     scene = recording.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
     with writing(run.path):
-        for suffix in (".txt", ".mp4"):
-            path.with_suffix(suffix).unlink(missing_ok=True)  # of an error that was run again
         if job.config.record != "none":
             recording.write(path, recording.from_trace(finished.episode, scene, finished.trace))
         if finished.traceback:

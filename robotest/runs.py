@@ -294,6 +294,9 @@ class RunDirectory:
             _drop_torn_line(self.path / "episodes.jsonl")
             self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
             if len(kept) < len(episodes):
+                for key in episodes.keys() - kept.keys():
+                    for suffix in (".txt", ".mp4", ".h5"):
+                        episode_path(self.path, key).with_suffix(suffix).unlink(missing_ok=True)
                 self._rewrite(kept)
         return kept
 

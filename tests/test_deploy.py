@@ -159,7 +159,7 @@ def test_the_same_command_goes_on_and_runs_nothing_twice(
         assert [(e.task, e.error, e.steps) for e in found] == [(task, None, 16) for task in TASKS]
     assert len((interrupted / "episodes.jsonl").read_text().splitlines()) == 2
     assert main(["video", str(interrupted), "--episodes", "all"]) == 2
-    assert "no states to make a video of" in capsys.readouterr().err
+    assert "no states and no frames to make a video of" in capsys.readouterr().err
 
 
 # -- robot.toml --------------------------------------------------------------------------------------------------------
