@@ -231,7 +231,7 @@ class MiniVla:
             first = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"policy {bundle.name!r} has weights of another network: {first}") from error
         self._precision = torch.bfloat16 if HAS_BF16 else torch.float32
-        with torch.inference_mode():
+        with _one_thread(), torch.inference_mode():
             times = torch.tensor([*(i / EULER_STEPS for i in range(EULER_STEPS)), RESIDUAL_TIME])
             *self._modulations, self._residual_modulation = (
                 self._network.expert.modulation(times[:, None, None]).to(self._precision).unbind(0)

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits
 
 from robotest import interrupt, recording, runs, stats
 from robotest.crew import Assignment, Crew, Finished
@@ -27,6 +26,7 @@ from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryErro
 from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.rollout import Origin
+from robotest.threads import one_thread
 from robotest.types import Candidates, Clock, Decision, EnvOptions, Outcome, Policy, Verifier
 
 FILE = "branches.jsonl"
@@ -159,7 +159,7 @@ def run(
         return [found[place] for place in assignments]
     try:
         with (
-            threadpool_limits(limits=1),
+            one_thread(),
             interrupt.deferred(),
             _lines(out / FILE, plan) as append,
             contextlib.closing(crew.run(planner, missing)) as ended,

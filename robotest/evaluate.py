@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from threadpoolctl import threadpool_limits
-
 import robotest.policies
 from robotest import experts, interrupt, pairing, provenance, recording, schedule, success
 from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
@@ -31,6 +29,7 @@ from robotest.rollout import WallClock
 from robotest.runs import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
 from robotest.sequential import decided
 from robotest.specs import EnvSpec, PolicySpec
+from robotest.threads import one_thread
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
 
 DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
@@ -150,7 +149,7 @@ def evaluate(
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
-    with threadpool_limits(limits=1), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
+    with one_thread(), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
         job = _prepare(config, crew, timer or WallClock())
         going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
         with RunDirectory(config.out, job.arguments, about or {}, going_on) as run:
@@ -496,6 +495,7 @@ def _require_distinct(kind: str, names: Sequence[str]) -> None:
             raise RobotestError(f"{kind} {name!r} given {names.count(name)} times; names must differ")
 
 
+@one_thread()
 def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
 

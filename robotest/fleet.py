@@ -25,8 +25,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from threadpoolctl import threadpool_limits
-
 import robotest
 from robotest import interrupt
 from robotest.crew import Assignment, Finished, SuiteInfo
@@ -34,6 +32,7 @@ from robotest.errors import RobotestError, describe
 from robotest.planner import DecisionRequest, Planner
 from robotest.rollout import Attempt, Trace, result
 from robotest.specs import EnvSpec
+from robotest.threads import one_thread
 from robotest.types import Decision, EnvOptions, Observation
 from robotest.wire import Channel, DisconnectedError, WireError
 from robotest.worker import DUMP_SIGNAL, PROTOCOL
@@ -195,7 +194,7 @@ class _Planning:
 
     def _serve(self) -> None:
         # OpenMP's limit belongs to a thread, so every thread sets it.
-        with threadpool_limits(limits=1):
+        with one_thread():
             while (batch := self._batch()) is not None:
                 for (worker, _), decision in zip(batch, self._decide([r for _, r in batch]), strict=True):
                     self._answer(worker, decision)

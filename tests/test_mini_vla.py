@@ -80,6 +80,21 @@ def test_same_call_same_bits_in_any_company(policy: MiniVla) -> None:
     np.testing.assert_array_equal(alone.features["residual"], together.features["residual"])
 
 
+def test_same_bits_whatever_number_of_threads_it_is_loaded_with() -> None:
+    """Sums at loading are as deep as the sizes of the shipped policy: only there do two threads share one out."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            policy = mini_vla.load()
+            pictures = {name: np.zeros((*size, 3), np.uint8) for name, size in policy.spec.cameras.items()}
+            seen = Observation(pictures, np.zeros(policy.spec.state.size, np.float32), "lift the tray", 0.0)
+            found.append(policy.sample([seen], [7], 8)[0])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].actions, found[1].actions)
+
+
 def test_candidates_are_nested(policy: MiniVla) -> None:
     eight, many = (policy.sample([observation()], [7], n)[0] for n in (8, 20))
     np.testing.assert_array_equal(eight.actions, many.actions[:8])
