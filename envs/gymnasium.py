@@ -218,7 +218,8 @@ class GymnasiumTask:
             return f"return>={float(threshold)!r}".removesuffix(".0")
         raise RobotestError(
             f"nothing says when an episode of {self._id} has succeeded: info has neither 'success' nor 'is_success',"
-            f" the id no reward_threshold, and to terminate may be to fall. Choose with --success: {CHOICES}"
+            f" the id has no reward_threshold, and an episode may terminate because it failed. Choose with --success:"
+            f" {CHOICES}"
         )
 
     def _refuse_contradiction(self, info: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from robotest import cache
 from robotest.errors import InvalidActionError, RobotestError
 from robotest.gl import use_headless_gl
 from robotest.specs import Component, VectorSpec
+from robotest.success import truth
 
 use_headless_gl()
 
@@ -182,11 +183,11 @@ class RobosuiteWorld:
         """Execute one action and return whether the task's predicate holds; `RobotestError` if it diverges."""
         self.env.step(action)
         require_sound(self.data)
-        return bool(self.env._check_success())
+        return truth(self.env._check_success(), "_check_success()")
 
     def holds(self, predicate: Sequence[str]) -> bool:
         """Whether one predicate of a LIBERO goal holds."""
-        return bool(self.env._eval_predicate(predicate))
+        return truth(self.env._eval_predicate(predicate), f"predicate {' '.join(predicate)}")
 
     def snapshot(self) -> Float64[np.ndarray, " N"]:
         """What MuJoCo's dynamics depend on, and what robosuite's controllers remember."""

@@ -40,17 +40,7 @@ class Baseline:
         low, high = env.action.low, env.action.high
         spread = np.where(_bounded(low, high) & (high > low), high - low, np.float32(1))
         self._draw = draw
-        self._spec = PolicySpec(
-            name=name,
-            fingerprint=name,
-            action=env.action,
-            state=env.state,
-            cameras={},
-            horizon=HORIZON,
-            feature_shapes={},
-            action_scale=np.tile(spread.astype(np.float32), (HORIZON, 1)),
-            concurrent=True,
-        )
+        self._spec = PolicySpec.blind(name, env, np.tile(spread.astype(np.float32), (HORIZON, 1)))
 
     @property
     def spec(self) -> PolicySpec:

@@ -206,17 +206,7 @@ class ExpertPolicy:
 
     def __init__(self, env: EnvSpec, style: str) -> None:
         name = POLICY if style == CLEAN else f"{POLICY}:{style}"
-        self._spec = PolicySpec(
-            name=name,
-            fingerprint=name,
-            action=env.action,
-            state=env.state,
-            cameras={},
-            horizon=1,
-            feature_shapes={},
-            action_scale=np.ones((1, env.action.size), np.float32),
-            concurrent=True,
-        )
+        self._spec = PolicySpec.blind(name, env, np.ones((1, env.action.size), np.float32))
 
     @property
     def spec(self) -> PolicySpec:

@@ -8,6 +8,7 @@ A name that ends in ``:ID`` or ``/ID`` stands for a family: its factory is calle
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -110,7 +111,11 @@ def _load(kind: Kind, name: str, target: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        families = [known.removesuffix("ID") for known in table(kind) if known.endswith(":ID") and missing]
+        close = difflib.get_close_matches(f"{module}:", families, 1)
+        meant = f". Did you mean {close[0] + attribute!r}?" if close else ""
+        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}{meant}") from error
     except (Exception, SystemExit) as error:
         raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {describe(error)}") from error
 

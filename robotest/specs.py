@@ -171,6 +171,21 @@ class PolicySpec:
     action_scale: Float32[np.ndarray, "H A"]
     concurrent: bool = False
 
+    @classmethod
+    def blind(cls, name: str, env: EnvSpec, action_scale: Float32[np.ndarray, "H A"]) -> PolicySpec:
+        """Return that of a policy without weights, cameras or features that acts in `env`."""
+        return cls(
+            name=name,
+            fingerprint=name,
+            action=env.action,
+            state=env.state,
+            cameras={},
+            horizon=len(action_scale),
+            feature_shapes={},
+            action_scale=action_scale,
+            concurrent=True,
+        )
+
     def require_fits(self, env: EnvSpec) -> None:
         """Raise `SpecMismatchError` unless this policy can act in `env`."""
         self.action.require_equal(env.action, f"actions of policy {self.name!r} for {env.name}:{env.task}")

@@ -34,6 +34,11 @@ def test_a_typo_is_met_with_the_nearest_name() -> None:
         registry.resolve("verifier", "levrage")
 
 
+def test_a_family_with_a_typo_is_met_with_the_nearest_one() -> None:
+    with pytest.raises(RobotestError, match=r"No module named 'gymnasum'. Did you mean 'gymnasium:CartPole-v1'\?"):
+        registry.resolve("env", "gymnasum:CartPole-v1")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"), [("no_such_module:x", "No module named"), ("tests.fakes:nothing", "has no attribute")]
 )
