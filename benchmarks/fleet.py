@@ -17,7 +17,6 @@ import numpy as np
 from checked import SHORT, add_short, require_episodes, run
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 
 from robotest.crew import Assignment, Crew, InProcess
 from robotest.evaluate import load_condition, load_policy
@@ -25,6 +24,7 @@ from robotest.fleet import Fleet
 from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.rollout import WallClock
+from robotest.threads import one_thread
 from robotest.types import EnvOptions
 
 ENV, TASKS = "dual_arm", ("handover_block", "lift_tray")
@@ -58,7 +58,7 @@ def main() -> None:
         "2 workers": Fleet(ENV, 2),
     }
     rates: dict[str, list[float]] = {name: [] for name in crews}
-    with threadpool_limits(limits=1):
+    with one_thread():
         for round_ in range(-1, arguments.rounds):  # the first warms up
             for name, crew in crews.items():
                 work = [

@@ -56,7 +56,7 @@ class RobotEnv:
         table_z: float = 0.0,
     ) -> None:
         self._link, self._cameras, self._scene, self._clock = link, cameras, scene, clock
-        self.filmed: Callable[[], None] | None = None
+        self.filmed: Callable[[], object] | None = None
         """Called after every action; None: nothing is filmed."""
         kinematics = DualArmKinematics()
         self._home = home_joints(kinematics)

@@ -16,14 +16,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import imageio.v2 as imageio
 import numpy as np
 
 from robotest import interrupt
 from robotest.crew import Assignment, Finished, SuiteInfo
 from robotest.envs.dual_arm import ACTIONS, ASPECT
 from robotest.envs.dual_arm_world import CAMERAS
-from robotest.errors import RobotestError, UnknownNameError
+from robotest.errors import RobotestError, UnknownNameError, VideoError
+from robotest.files import replacing
 from robotest.hardware.camera_sources import RenderedCamera, camera_from
 from robotest.hardware.cameras import WatchedCamera, open_all
 from robotest.hardware.console import CONTROL_C, Console
@@ -38,6 +38,7 @@ from robotest.rollout import Decide, Trace, WallClock, attempt, result
 from robotest.runs import episode_path
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
+from robotest.video import Film
 
 SIMULATED: Final = {"hosts": ["127.0.0.11", "127.0.0.12"]}
 BENCH: Final = ("127.0.0.1", 8090)
@@ -252,25 +253,21 @@ class RobotCrew:
         if not self._film:
             yield
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         picture: Callable[[], Any]
         if isinstance(self._scene, BenchScene):
             picture = functools.partial(self._scene.look, "front", *_FILM_SIZE)
         else:
             picture = next(iter(self._cameras.values())).newest
-        with imageio.get_writer(
-            path, fps=round(1 / env.spec.control_dt), codec="libx264", macro_block_size=1
-        ) as opened:
-            writer: Any = opened  # imageio's types say nothing of writing
-
-            def film_one() -> None:
-                writer.append_data(picture())
-
-            env.filmed = film_one
-            try:
-                yield
-            finally:
-                env.filmed = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial, Film(partial, 1 / env.spec.control_dt) as film:
+                env.filmed = lambda: film.append(picture())
+                try:
+                    yield
+                finally:
+                    env.filmed = None
+        except (VideoError, OSError) as error:  # no reason to lose the episode
+            self._console.tell(f"no film {path}: {error}")
 
     def _environment(self, task: str, options: EnvOptions) -> RobotEnv:
         if self._env is None or self._made != (task, options):

@@ -69,6 +69,10 @@ class ArtifactError(RobotestError):
     """A file that is missing, damaged, of another kind, or made for another policy."""
 
 
+class VideoError(RobotestError):
+    """A video cannot be written, or only a part of it."""
+
+
 class DivergedError(RobotestError):
     """Numbers grew beyond all bounds while something was trained or fitted."""
 

@@ -495,7 +495,6 @@ def _require_distinct(kind: str, names: Sequence[str]) -> None:
             raise RobotestError(f"{kind} {name!r} given {names.count(name)} times; names must differ")
 
 
-@one_thread()
 def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
 
@@ -514,7 +513,7 @@ def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Po
         )
     known, folder = table("policy"), Path(text)
     if text not in known and folder.is_dir():
-        with building(f"policy {text!r}"):
+        with one_thread(), building(f"policy {text!r}"):
             policy: Policy = resolve("policy", "mini_vla")(folder)
         return policy, folder
     if text not in known and ("/" in text or ":" not in text):
@@ -525,7 +524,7 @@ def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Po
         if env is None:
             raise RobotestError(f"policy {text!r} is made for an environment; name one")
         given["env"] = env()
-    with building(f"policy {text!r}"):
+    with one_thread(), building(f"policy {text!r}"):
         policy = factory(None, **given)
     _require_made(text, policy, Policy)
     shipped = Path(robotest.policies.__path__[0]) / "weights" / text

@@ -11,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
@@ -19,7 +19,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from robotest import experts, files, interrupt, recording, registry, runs
-from robotest.errors import RobotestError
+from robotest.errors import RobotestError, VideoError
 from robotest.randomness import GlobalGenerators
 from robotest.recording import Recording
 from robotest.rollout import FILM_STRIDE
@@ -146,9 +146,15 @@ def render(recorded: Recording, env: SimulatedEnv | None, path: Path, style: Vid
             partial.touch()
         except OSError as error:
             raise RobotestError(f"cannot write video {path}: {error.strerror or error}") from error
-        said = _encode(partial, fps, _frames(recorded, shots, style, round(style.hold_s * fps)))
-        if said is not None:
-            raise RobotestError(f"cannot write video {path}: {said}; once that is mended, the same command goes on")
+        try:
+            with Film(partial, fps) as film:
+                for frame in _frames(recorded, shots, style, round(style.hold_s * fps)):
+                    if not film.append(frame):
+                        break
+        except VideoError as error:
+            raise VideoError(
+                f"cannot write video {path}: {error}; once that is mended, the same command goes on"
+            ) from error
 
 
 def _frames(recorded: Recording, shots: Iterable[Shot], style: VideoStyle, held: int) -> Iterator[Picture]:
@@ -266,39 +272,59 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _encode(path: Path, fps: float, frames: Iterator[Picture]) -> str | None:
-    """Write an mp4 that every player shows (H.264, yuv420p); return what went wrong, or None.
+class Film:
+    """An mp4 in the making that every player shows (H.264, yuv420p). Leaving it as a context ends it.
 
     By ffmpeg itself: imageio's writer does not look at how it ended, and so takes half a video on a full disk for one.
+
+    Args:
+        path: where to.
+        fps: frames a second.
     """
-    first = next(frames)
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}", "-r", f"{fps:.6f}"]
-    encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "27", "-threads", "1"]
-    command = [get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", "-an", *encoder, "-movflags", "+faststart"]
-    with subprocess.Popen(  # noqa: S603 - ffmpeg on our own pictures; Ctrl-C is for us
-        [*command, "-f", "mp4", str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as ffmpeg:
-        assert ffmpeg.stdin is not None
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps = path, fps
+        self._encoder: subprocess.Popen[bytes] | None = None
+
+    def append(self, frame: Picture) -> bool:
+        """Add a frame, of the same size as the others; return False once no more can be written."""
+        if self._encoder is None:
+            self._encoder = self._start(frame.shape[0], frame.shape[1])
+        assert self._encoder.stdin is not None
         try:
-            for frame in itertools.chain([first], frames):
-                if not _written(ffmpeg.stdin, frame):
-                    break  # it has ended, and says why
-            said = ffmpeg.communicate()[1].decode(errors="replace").strip()
-        except BaseException:
-            ffmpeg.kill()
-            raise
-    if not ffmpeg.returncode:
-        return None
-    cause, *_ = said.splitlines() or [f"ffmpeg ended with {ffmpeg.returncode}"]
-    return re.sub(r"^\[.*?\] ", "", cause)
+            self._encoder.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError:
+            return False  # it has ended, and says why
+        return True
 
+    def __enter__(self) -> Film:
+        return self
 
-def _written(to: IO[bytes], frame: Picture) -> bool:
-    try:
-        to.write(np.ascontiguousarray(frame).data)
-    except BrokenPipeError:
-        return False
-    return True
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the film.
+
+        Raises:
+            VideoError: it is not whole; the message is what ffmpeg says.
+        """
+        if self._encoder is None:
+            if kind is None:
+                raise VideoError("there is nothing to show")
+            return
+        if kind is not None:
+            self._encoder.kill()
+        said = self._encoder.communicate()[1].decode(errors="replace").strip()
+        if kind is None and self._encoder.returncode:
+            first = next(iter(said.splitlines()), f"ffmpeg ended with {self._encoder.returncode}")
+            raise VideoError(re.sub(r"^\[.*?\] ", "", first))
+
+    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self._fps:.6f}"]
+        encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "27", "-threads", "1"]
+        output = ["-an", *encoder, "-movflags", "+faststart", "-f", "mp4", str(self._path)]
+        return subprocess.Popen(  # noqa: S603 - ffmpeg on our own pictures; Ctrl-C is for us
+            [get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *output],
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

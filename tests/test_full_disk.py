@@ -6,13 +6,16 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robotest import runs
+from robotest.errors import VideoError
 from robotest.files import append_line, replacing
+from robotest.video import Film
 from tests.forks import Forks, forks
 
 FAKES = ("--env", "tests.fakes:suite", "--policy", "tests.fakes:policy", "--verifiers", "random,medoid")
@@ -173,3 +176,18 @@ def test_what_could_not_be_written_is_gone_and_what_was_there_stays(tmp_path: Pa
     with replacing(path) as partial:
         partial.write_text("after", encoding="utf-8")
     assert _files(tmp_path) == {path: b"after"}
+
+
+def _film(path: Path, frames: Sequence[np.ndarray]) -> None:
+    with replacing(path) as partial, Film(partial, 20) as film:
+        for frame in frames:
+            film.append(frame)
+
+
+@pytest.mark.slow
+def test_half_a_film_is_not_taken_for_a_whole_one(disk: Disk) -> None:
+    disk.resize(16)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    with pytest.raises(VideoError, match="No space left"):
+        _film(disk.path / "film.mp4", list(noise))
+    assert _files(disk.path) == {}

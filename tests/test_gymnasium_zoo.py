@@ -73,7 +73,7 @@ def require(expected: Expected, summary: runs.Summary, out: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out, or do once, what is the same for all examples and takes longer than they do."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("robotest.evaluate.threadpool_limits", lambda limits: contextlib.nullcontext(limits))
+    monkeypatch.setattr("robotest.evaluate.one_thread", contextlib.nullcontext)
     monkeypatch.setattr(runs, "versions", functools.cache(runs.versions))
     monkeypatch.setattr(provenance, "digest", lambda _: None)
 
