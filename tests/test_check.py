@@ -100,6 +100,14 @@ def test_one_that_does_not_keep_its_contract_is_named(
     assert says in line
 
 
+@pytest.mark.slow
+def test_the_expert_is_a_policy_like_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys, "policy", "expert", "--env", "tabletop") == (0, "")
+    assert check(capsys, "verifier", "first", "--policy", "expert:clean", "--env", "tabletop") == (0, "")
+    code, line = check(capsys, "policy", "expert:cleen", "--env", "tabletop")
+    assert (code, "Did you mean 'clean'?" in line) == (2, True), line
+
+
 def test_success_that_never_comes_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     register(Seeded, max_episode_steps=20)
     code, line = check(capsys, "env", ENV, "--success", "info:won")

@@ -77,7 +77,9 @@ class Check:
                 except (Exception, SystemExit) as error:
                     raise ConformanceError(f"{self.kind} {what} fails with {place(error)}") from error
                 advance()
-        sys.stdout.write(f"{self.kind} {self.name} keeps its contract ({len(checks)} checks)\n")
+        sys.stdout.write(
+            f"{self.kind} {self.name} keeps its contract ({len(checks)} check{'s' * (len(checks) != 1)})\n"
+        )
         return 0
 
     def _env(self) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -96,13 +98,13 @@ class Check:
             yield f"{self.name}:{task} ({setting}, {mode})", check(task, options)
 
     def _policy(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        from robotest import evaluate, testing
+        from robotest import testing
 
         suite: Suite = registry.resolve("env", self.env)
-        policy, _ = evaluate.load_policy(self.name, lambda: self._spec(suite))
+        policy, _ = self._loaded(self.name, suite)
 
         def check() -> None:
-            with self._environment(suite, policy) as env:
+            with self._environment(suite, policy, self.name) as env:
                 testing.check_policy(policy, env)
 
         yield f"{self.name} in {self.env}", check
@@ -111,14 +113,27 @@ class Check:
         from robotest import evaluate, testing
 
         suite: Suite = registry.resolve("env", self.env)
-        policy, folder = evaluate.load_policy(self.policy, lambda: self._spec(suite))
+        policy, folder = self._loaded(self.policy, suite)
         verifier = evaluate.load_condition(self.name, policy, folder).verifier
 
         def check() -> None:
-            with self._environment(suite, policy) as env:
+            with self._environment(suite, policy, self.policy) as env:
                 testing.check_verifier(verifier, policy, env)
 
         yield f"{self.name} on {self.policy}", check
+
+    def _loaded(self, name: str, suite: Suite) -> tuple[Policy, Path | None]:
+        """Load a policy, or make the expert that acts beside the environment; return it with its folder, if any."""
+        from robotest import evaluate, experts
+
+        style = experts.style_of(name)
+        if style is None:
+            return evaluate.load_policy(name, lambda: self._spec(suite))
+        asked = experts.experts_of(self.env)
+        experts.require_style(asked, style)
+        options = dataclasses.replace(asked.options, cameras=())
+        with closing(experts.make(self.env, suite, asked.tasks[0], options)) as env:
+            return experts.ExpertPolicy(env.spec, style), None
 
     def _spec(self, suite: Suite) -> EnvSpec:
         """Return what a policy is told that is made for an environment."""
@@ -129,11 +144,13 @@ class Check:
         with closing(experts.make(self.env, suite, suite.tasks[0], options)) as env:
             return env.spec
 
-    def _environment(self, suite: Suite, policy: Policy) -> closing[Env]:
-        """Build the first task as `eval` would for a policy."""
+    def _environment(self, suite: Suite, policy: Policy, name: str) -> closing[Env]:
+        """Build the first task as `eval` would for a policy of that name."""
         from robotest import experts
         from robotest.types import EnvOptions
 
+        style = experts.style_of(name)
+        task = suite.tasks[0] if style is None else experts.experts_of(self.env).tasks[0]
         mode, cameras = policy.spec.action.mode, policy.spec.cameras
         if mode not in suite.action_modes:
             raise SpecMismatchError(
@@ -145,10 +162,11 @@ class Check:
             action_mode=mode,
             image_size=next(iter(cameras.values()), (EnvOptions.image_size, 0))[0],
             cameras=tuple(cameras),
+            expert=style,
             success=self.success,
             env_args=self.env_arg,
         )
-        return closing(experts.make(self.env, suite, suite.tasks[0], options))
+        return closing(experts.make(self.env, suite, task, options))
 
     def _robot(self) -> Iterator[tuple[str, Callable[[], None]]]:
         from robotest import deploy, testing
