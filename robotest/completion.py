@@ -15,7 +15,7 @@ from typing import Any
 
 import robotest.policies
 from robotest import provenance, runs, schedule
-from robotest.evaluate import EvalConfig
+from robotest.evaluate import EvalConfig, kinds
 
 FILE = "complete.json"
 _NO_MATTER = ("out", "workers", "env_python", "batch_window_s", "retry", "allow_code_changes")
@@ -67,10 +67,7 @@ def _files(config: EvalConfig) -> Iterator[Path]:
     for folder in (Path(config.policy), shipped):
         if folder.is_dir():
             yield from (path for path in folder.iterdir() if path.is_file())
-    yield from provenance.source_files("env", config.env)
-    yield from provenance.source_files("policy", config.policy)
-    for text in config.verifiers or ():
-        name, _, file = text.partition("=")
-        yield from provenance.source_files("verifier", name.removeprefix("lowest:"))
-        if file and Path(file).is_file():
-            yield Path(file)
+    yield from provenance.environment_files(config.env, config.success, config.env_args)
+    yield from provenance.decision_files(config.policy, kinds(config.verifiers or ()))
+    named = (Path(text.partition("=")[2]) for text in config.verifiers or ())
+    yield from (path for path in named if path.is_file())

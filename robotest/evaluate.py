@@ -222,9 +222,8 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     planner.require_fits(spec)
     _require_comparable(config, spec)
     identity = _identity(config, spec, policy.spec, options, execute)
-    identity["code"] = provenance.digest(
-        [("env", config.env), ("policy", config.policy), *(("verifier", name) for name in _kinds(verifiers))]
-    )
+    identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
+    identity["code"] = provenance.digest(provenance.decision_files(config.policy, kinds(verifiers)))
     names = [c.name for c in conditions]
     arguments = Arguments(
         identity=identity,
@@ -476,7 +475,7 @@ def default_verifiers(folder: Path | None) -> tuple[str, ...]:
     return (*controls, *(v for v in (cfn, leverage) if folder and (folder / f"{v}.safetensors").is_file()))
 
 
-def _kinds(verifiers: Iterable[str]) -> Iterator[str]:
+def kinds(verifiers: Iterable[str]) -> Iterator[str]:
     """Yield the registered name or module:attribute in each verifier, as `load_condition` reads it."""
     for text in verifiers:
         name, _, inner = text.partition("=")[0].partition(":")

@@ -12,7 +12,7 @@ from robotest.rollout import SNAPSHOT
 from robotest.runs import Arguments, Key
 from robotest.types import Episode
 
-SAME = ("env", "env_args", "setting", "wording", "seed", "success", "simulator", "standin_assets")
+SAME = ("env", "env_args", "env_code", "setting", "wording", "seed", "success", "simulator", "standin_assets")
 """What two runs must have in common for equal indices to be the same start and the same question. Policy, candidates,
 execution and action mode may differ: they are what is compared."""
 
@@ -32,13 +32,14 @@ class Paired:
     pairs: tuple[tuple[str, str], ...]
 
 
-def pair(a: Path, b: Path, *, unpaired: bool = False) -> Paired:
+def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool = False) -> Paired:
     """Read two runs as one.
 
     Args:
         a: one run.
         b: the other.
         unpaired: they are to be compared as independent samples, so that seeds may differ.
+        allow_code_changes: the environment's source, or that of its rule of success, may have been edited in between.
 
     Raises:
         RunDirectoryError: one is missing or damaged, or they are not about the same starts; the message says why.
@@ -47,8 +48,14 @@ def pair(a: Path, b: Path, *, unpaired: bool = False) -> Paired:
     differences = [
         f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
         for name in SAME
-        if first.identity.get(name) != second.identity.get(name) and not (unpaired and name == "seed")
+        if first.identity.get(name) != second.identity.get(name)
+        and not (unpaired and name == "seed")
+        and not (allow_code_changes and name == "env_code")
     ]
+    if any(text.startswith("env_code") for text in differences):
+        differences.append(
+            "the environment's code was edited in between; if that changes nothing, compare with --allow-code-changes"
+        )
     if not unpaired and first.identity.get("action_mode") != second.identity.get("action_mode"):
         one, other = _without_snapshots(one), _without_snapshots(other)
     tasks = tuple(task for task in first.tasks if task in second.tasks)

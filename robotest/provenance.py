@@ -14,17 +14,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import robotest
-from robotest import registry
+from robotest import registry, success
 from robotest.registry import Kind
 
 
-def digest(names: Iterable[tuple[Kind, str]]) -> str | None:
-    """Return a hash of the source of everything that is not this package's own; None if there is none.
+def environment_files(env: str, rule: str | None, env_args: Iterable[str]) -> set[Path]:
+    """Return the files that an environment is made of, as far as its arguments tell.
 
     Args:
-        names: (kind, name) as given to `robotest.registry.resolve`.
+        env: name.
+        rule: of success, as given; None: the environment's own.
+        env_args: as given, ``KEY=VALUE``; a value may name a file, e.g. a model.
     """
-    files = sorted({file for kind, name in names for file in source_files(kind, name)})
+    named = (Path(text.partition("=")[2]) for text in env_args)
+    return {
+        *source_files("env", env),
+        *_foreign(_closure(success.module_of(rule)) if rule else ()),
+        *(path.resolve() for path in named if path.is_file()),
+    }
+
+
+def decision_files(policy: str, verifiers: Iterable[str]) -> set[Path]:
+    """Return the source files behind a policy and verifiers given by name."""
+    return source_files("policy", policy).union(*(source_files("verifier", name) for name in verifiers))
+
+
+def digest(files: Iterable[Path]) -> str | None:
+    """Return a hash of files' contents, wherever they lie; None if there are none."""
+    files = sorted(files)
     if not files:
         return None
     hashed = hashlib.blake2b(digest_size=8)
@@ -43,6 +60,11 @@ def source_files(kind: Kind, name: str) -> set[Path]:
     files: set[Path] = set()
     for each in wanted:
         files |= _closure(each)
+    return _foreign(files)
+
+
+def _foreign(files: Iterable[Path]) -> set[Path]:
+    """Leave out what is this package's own."""
     own = Path(robotest.__file__).resolve().parent.parent
     packages = [own / part for part in ("robotest", "envs", "policies", "hardware")]
     return {f for f in files if not any(f.is_relative_to(package) for package in packages)}
@@ -54,7 +76,9 @@ def _closure(module: str) -> set[Path]:
     first = _file(module)
     if first is None or root in sys.stdlib_module_names:
         return set()
-    files, todo = {first: module}, [first]
+    above = (module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1))  # an import runs those too
+    files = {first: module} | {file: name for name in above if (file := _file(name)) is not None}
+    todo = list(files)
     while todo:
         file = todo.pop()
         for name in _imports(file, files[file]):

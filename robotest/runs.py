@@ -40,6 +40,8 @@ ROUND = 10
 _LONGEST_FOLDER = 120
 """Bytes; file systems allow 255, and some encrypting ones 143."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
+CODE = ("code", "env_code")
+"""Parts of an identity that change with source files: of policy and verifiers, and of the environment."""
 _NEWER = ("success", "simulator")
 """Parts of an identity that earlier versions of robotest did not record."""
 _KINDS = {
@@ -284,7 +286,7 @@ class RunDirectory:
         verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         _require_own(self.path, verifiers, episodes)
         session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
-        session["code"] = arguments.identity.get("code")
+        session.update({name: arguments.identity.get(name) for name in CODE})
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
             sessions.append(session)
@@ -566,7 +568,7 @@ def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_c
     differences = [
         f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
         for name in {**before.identity, **now.identity}
-        if before.identity.get(name) != now.identity.get(name) and not (name == "code" and allow_code_changes)
+        if before.identity.get(name) != now.identity.get(name) and not (name in CODE and allow_code_changes)
     ]
     differences += [
         f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
@@ -574,7 +576,7 @@ def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_c
         if name in before.verifiers and before.verifiers[name] != fingerprint
     ]
     if differences:
-        edited = before.identity.get("code") != now.identity.get("code")
+        edited = any(before.identity.get(name) != now.identity.get(name) for name in CODE)
         hint = ", or --allow-code-changes to keep the episodes of the code before" if edited else ""
         raise RunDirectoryError(
             f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out{hint}"

@@ -112,6 +112,12 @@ def truth(value: object, what: str = "success") -> bool:
     raise SuccessError(f"{what} is {shown(value)}; a bool is needed, 0 or 1, or an array of one of them")
 
 
+def module_of(text: str) -> str:
+    """Return the module of a rule that is a function of somebody's, else nothing."""
+    known = text in (NONE, PREDICATE, "terminated") or text.startswith((_INFO, _RETURN))
+    return "" if known else text.partition(":")[0]
+
+
 def _judge(text: str) -> Callable[[Judged], object]:
     if text == NONE:
         return lambda _: False

@@ -199,6 +199,38 @@ def test_edited_code_is_another_run(
     assert main(["eval", *changed(command[1:], ["--episodes", "3", "--allow-code-changes"])]) == 0
 
 
+def test_an_edited_rule_of_success_is_another_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "code" / "edited_rule.py"
+    module.parent.mkdir()
+    module.write_text("def won(judged):\n    return judged.steps > 3\n")
+    monkeypatch.syspath_prepend(module.parent)
+    command = [
+        "eval",
+        "--env",
+        "gymnasium:CartPole-v1",
+        "--policy",
+        "random",
+        "--verifiers",
+        "first",
+        "--episodes",
+        "3",
+    ]
+    command += ["--success", "edited_rule:won", "--workers", "0", "--videos", "none", "--out"]
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    assert main([*command, one]) == 0
+    module.write_text("def won(judged):\n    return judged.steps > 30\n")
+    del sys.modules["edited_rule"]
+    capsys.readouterr()
+    assert main([*command, one]) == 2
+    assert "env_code: " in capsys.readouterr().err
+    assert main([*command, other]) == 0
+    assert main(["compare", one, other]) == 2
+    assert "the environment's code was edited in between" in capsys.readouterr().err
+    assert main(["compare", one, other, "--allow-code-changes"]) == 0
+
+
 def test_mended_code_needs_no_other_word_where_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from robotest.errors import RobotestError, UnpairedStartsError
 from robotest.evaluate import EvalConfig, evaluate
 from tests.gymnasium_zoo import BEASTS, RULES, Beast, Expected, Fate, foretell
 
-EXAMPLES = int(os.environ.get("ROBOTEST_ZOO", "250"))
+EXAMPLES = int(os.environ.get("ROBOTEST_ZOO", "120"))
 CONDITIONS = ("first", "random")
 EPISODES = 2
 

@@ -39,7 +39,7 @@ def test_a_module_alone_takes_those_beside_it(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["dual_arm", "gymnasium:CartPole-v1", "libero/libero_object", "no_such_module:suite"])
 def test_what_comes_with_this_package_or_is_not_there_has_no_files(name: str) -> None:
     assert provenance.source_files("env", name) == set()
-    assert provenance.digest([("env", name)]) is None
+    assert provenance.digest(provenance.environment_files(name, None, ())) is None
 
 
 def test_a_module_that_registers_gymnasium_ids_is_code_too() -> None:
@@ -48,14 +48,27 @@ def test_a_module_that_registers_gymnasium_ids_is_code_too() -> None:
 
 
 def test_every_edit_is_another_digest(package: Path) -> None:
-    name = [("policy", "some_package.policy:load")]
-    before = provenance.digest(name)  # type: ignore[arg-type]
+    def digest() -> str | None:
+        return provenance.digest(provenance.decision_files("some_package.policy:load", ()))
+
+    before = digest()
     (package / "unused.py").write_text("1\n")
-    assert provenance.digest(name) == before  # type: ignore[arg-type]
+    assert digest() == before
     (package / "deep.py").write_text("from robotest import specs\n")
-    assert provenance.digest(name) != before  # type: ignore[arg-type]
+    assert digest() != before
 
 
 def test_code_that_cannot_be_parsed_is_code(package: Path) -> None:
     (package / "policy.py").write_text("def load(:\n")
-    assert {f.name for f in provenance.source_files("policy", "some_package.policy:load")} == {"policy.py"}
+    files = provenance.source_files("policy", "some_package.policy:load")
+    assert {f.name for f in files} == {"__init__.py", "policy.py"}
+
+
+@pytest.mark.parametrize("rule", [None, "none", "terminated", "predicate", "info:some_package", "return>=1"])
+def test_a_rule_without_a_function_has_no_files(rule: str | None) -> None:
+    assert provenance.environment_files("dual_arm", rule, ()) == set()
+
+
+def test_what_judges_and_what_arguments_name_belongs_to_the_environment(package: Path) -> None:
+    files = provenance.environment_files("dual_arm", "some_package.deep:won", (f"xml={package / 'parts.py'}", "n=3"))
+    assert {f.name for f in files} == {"__init__.py", "deep.py", "parts.py"}

@@ -166,6 +166,8 @@ class Compare:
     """For --fail-if-worse."""
     unpaired: bool = False
     """Compare conditions as independent samples: for starts that differ, or runs of two seeds."""
+    allow_code_changes: bool = False
+    """Compare two runs although the code of the environment, or of its rule of success, was edited in between."""
     json: bool = False
     """Print the summary as JSON."""
     markdown: bool = False
@@ -182,7 +184,9 @@ class Compare:
             asked, episodes = runs.read(self.run_directory)
             pairs = None
         else:
-            both = pairing.pair(self.run_directory, self.other, unpaired=self.unpaired)
+            both = pairing.pair(
+                self.run_directory, self.other, unpaired=self.unpaired, allow_code_changes=self.allow_code_changes
+            )
             asked, episodes, pairs = both.arguments, both.episodes, both.pairs
         conditions = among("condition", self.conditions, tuple(asked.verifiers))
         asked = dataclasses.replace(
