@@ -138,7 +138,7 @@ def test_plan_measures_in_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert 300 < usual["paired"] < usual["unpaired"]
     assert main([*arguments, "--discordance", ".1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paired"] < usual["paired"] / 2
-    assert main([*arguments, "--run-directory", str(run)]) == 0
+    assert main([*arguments, "--run", str(run)]) == 0
     assert "30 pairs" in capsys.readouterr().out
 
 

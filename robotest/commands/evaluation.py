@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from robotest.commands.text import among, pair, split
 from robotest.errors import InterruptedRunError, RobotestError
@@ -250,7 +250,7 @@ class Plan:
     """Chance of finding a difference that is not."""
     discordance: float | None = None
     """Share of pairs in which exactly one side succeeds; None: from what is measured."""
-    run_directory: Path | None = None
+    run_directory: Annotated[Path | None, arg(aliases=("--run",))] = None
     """A run to measure in; None: what was measured on the built-in suite."""
     pair: str | None = None
     """A:B, the conditions of the run to measure; None: its first two."""
