@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,6 +19,10 @@ from jaxtyping import UInt8
 from mujoco.gl_context import GLContext
 
 _MAX_GEOMS = 5000
+_UPLOADED = ("mesh_", "tex_", "hfield_", "skin_")
+"""Beginnings of the names of what a GL context takes from a model; the rest is read anew for every picture."""
+_COLLISIONS = "mesh_poly"
+"""For contacts alone, and compiled a little differently every time."""
 
 
 class Pictures:
@@ -29,6 +34,7 @@ class Pictures:
     """
 
     def __init__(self, model: mujoco.MjModel, geom_groups: tuple[int, ...] = (0, 1, 2)) -> None:
+        self._uploaded = _uploaded(model)
         self._height, self._width = model.vis.global_.offheight, model.vis.global_.offwidth
         self._gl = GLContext(self._width, self._height)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
@@ -71,6 +77,11 @@ class Pictures:
             mujoco.mjr_readPixels(picture, None, frame, self._context)
         return np.ascontiguousarray(picture[::-1])
 
+    def fits(self, model: mujoco.MjModel) -> bool:
+        """Whether another model has the same meshes and textures, so that it can be rendered too."""
+        other = _uploaded(model)
+        return all(np.array_equal(own, other[name]) for name, own in self._uploaded.items())
+
     def close(self) -> None:
         """Free what lies in the GL context, then the context."""
         self._free()
@@ -80,6 +91,11 @@ class Pictures:
     def _current(self) -> Iterator[None]:
         self._gl.make_current()
         yield
+
+
+def _uploaded(model: mujoco.MjModel) -> dict[str, np.ndarray[Any, Any]]:
+    names = (name for name in dir(model) if name.startswith(_UPLOADED) and not name.startswith(_COLLISIONS))
+    return {name: getattr(model, name) for name in names}
 
 
 def _free(gl: GLContext, context: mujoco.MjrContext) -> None:

@@ -257,7 +257,7 @@ class RobosuiteWorld:
         xml = xml_string or env.model.get_xml()
         if self._compiled is None or xml != self._xml:
             self._compiled, self._xml = mujoco.MjModel.from_xml_string(xml), xml
-            if self._pictures is not None:
+            if self._pictures is not None and not self._pictures.fits(self._compiled):
                 self._pictures.close()
                 self._pictures = None
         env.sim = MjSim(copy.copy(self._compiled))

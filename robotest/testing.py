@@ -50,12 +50,8 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
     options = options or EnvOptions(setting=suite.settings[0], action_mode=suite.action_modes[0])
     with closing(_make(suite, task, options)) as env, closing(_make(suite, task, options)) as twin:
         _check_env_spec(env, suite, task)
-        env.reset(*_START)
-        _check_observation(env, env.observe())
-        _check_reset(env)
-        _check_twin(env, twin)
+        _check_reset(env, twin)
         _check_apply(env)
-        _check_sent(env)
         _check_bad_actions(env)
         if isinstance(env, SimulatedEnv):
             if not isinstance(twin, SimulatedEnv):
@@ -218,10 +214,11 @@ def _check_observation(env: Env, observation: Observation) -> None:
     _require(bool(observation.instruction.strip()), "instruction is empty")
 
 
-def _check_reset(env: Env) -> None:
-    """The same seed gives the same start whatever happened before; another seed another one."""
+def _check_reset(env: Env, twin: Env) -> None:
+    """The same seed gives the same start whatever happened before and in another object; another seed another one."""
     env.reset(*_START)
     first, again = env.observe(), env.observe()
+    _check_observation(env, first)
     _require_same(env, first, again, "observe() twice gives different observations; it must change nothing")
     env.reset(*_OTHER_START)
     other = env.observe()
@@ -231,46 +228,51 @@ def _check_reset(env: Env) -> None:
     env.reset(*_OTHER_START)
     _require_same(env, other, env.observe(), f"reset{_OTHER_START} twice gives different starts", _UNPAIRED)
     _require(not _same(first, other), "two episodes give the same start; it must be randomised")
-
-
-def _check_twin(env: Env, twin: Env) -> None:
-    """The same seed gives the same start in another object."""
-    env.reset(*_START)
     twin.reset(*_START)
-    _require_same(
-        env, env.observe(), twin.observe(), f"reset{_START} of two environments gives different starts", _UNPAIRED
-    )
+    _require_same(env, first, twin.observe(), f"reset{_START} of two environments gives different starts", _UNPAIRED)
 
 
 def _check_apply(env: Env) -> None:
     """Actions are clipped to the bounds, time passes, and the same actions have the same effect."""
     spec = env.spec
-    ends = []
-    for look in (False, True):
-        env.reset(*_START)
-        executed = _act(env, _actions(env), look=look)
-        for sent in executed:
-            inside = (sent >= spec.action.low - 1e-6).all() and (sent <= spec.action.high + 1e-6).all()
-            _require(sent.shape == (spec.action.size,) and bool(inside), f"sent action {sent} is not within the bounds")
-        ends.append((env.observe(), len(executed)))
-    (end, steps), (other, others) = ends
-    _require(steps == others, f"the same actions from the same start end an episode after {steps} and {others} steps")
-    _require_same(env, end, other, "the same actions from the same start, observed or not on the way, end differently")
-    _require(abs(end.time - steps * spec.control_dt) < 1e-6, f"{steps} steps took {end.time} s, not control_dt each")
+    env.reset(*_START)
+    sent = _act(env, _actions(env))
+    for action in sent:
+        inside = (action >= spec.action.low - 1e-6).all() and (action <= spec.action.high + 1e-6).all()
+        _require(action.shape == (spec.action.size,) and bool(inside), f"sent action {action} is not within the bounds")
+    end = env.observe()
+    _require(
+        abs(end.time - len(sent) * spec.control_dt) < 1e-6, f"{len(sent)} steps took {end.time} s, not control_dt each"
+    )
+    env.reset(*_START)
+    others = len(_act(env, _actions(env), look=True))
+    _require(
+        len(sent) == others, f"the same actions from the same start end an episode after {len(sent)} and {others} steps"
+    )
+    _require_same(
+        env,
+        end,
+        env.observe(),
+        "the same actions from the same start, observed or not on the way, end differently",
+    )
+    _check_sent(env, sent, end)
 
 
-def _check_sent(env: Env) -> None:
-    """What was sent is a possible action, and the one that was executed: to send it again does the same."""
+def _check_sent(env: Env, sent: list[Float32[np.ndarray, " A"]], end: Observation) -> None:
+    """What was sent is a possible action, and the one that was executed: to send it again does the same.
+
+    Args:
+        env: any.
+        sent: of a run from the start.
+        end: of that run.
+    """
     whole = np.concatenate(
         [np.full(c.size, c.convention in ("discrete", "integer")) for c in env.spec.action.components]
     )
-    env.reset(*_START)
-    sent = _act(env, _actions(env))
     for action in sent:
         _require(
             bool((action[whole] == np.rint(action[whole])).all()), f"{action} is said to be sent, a part of a choice"
         )
-    end = env.observe()
     env.reset(*_START)
     again = _act(env, np.stack(sent))
     _require(
@@ -305,8 +307,8 @@ def _check_bad_actions(env: Env) -> None:
         "a missing number": np.zeros(size - 1, np.float32),
         "a batch": np.zeros((1, size), np.float32),
     }
+    env.reset(*_START)
     for what, action in bad.items():
-        env.reset(*_START)
         env.begin_chunk(_actions(env))
         with _expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
             env.apply(action)
@@ -325,7 +327,6 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     end = _continue(env, actions[2:])
     _require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
     for other, where in ((env, ""), (twin, " in another environment")):
-        other.reset(*_START)
         other.restore(middle)
         _require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
         _require_same(env, seen, other.observe(), f"observe() after restore(){where} gives a different observation")
