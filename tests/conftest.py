@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
 from robotest.gl import use_headless_gl
+from robotest.threads import VARIABLES
+
+# Beside each other, workers whose sums are shared out over all processors mostly wait; before anything loads a BLAS.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 

@@ -151,20 +151,19 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
             "libero/libero_object:7",
             "tests.witness:one_arm",
             ("first",),
-            episodes=2,
+            episodes=1,
             execute=None,
             workers=workers,
         )
         evaluate.evaluate(dataclasses.replace(config, setting="sampled"))
-        made[workers] = [recording.read(runs.episode_path(out, ("first", task, i))) for i in range(2)]
-    for alone, fleet in zip(made[0], made[2], strict=True):
-        assert len(alone.actions) == PROTOCOLS["sampled"].max_steps["libero_object"]
-        assert np.array_equal(alone.actions, fleet.actions)
-        assert alone.snapshots is not None
-        assert fleet.snapshots is not None
-        assert np.array_equal(alone.snapshots, fleet.snapshots)
-    recorded = made[0][0]
-    assert not np.array_equal(recorded.actions, made[0][1].actions)
+        made[workers] = recording.read(runs.episode_path(out, ("first", task, 0)))
+    recorded, fleet = made[0], made[2]
+    assert len(recorded.actions) == PROTOCOLS["sampled"].max_steps["libero_object"]
+    assert np.array_equal(recorded.actions, fleet.actions)
+    assert recorded.snapshots is not None
+    assert fleet.snapshots is not None
+    assert np.array_equal(recorded.snapshots, fleet.snapshots)
+    assert len(np.unique(recorded.actions, axis=0)) > 20
     with closing(make("libero_object", 7, EnvOptions(setting="sampled", action_mode="osc_pose"))) as live:
         live.reset(recorded.scene.reset_seed, 0)
         for action in recorded.actions[:12]:
