@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 PARTS = """
-    collect evaluate planner randomness recording rollout runs specs stats testing types
+    collect evaluate planner recording rollout runs specs stats testing types
     envs.dual_arm_tasks envs.dual_arm_world envs.dual_arm_randomize hardware policies.scripted verifiers
 """
 jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
