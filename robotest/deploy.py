@@ -266,8 +266,8 @@ class RobotCrew:
                     yield
                 finally:
                     env.filmed = None
-        except (VideoError, OSError) as error:  # no reason to lose the episode
-            self._console.tell(f"no film {path}: {error}")
+        except (VideoError, OSError) as error:  # no reason to lose the episode; and paths name the condition
+            self._console.tell("this episode has no film" + ("" if self._blind else f": {error}"))
 
     def _environment(self, task: str, options: EnvOptions) -> RobotEnv:
         if self._env is None or self._made != (task, options):
