@@ -35,6 +35,7 @@ use_headless_gl()
 
 import mujoco  # noqa: E402 - after the choice of what it draws with
 
+from robotest.envs.compilation import compile_scene  # noqa: E402
 from robotest.envs.physics import require_sound  # noqa: E402
 from robotest.envs.pictures import Pictures  # noqa: E402
 
@@ -256,7 +257,7 @@ class RobosuiteWorld:
 
         xml = xml_string or env.model.get_xml()
         if self._compiled is None or xml != self._xml:
-            self._compiled, self._xml = mujoco.MjModel.from_xml_string(xml), xml
+            self._compiled, self._xml = compile_scene(xml), xml
             if self._pictures is not None and not self._pictures.fits(self._compiled):
                 self._pictures.close()
                 self._pictures = None
