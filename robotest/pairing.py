@@ -12,9 +12,9 @@ from robotest.rollout import SNAPSHOT
 from robotest.runs import Arguments, Key
 from robotest.types import Episode
 
-SAME = ("env", "env_args", "env_code", "setting", "wording", "seed", "success", "simulator", "standin_assets")
-"""What two runs must have in common for equal indices to be the same start and the same question. Policy, candidates,
-execution and action mode may differ: they are what is compared."""
+COMPARED = ("policy", "policy_fingerprint", "code", "candidates", "execute", "action_mode", "image_size")
+"""What two runs may differ in: it is what is compared. Everything else, also what a later version adds, must be common
+for equal indices to be the same start and the same question."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,9 @@ def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool =
     (first, one), (second, other) = runs.read(a), runs.read(b)
     differences = [
         f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
-        for name in SAME
-        if first.identity.get(name) != second.identity.get(name)
+        for name in {**first.identity, **second.identity}
+        if name not in COMPARED
+        and first.identity.get(name) != second.identity.get(name)
         and not (unpaired and name == "seed")
         and not (allow_code_changes and name == "env_code")
     ]

@@ -21,7 +21,7 @@ from tests.simulators import require_libero
 
 ROOT = Path(robotest.__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-NAMES = ("counts", "decisions", "environment", "fleet", "governor", "harness", "statistics")
+NAMES = ("comparisons", "counts", "decisions", "environment", "fleet", "governor", "harness")
 LATER = ("libero_settling", "libero_steps", "robot")
 """With tests of their own; that of `libero_settling` is test_libero_settling.py."""
 MODULES = ("checked", "null_suite")

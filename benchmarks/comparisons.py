@@ -1,4 +1,4 @@
-"""What do the statistics promise, and what do they save? `python benchmarks/statistics.py [--runs 2000] [--json]`.
+"""What do the statistics promise, and what do they save? `python benchmarks/comparisons.py [--runs 2000] [--json]`.
 
 Simulated runs of six tasks: coverage of 95 % intervals, how often looking after every pair calls equal conditions
 different, how many pairs stopping early saves, and what spending episodes where they inform saves.
