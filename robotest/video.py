@@ -285,11 +285,16 @@ class Film:
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
         self._encoder: subprocess.Popen[bytes] | None = None
+        self._failure = "there is nothing to show"
 
     def append(self, frame: Picture) -> bool:
         """Add a frame, of the same size as the others; return False once no more can be written."""
         if self._encoder is None:
-            self._encoder = self._start(frame.shape[0], frame.shape[1])
+            try:
+                self._encoder = self._start(frame.shape[0], frame.shape[1])
+            except (OSError, RuntimeError) as error:
+                self._failure = f"ffmpeg cannot be started: {error}"
+                return False
         assert self._encoder.stdin is not None
         try:
             self._encoder.stdin.write(np.ascontiguousarray(frame).data)
@@ -308,7 +313,7 @@ class Film:
         """
         if self._encoder is None:
             if kind is None:
-                raise VideoError("there is nothing to show")
+                raise VideoError(self._failure)
             return
         if kind is not None:
             self._encoder.kill()

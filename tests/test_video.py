@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robotest import recording, runs, video
-from robotest.errors import ArtifactError, RobotestError
+from robotest.errors import ArtifactError, RobotestError, VideoError
 from robotest.evaluate import EvalConfig, evaluate
 from robotest.recording import Recording
 from robotest.types import EnvOptions, Episode, Outcome
@@ -151,3 +151,12 @@ def test_render_run_writes_beside_the_episodes_and_keeps_what_is_there(tmp_path:
 def test_render_run_names_a_missing_episode(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="00007"):
         video.render_run(tmp_path, [("a", "near", 7)])
+
+
+def test_an_encoder_that_cannot_be_started_is_told_at_the_end_and_interrupts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "get_ffmpeg_exe", lambda: str(tmp_path / "missing"))
+    with pytest.raises(VideoError, match="ffmpeg cannot be started.*missing"), video.Film(tmp_path / "a", 10) as film:
+        assert not film.append(np.zeros((16, 16, 3), np.uint8))
+        assert not film.append(np.zeros((16, 16, 3), np.uint8))
