@@ -157,6 +157,8 @@ def test_an_encoder_that_cannot_be_started_is_told_at_the_end_and_interrupts_nob
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video, "get_ffmpeg_exe", lambda: str(tmp_path / "missing"))
-    with pytest.raises(VideoError, match="ffmpeg cannot be started.*missing"), video.Film(tmp_path / "a", 10) as film:
-        assert not film.append(np.zeros((16, 16, 3), np.uint8))
-        assert not film.append(np.zeros((16, 16, 3), np.uint8))
+    film = video.Film(tmp_path / "a", 10).__enter__()
+    assert not film.append(np.zeros((16, 16, 3), np.uint8))
+    assert not film.append(np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(VideoError, match=r"ffmpeg cannot be started.*missing"):
+        film.__exit__(None)
