@@ -253,6 +253,7 @@ class MiniVla:
             },
             action_scale=self._normalisation.action_std,
             concurrent=True,
+            precision=str(self._precision).removeprefix("torch."),
         )
 
     def sample(

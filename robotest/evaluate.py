@@ -152,7 +152,8 @@ def evaluate(
     with one_thread(), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
         job = _prepare(config, crew, timer or WallClock())
         going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
-        with RunDirectory(config.out, job.arguments, about or {}, going_on) as run:
+        told = {**(about or {}), "precision": job.precision}
+        with RunDirectory(config.out, job.arguments, told, going_on) as run:
             try:
                 with interrupt.deferred():
                     _run_missing(job, crew, run, progress)
@@ -194,6 +195,7 @@ class _Job:
     planner: Planner
     execute: int
     arguments: Arguments
+    precision: str
 
 
 def _crew(config: EvalConfig, timer: Clock) -> Crew:
@@ -234,7 +236,7 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
         alpha=config.alpha if config.stop_when_decided else None,
         adaptive=config.allocate == "adaptive",
     )
-    return _Job(config, options, planner, execute, arguments)
+    return _Job(config, options, planner, execute, arguments, policy.spec.precision)
 
 
 class _Watch:

@@ -159,6 +159,7 @@ class PolicySpec:
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
         concurrent: whether `Policy.sample` may be called from several threads at once, and is better so than with
             larger batches.
+        precision: of the arithmetic it acts in where the processor decides, e.g. ``bfloat16``: a run records it.
     """
 
     name: str
@@ -170,6 +171,7 @@ class PolicySpec:
     feature_shapes: Mapping[str, tuple[int, int]]
     action_scale: Float32[np.ndarray, "H A"]
     concurrent: bool = False
+    precision: str = ""
 
     @classmethod
     def blind(cls, name: str, env: EnvSpec, action_scale: Float32[np.ndarray, "H A"]) -> PolicySpec:

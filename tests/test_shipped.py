@@ -12,6 +12,7 @@ import torch
 
 from robotest import recording
 from robotest.evaluate import EvalConfig, evaluate
+from robotest.policies import mini_vla
 
 pytestmark = pytest.mark.slow
 CONDITIONS = ("random", "medoid", "cfn", "leverage")
@@ -87,3 +88,9 @@ def test_conditions_choose_differently(whole: list[str]) -> None:
     chosen = {(r["task"], r["index"], r["condition"]): r["chosen"] for r in records}
     for verifier in ("medoid", "cfn", "leverage"):
         assert any(chosen[t, i, verifier] != chosen[t, i, "random"] for t, i, _ in chosen)
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_session_says_in_which_arithmetic_the_policy_acted(config: EvalConfig) -> None:
+    told = json.loads((config.out / "run.json").read_text())["sessions"]
+    assert [session["precision"] for session in told] == ["bfloat16" if mini_vla.HAS_BF16 else "float32"]
