@@ -1,4 +1,7 @@
-"""Makes every annotation of the numpy parts, shapes too, a check while the tests run; outside they cost nothing."""
+"""Makes every annotation of the numpy parts, shapes too, a check while the tests run; outside they cost nothing.
+
+The checks double what simulated episodes take, so continuous integration sets ROBOTEST_UNCHECKED for the slow tests.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ PARTS = """
     collect evaluate planner recording rollout runs specs stats testing types
     envs.dual_arm_tasks envs.dual_arm_world envs.dual_arm_randomize hardware policies.scripted verifiers
 """
-jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
+if "ROBOTEST_UNCHECKED" not in os.environ:
+    jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
 
 # MuJoCo chooses its renderer when it is first imported, and some tests import it before any of this package.
 use_headless_gl()

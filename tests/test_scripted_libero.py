@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -21,11 +22,15 @@ require_libero()
 from robotest.policies.scripted_libero import TASKS  # noqa: E402 - it needs what was just asked for
 
 
+EVERY = int(os.environ.get("ROBOTEST_EXPERTS", "3"))
+"""One in how many tasks is tried; 1 tries them all, as after a change to the experts."""
+
+
 def successes(suite: str, starts: int) -> dict[str, int]:
     name = f"libero/{suite}"
     experts, family = experts_of(name), registry.resolve("env", name)
     found = {}
-    for task in experts.tasks:
+    for task in experts.tasks[::EVERY]:
         with closing(family.make(task, dataclasses.replace(experts.options, cameras=()))) as env:
             done = [demonstrate(env, experts, derive("test", task, k), picture=False) for k in range(starts)]
             found[task] = sum(d.info.success for d in done)
@@ -36,8 +41,9 @@ def successes(suite: str, starts: int) -> dict[str, int]:
 @pytest.mark.parametrize(("suite", "tasks", "starts"), [("libero_object", 10, 1), ("libero_spatial", 4, 1)])
 def test_the_experts_succeed(suite: str, tasks: int, starts: int) -> None:
     found = successes(suite, starts)
-    assert len(found) == tasks == len(TASKS[suite])
-    assert sum(found.values()) >= 0.9 * tasks * starts, found
+    assert tasks == len(TASKS[suite])
+    assert sum(found.values()) >= 0.9 * len(found) * starts, found
+    assert found
 
 
 @pytest.mark.slow
