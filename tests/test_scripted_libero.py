@@ -21,7 +21,6 @@ require_libero()
 
 from robotest.policies.scripted_libero import TASKS  # noqa: E402 - it needs what was just asked for
 
-
 EVERY = int(os.environ.get("ROBOTEST_EXPERTS", "3"))
 """One in how many tasks is tried; 1 tries them all, as after a change to the experts."""
 
