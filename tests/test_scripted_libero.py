@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -15,21 +14,18 @@ from robotest.collect import demonstrate
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.experts import experts_of
 from robotest.randomness import derive
-from tests.simulators import require_libero
+from tests.simulators import EXPERTS_EVERY, require_libero
 
 require_libero()
 
 from robotest.policies.scripted_libero import TASKS  # noqa: E402 - it needs what was just asked for
-
-EVERY = int(os.environ.get("ROBOTEST_EXPERTS", "3"))
-"""One in how many tasks is tried; 1 tries them all, as after a change to the experts."""
 
 
 def successes(suite: str, starts: int) -> dict[str, int]:
     name = f"libero/{suite}"
     experts, family = experts_of(name), registry.resolve("env", name)
     found = {}
-    for task in experts.tasks[::EVERY]:
+    for task in experts.tasks[::EXPERTS_EVERY]:
         with closing(family.make(task, dataclasses.replace(experts.options, cameras=()))) as env:
             done = [demonstrate(env, experts, derive("test", task, k), picture=False) for k in range(starts)]
             found[task] = sum(d.info.success for d in done)

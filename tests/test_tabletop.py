@@ -18,7 +18,7 @@ from robotest.randomness import derive
 from robotest.testing import check_env
 from robotest.types import EnvOptions
 from tests.fakes import PointEnv
-from tests.simulators import require_robosuite
+from tests.simulators import EXPERTS_EVERY, require_robosuite
 
 require_robosuite()
 
@@ -139,10 +139,10 @@ def test_wrong_names_say_what_there_is() -> None:
 
 
 @pytest.mark.slow
-def test_experts_succeed_at_every_task() -> None:
+def test_experts_succeed() -> None:
     """With the noise of collection."""
     failed = []
-    for task in suite.tasks:
+    for task in suite.tasks[::EXPERTS_EVERY]:
         with closing(suite.make(task, experts.options)) as env:
             info = demonstrate(env, experts, derive("test", task, 0), picture=False).info
         failed += [] if info.success else [task]
