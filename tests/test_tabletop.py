@@ -141,12 +141,12 @@ def test_wrong_names_say_what_there_is() -> None:
 @pytest.mark.slow
 def test_experts_succeed() -> None:
     """With the noise of collection."""
-    failed = []
-    for task in suite.tasks[::EXPERTS_EVERY]:
+    failed, tried = [], suite.tasks[::EXPERTS_EVERY]
+    for task in tried:
         with closing(suite.make(task, experts.options)) as env:
             info = demonstrate(env, experts, derive("test", task, 0), picture=False).info
         failed += [] if info.success else [task]
-    assert len(failed) <= 1, failed
+    assert len(failed) <= len(tried) // 10, failed
 
 
 @pytest.mark.slow

@@ -250,11 +250,11 @@ def test_left_and_right_share_a_trunk() -> None:
 def test_it_learns_to_see_to_listen_and_both_modes(tmp_path: Path) -> None:
     data = write(tmp_path / "demos.h5", 400)
     config = TrainConfig(
-        data, tmp_path, steps=240, batch=16, horizon=HORIZON, warmup=30, ema=0.97, shift_px=0, log_every=60
+        data, tmp_path, steps=320, batch=32, horizon=HORIZON, warmup=30, ema=0.98, shift_px=0, log_every=55
     )
     policy = mini_vla.load(train(config, ignore))
     lines = [json.loads(line) for line in (tmp_path / training.LOG_NAME).read_text().splitlines()]
-    assert lines[-1]["held_out_loss"] < 0.6 * lines[0]["held_out_loss"]
+    assert lines[-1]["held_out_loss"] < 0.5 * lines[0]["held_out_loss"]
     assert lines[-1]["held_out_pointing"] < 0.05  # guessing between the two squares would cost 0.69
     right, sides = [], []
     for seed in range(10_000, 10_040):
