@@ -21,6 +21,9 @@ from robotest.hardware.cameras import Camera, CameraError, Frame, checked_pictur
 from robotest.rollout import WallClock
 from robotest.types import Clock
 
+_CATCHING_UP: Final = 3
+"""How often a film catches up with a clock that goes on meanwhile: one that is read slower than it plays stays late."""
+
 
 class ReplayCamera:
     """Plays a film at its own rate; frames that nobody asked for in time are passed over, as a camera's are.
@@ -63,11 +66,12 @@ class ReplayCamera:
         """Return the frame that is due; `CameraError` at the film's end."""
         if self._decoder is None:
             raise CameraError(f"camera {self.name!r} is not open: call open() first")
-        due = math.floor((self._clock.now() - self._started_s) * self.fps + 1e-6)  # k/fps*fps may be just below k
         pixels = None
-        while self._number < due:
-            pixels = self._next()
-            self._number += 1
+        for _ in range(_CATCHING_UP):
+            due = math.floor((self._clock.now() - self._started_s) * self.fps + 1e-6)  # k/fps*fps may be just below k
+            while self._number < due:
+                pixels = self._next()
+                self._number += 1
         if pixels is not None:
             image = np.frombuffer(pixels, np.uint8).reshape(*self.size, 3)
             place_s = self._number / self.fps

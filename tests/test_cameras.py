@@ -718,6 +718,25 @@ def test_a_film_in_a_loop_passes_the_watch(film: Path, clock: SimClock) -> None:
             assert (seen.number, red(seen)) == (number, number % 12)
 
 
+def test_a_film_first_asked_for_late_catches_up_with_the_time_that_reading_takes(
+    film: Path, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the arms went home first, on a busy machine: reading the frames passed over takes longer than a frame."""
+    camera = ReplayCamera("main", film, clock)
+    watched = WatchedCamera(camera, (24, 24), clock)
+    read = camera._next
+
+    def slowly() -> bytes:
+        advance(clock, 0.04)
+        return read()
+
+    monkeypatch.setattr(camera, "_next", slowly)
+    with open_all([watched]):
+        clock.sleep_until(0.65)
+        seen = watched.look()
+        assert (seen.number, red(seen)) == (10, 10)  # seven frames take .28 s, three more .12 s, and one more .04 s
+
+
 def test_a_film_that_cannot_be_read_is_explained(clock: SimClock, tmp_path: Path) -> None:
     with pytest.raises(CameraError, match="there is no file"):
         ReplayCamera("main", tmp_path / "none.mp4", clock).open()
