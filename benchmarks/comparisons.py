@@ -16,8 +16,8 @@ from checked import SHORT, add_short, refuse, require, require_finite, require_s
 from rich.console import Console
 from rich.table import Table
 
-from robotest import allocation, sequential, stats
-from robotest.planning import Question, pairs_needed
+from robotest.statistics import allocation, paired, sequential
+from robotest.statistics.power import Question, pairs_needed
 
 Cells = tuple[float, float]
 N_TASKS = 6
@@ -45,10 +45,10 @@ def coverage(rng: np.random.Generator, runs: int) -> dict[str, float]:
         a, b = (sum(int((d == side).sum()) for d in drawn) for side in (1, -1))
         wins = int(rng.binomial(600, 0.6))
         found = {
-            "Tango": (stats.tango(a, b, 600), float(means.mean())),
-            "Wilson": (stats.wilson(wins, 600), 0.6),
-            "clustered": (stats.clustered(totals, sizes), _TRUE_MEAN),
-            "clustered bootstrap": (stats.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
+            "Tango": (paired.tango(a, b, 600), float(means.mean())),
+            "Wilson": (paired.wilson(wins, 600), 0.6),
+            "clustered": (paired.clustered(totals, sizes), _TRUE_MEAN),
+            "clustered bootstrap": (paired.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
         }
         for name, (interval, truth) in found.items():
             if interval is None:

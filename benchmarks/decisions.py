@@ -21,7 +21,7 @@ from checked import SHORT, add_short, require, require_finite, require_pictures,
 from rich.console import Console
 from rich.table import Table
 
-from robotest.envs.dual_arm import suite
+from robotest.envs.dual_arm.suite import suite
 from robotest.policies import mini_vla
 from robotest.registry import resolve
 from robotest.types import Candidates, EnvOptions, Observation, Verifier

@@ -18,12 +18,12 @@ from checked import SHORT, add_short, require_episodes, run
 from rich.console import Console
 from rich.table import Table
 
-from robotest.crew import Assignment, Crew, InProcess
 from robotest.evaluate import load_condition, load_policy
-from robotest.fleet import Fleet
-from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
-from robotest.rollout import WallClock
+from robotest.runtime.pool import Fleet
+from robotest.runtime.rollout import WallClock
+from robotest.runtime.runner import Assignment, Crew, InProcess
+from robotest.runtime.selector import Planner
 from robotest.threads import one_thread
 from robotest.types import EnvOptions
 

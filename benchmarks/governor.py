@@ -23,10 +23,10 @@ from checked import SHORT, add_short, require, require_some, run
 from rich.console import Console
 from rich.table import Table
 
-from robotest.hardware import layout, rm75
-from robotest.hardware.governor import Chunk, Governor, RejectedChunkError, Shaped, Tolerances
-from robotest.hardware.settings import DEFAULT_LIMITS
-from robotest.hardware.twin import Twin
+from robotest.embodiment import rm75, workcell
+from robotest.embodiment.collision import Twin
+from robotest.hardware.control.governor import Chunk, Governor, RejectedChunkError, Shaped, Tolerances
+from robotest.hardware.limits import DEFAULT_LIMITS
 
 TICK_S = 0.01
 UNIT_RAD = float(np.deg2rad(0.001))
@@ -79,8 +79,8 @@ def tips(joints: np.ndarray) -> np.ndarray:
     """Return both grasp points in the world from the DH values [m]."""
     found = np.empty((2, 3))
     for arm in range(2):
-        rotation = _about_z(layout.BASE_YAW_RAD)
-        position = np.array(layout.BASE_POSITION_M[arm])
+        rotation = _about_z(workcell.BASE_YAW_RAD)
+        position = np.array(workcell.BASE_POSITION_M[arm])
         for q, d, alpha in zip(joints[arm], rm75.DH_D_M, np.deg2rad(rm75.DH_ALPHA_DEG), strict=True):
             rotation = rotation @ _about_z(q)
             position = position + d * rotation[:, 2]
@@ -155,7 +155,7 @@ class Adversary:
             "to and fro": (4, self._zigzag),
             "at a random pose": (6, lambda here, dt: self._line(here, self._anywhere(), dt)),
             "at the table, an arm, a column, the ceiling": (8, lambda here, dt: self._line(here, self._bad(here), dt)),
-            "back to the middle": (4, lambda here, dt: self._line(here, layout.DOWN_REST_RAD, dt)),
+            "back to the middle": (4, lambda here, dt: self._line(here, workcell.DOWN_REST_RAD, dt)),
             "at the limits": (4, lambda here, dt: self._line(here, self._limits(here), dt)),
             "one large step": (3, lambda here, dt: here + rng.uniform(-1, 1, (1, 2, 7)) * np.pi * dt),
             "stay": (1, lambda here, _: np.repeat(here[None], 3, 0)),
@@ -319,9 +319,9 @@ def _look(checker: Checker, shaped: Shaped, tally: Tally) -> None:
 
 def _starts(rng: np.random.Generator, twin: Twin) -> list[np.ndarray]:
     """Return poses all over the workspace, most of them near to something."""
-    starts = [layout.DOWN_REST_RAD]
+    starts = [workcell.DOWN_REST_RAD]
     while len(starts) < 300:
-        pose = layout.DOWN_REST_RAD + rng.normal(0, rng.choice([0.2, 0.5, 1.0]), (2, 7))
+        pose = workcell.DOWN_REST_RAD + rng.normal(0, rng.choice([0.2, 0.5, 1.0]), (2, 7))
         pose = np.clip(pose, DEFAULT_LIMITS.joint_low, DEFAULT_LIMITS.joint_high)
         pose[:, 6] = rng.choice([-1, 1], 2) * (6.27 - rng.exponential(rng.choice([0.1, 2.0]), 2).clip(0, 6.27))
         found = tips(pose)
@@ -336,7 +336,7 @@ def timing(rounds: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     twin = Twin()
     governor = Governor(DEFAULT_LIMITS, twin, TICK_S, UNIT_RAD)
-    governor.start_at(layout.DOWN_REST_RAD, np.ones(2))
+    governor.start_at(workcell.DOWN_REST_RAD, np.ones(2))
     times: dict[str, list[float]] = {"admit, 50 steps": [], "its poses in the twin": [], "follow": []}
 
     def timed(name: str, work: Callable[[], object]) -> None:
@@ -348,7 +348,7 @@ def timing(rounds: int) -> dict[str, np.ndarray]:
         waves = np.sin(np.linspace(0, np.pi, 51)[1:, None, None] * rng.integers(1, 3, (2, 7))) * rng.uniform(
             -0.1, 0.1, (2, 7)
         )
-        joints = layout.DOWN_REST_RAD + waves
+        joints = workcell.DOWN_REST_RAD + waves
         chunk = Chunk(number, joints, np.ones((50, 2)), 0.05, 0.0)
         timed("admit, 50 steps", lambda chunk=chunk: governor.admit(chunk, 0.0))  # type: ignore[misc]
         timed("its poses in the twin", lambda joints=joints: [twin.contact(q) for q in joints])  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 Processor time per control step, of all processes together, with an environment and a policy that do nothing: chunks of
 10 actions, two pictures of 256 x 256 at every decision, states recorded at every step. That nothing crosses a process
-border between decisions is counted in tests/test_fleet.py.
+border between decisions is counted in tests/runtime/test_pool.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from null_suite import HORIZON, MAX_STEPS
 from rich.console import Console
 from rich.table import Table
 
-from robotest import recording
 from robotest.evaluate import EvalConfig, evaluate
-from robotest.runs import episode_path, read_episodes
+from robotest.runs import episode_file
+from robotest.runs.directory import episode_path, read_episodes
 
 EPISODES = 100
 
@@ -61,7 +61,7 @@ def require_all_of(out: Path, episodes: int, record: bool) -> None:
     for key, episode in found.items():
         require("decisions", episode.decisions, MAX_STEPS // HORIZON)
         if record:
-            states = recording.read(episode_path(out, key)).snapshots
+            states = episode_file.read(episode_path(out, key)).snapshots
             require("states written", 0 if states is None else len(states), MAX_STEPS + 1)
 
 

@@ -5,7 +5,7 @@
 
 The first fixed start of each of LIBERO's 40 tasks in four suites, still for `STILL_STEPS` steps of 0.05 s: positions
 [m] and quaternions of all free bodies. `--env robosuite` does the same for robosuite's tasks, from five seeds. Nothing
-is rendered. tests/test_libero_settling.py compares what is written with the installed version.
+is rendered. tests/envs/test_libero_settling.py compares what is written with the installed version.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from checked import require, require_finite, require_some, run
 
 from robotest import registry
-from robotest.envs import robosuite
-from robotest.envs.robosuite_env import RobosuiteEnv
+from robotest.envs.robosuite import suite as robosuite
+from robotest.envs.robosuite.env import RobosuiteEnv
 from robotest.types import EnvOptions
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")

@@ -17,7 +17,7 @@ import numpy as np
 from checked import SHORT, add_short, refuse, require, require_pictures, run
 
 from robotest import registry
-from robotest.envs import libero_files
+from robotest.envs.libero import files
 from robotest.types import EnvOptions
 
 
@@ -83,7 +83,7 @@ def main() -> None:
 def _libero(suite: str, task: str) -> Any:
     from libero.libero.envs import OffScreenRenderEnv
 
-    file = str(libero_files.bddl_file(suite, task))
+    file = str(files.bddl_file(suite, task))
     return OffScreenRenderEnv(bddl_file_name=file, camera_heights=256, camera_widths=256)
 
 

@@ -31,16 +31,17 @@ from typing import Any
 import numpy as np
 from checked import SHORT, add_short, refuse, require, require_some, run
 
-from robotest import wire
-from robotest.hardware import black_box, station
-from robotest.hardware.governor import Chunk
-from robotest.hardware.link import RobotFaultError, RobotLink
+from robotest.embodiment.collision import Twin
+from robotest.hardware.control import black_box
+from robotest.hardware.control import process as station
+from robotest.hardware.control.client import RobotFaultError, RobotLink
+from robotest.hardware.control.governor import Chunk
+from robotest.hardware.control.process import TICK_S
+from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
 from robotest.hardware.robot import RobotError, Stop
-from robotest.hardware.settings import DEFAULT_LIMITS
-from robotest.hardware.station import TICK_S
-from robotest.hardware.twin import Twin
-from robotest.rollout import WallClock
+from robotest.runtime import wire
+from robotest.runtime.rollout import WallClock
 
 HOSTS = ["127.0.3.11", "127.0.3.12"]
 TCP, UDP, BENCH = 18080, 18089, 18090
@@ -383,7 +384,7 @@ def _link(folder: Path, given: argparse.Namespace) -> RobotLink:
 
 @contextlib.contextmanager
 def _simulator(given: argparse.Namespace) -> Iterator[None]:
-    command = [sys.executable, "-m", "robotest.hardware.simulator", "--hosts", *HOSTS]
+    command = [sys.executable, "-m", "robotest.hardware.simulated.server", "--hosts", *HOSTS]
     command += ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
     if given.normal_priority:  # real controllers do not take the executor's processor as soon as one frame has come
         command.append("--no-real-time")

@@ -28,10 +28,10 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64
 
-from robotest.hardware import rm75
-from robotest.hardware.layout import SIDES
+from robotest.embodiment import rm75
+from robotest.embodiment.workcell import SIDES
+from robotest.hardware.limits import arm_limits, from_table
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
-from robotest.hardware.settings import arm_limits, from_table
 
 RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
 """Of a joint position on the wire."""

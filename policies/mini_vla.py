@@ -27,7 +27,7 @@ from torch import Tensor
 from robotest.errors import ArtifactError, SpecMismatchError
 from robotest.files import POLICY_FILE, write_whole
 from robotest.policies.mini_vla_network import LayerCache, MiniVlaNetwork, NetworkConfig, chunk_mask
-from robotest.policies.text import Tokenizer, pad
+from robotest.policies.tokenizer import Tokenizer, pad
 from robotest.randomness import generator
 from robotest.specs import PolicySpec, VectorSpec
 from robotest.types import Candidates, Observation

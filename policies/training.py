@@ -24,13 +24,14 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from robotest import demonstrations, files, interrupt
-from robotest.demonstrations import DatasetSpec, chunk_labels
+from robotest import files, interrupt
+from robotest.demonstrations import files as demonstrations
+from robotest.demonstrations.files import DatasetSpec, chunk_labels
 from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
 from robotest.files import DATA_NOTE, write_whole
 from robotest.policies import mini_vla
 from robotest.policies.mini_vla_network import MiniVlaNetwork, NetworkConfig, cell_centres
-from robotest.policies.text import Tokenizer, pad
+from robotest.policies.tokenizer import Tokenizer, pad
 from robotest.randomness import derive, generator
 
 CHECKPOINT_NAME = "train.ckpt.safetensors"

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from robotest import interrupt, recording, runs, stats
-from robotest.crew import Assignment, Crew, Finished
+from robotest import interrupt
 from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryError
-from robotest.planner import DecisionRequest, Planner
 from robotest.randomness import EpisodeSeeds
-from robotest.rollout import Origin
+from robotest.runs import directory, episode_file
+from robotest.runtime.rollout import Origin
+from robotest.runtime.runner import Assignment, Crew, Finished
+from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.statistics import paired
 from robotest.threads import one_thread
 from robotest.types import Candidates, Clock, Decision, EnvOptions, Outcome, Policy, Verifier
 
@@ -179,12 +181,12 @@ def run(
 @contextlib.contextmanager
 def _lines(file: Path, plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Open a file of branches; what is yielded puts one more line on disk."""
-    with runs.writing(file.parent):
+    with directory.writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.open("a", encoding="utf-8")
 
     def append(line: Mapping[str, Any]) -> None:
-        with runs.writing(file.parent):
+        with directory.writing(file.parent):
             lines.write(json.dumps(line, allow_nan=False) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
@@ -194,15 +196,15 @@ def _lines(file: Path, plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], Non
             append(_identity(plan))
         yield append
     finally:
-        with runs.writing(file.parent):
+        with directory.writing(file.parent):
             lines.close()  # writes what an interrupted `append` left in the buffer
 
 
 def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:
     """Yield every branch of the plan, with the number of decisions of its episode."""
-    asked = runs.read_arguments(plan.run)
+    asked = directory.read_arguments(plan.run)
     for task, index in itertools.product(plan.tasks, range(plan.episodes)):
-        recorded = recording.read(runs.episode_path(plan.run, (plan.condition, task, index)))
+        recorded = episode_file.read(directory.episode_path(plan.run, (plan.condition, task, index)))
         if recorded.snapshots is None:
             raise RobotestError(f"{plan.condition} {task} {index} of {plan.run} has no states to go back to")
         n_decisions, n_candidates = recorded.candidates.shape[:2]
@@ -239,7 +241,7 @@ def _place(name: str) -> Place:
 
 def _identity(plan: Plan) -> dict[str, Any]:
     """What branches in one file have in common: the recorded episodes, the base, and whose scores are kept."""
-    recorded = runs.read_arguments(plan.run).identity
+    recorded = directory.read_arguments(plan.run).identity
     return {"run": recorded, "condition": plan.condition, "verifiers": dict(plan.verifiers)}
 
 
@@ -250,7 +252,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[Place, Branch]:
     whole = file.read_bytes()
     kept = whole[: whole.rfind(b"\n") + 1]
     if kept != whole:
-        with runs.writing(file.parent):
+        with directory.writing(file.parent):
             os.truncate(file, len(kept))
     found = {}
     for number, line in enumerate(kept.splitlines(), 1):
@@ -307,10 +309,10 @@ class Quality:
     """
 
     auc: float | None
-    auc_interval: stats.Interval | None
+    auc_interval: paired.Interval | None
     correlation: float | None
     gain: float
-    gain_interval: stats.Interval | None
+    gain_interval: paired.Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,15 +412,15 @@ def _quality(name: str, groups: Sequence[Group], level: float) -> Quality:
         if np.ptp(scores) > 0 and np.ptp(success) > 0:
             correlations.append(float(np.corrcoef(rankdata(scores), rankdata(success))[0, 1]))
     auc, auc_interval = _clustered(list(wins.values()), level)
-    auc_interval = stats.within(auc_interval, 0.0, 1.0)
+    auc_interval = paired.within(auc_interval, 0.0, 1.0)
     gain, gain_interval = _clustered(list(gains.values()), level)
     assert gain is not None
     return Quality(auc, auc_interval, _mean(correlations) if correlations else None, gain, gain_interval)
 
 
-def _clustered(clusters: Sequence[Sequence[float]], level: float) -> tuple[float | None, stats.Interval | None]:
+def _clustered(clusters: Sequence[Sequence[float]], level: float) -> tuple[float | None, paired.Interval | None]:
     totals, sizes = [sum(c) for c in clusters if c], [len(c) for c in clusters if c]
-    return (sum(totals) / sum(sizes), stats.clustered(totals, sizes, level)) if sizes else (None, None)
+    return (sum(totals) / sum(sizes), paired.clustered(totals, sizes, level)) if sizes else (None, None)
 
 
 def _mean(values: Iterable[Any]) -> float:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import robotest.policies
-from robotest import experts, interrupt, pairing, provenance, recording, schedule, success
-from robotest.crew import Assignment, Crew, Finished, InProcess, SuiteInfo
+from robotest import experts, interrupt, success
 from robotest.errors import (
     BrokenRunError,
     InterruptedRunError,
@@ -21,14 +20,16 @@ from robotest.errors import (
     UnknownNameError,
     building,
 )
-from robotest.fleet import Fleet
-from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve, table
-from robotest.rollout import WallClock
-from robotest.runs import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
-from robotest.sequential import decided
+from robotest.runs import episode_file, merge, provenance, schedule
+from robotest.runs.directory import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
+from robotest.runtime.pool import Fleet
+from robotest.runtime.rollout import WallClock
+from robotest.runtime.runner import Assignment, Crew, Finished, InProcess, SuiteInfo
+from robotest.runtime.selector import Planner
 from robotest.specs import EnvSpec, PolicySpec
+from robotest.statistics.sequential import decided
 from robotest.threads import one_thread
 from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
 
@@ -266,7 +267,7 @@ class _Watch:
         partners = self._starts.setdefault((episode.task, episode.index), [])
         partners.append(episode)
         if not self._unpaired:
-            pairing.require_same_starts(partners)
+            merge.require_same_starts(partners)
         if finished.began or episode.outcome != "error":
             self._sound.add(episode.condition)
         if episode.condition in self._sound:
@@ -319,10 +320,10 @@ def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
     """Write an episode's files, then its line, which makes it count."""
     path = episode_path(run.path, key_of(finished.episode))
     seeds = EpisodeSeeds(job.config.seed, finished.episode.task, finished.episode.index)
-    scene = recording.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
+    scene = episode_file.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
     with writing(run.path):
         if job.config.record != "none":
-            recording.write(path, recording.from_trace(finished.episode, scene, finished.trace))
+            episode_file.write(path, episode_file.from_trace(finished.episode, scene, finished.trace))
         if finished.traceback:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(finished.traceback, encoding="utf-8")

@@ -71,7 +71,7 @@ class Experts(Protocol):
         ...
 
     def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
-        """See `robotest.demonstrations.Demonstration.points`."""
+        """See `robotest.demonstrations.files.Demonstration.points`."""
         ...
 
 

@@ -21,16 +21,16 @@ Kind = Literal["env", "expert", "policy", "verifier", "robot"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
     "env": {
-        "dual_arm": "robotest.envs.dual_arm:suite",
-        "gymnasium:ID": "robotest.envs.gymnasium:suite",
-        "libero/ID": "robotest.envs.libero:suite",
-        "robosuite/ID": "robotest.envs.robosuite:suite",
-        "tabletop": "robotest.envs.tabletop:suite",
+        "dual_arm": "robotest.envs.dual_arm.suite:suite",
+        "gymnasium:ID": "robotest.envs.from_gymnasium:suite",
+        "libero/ID": "robotest.envs.libero.suite:suite",
+        "robosuite/ID": "robotest.envs.robosuite.suite:suite",
+        "tabletop": "robotest.envs.tabletop.suite:suite",
     },
     "expert": {
-        "dual_arm": "robotest.policies.scripted:experts",
-        "libero/ID": "robotest.policies.scripted_libero:experts",
-        "tabletop": "robotest.policies.scripted_tabletop:experts",
+        "dual_arm": "robotest.envs.dual_arm.expert:experts",
+        "libero/ID": "robotest.envs.libero.expert:experts",
+        "tabletop": "robotest.envs.tabletop.expert:experts",
     },
     "policy": {
         "mini_vla": "robotest.policies.mini_vla:load",

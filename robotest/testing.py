@@ -142,7 +142,7 @@ def _make(suite: Suite, task: str, options: EnvOptions) -> Env:
 
 
 class _Lent:
-    """An environment to which the global generators are lent, as `robotest.rollout` does."""
+    """An environment to which the global generators are lent, as `robotest.runtime.rollout` does."""
 
     def __init__(self, env: Env) -> None:
         self._env = env

@@ -20,8 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 PARTS = """
-    collect evaluate planner recording rollout runs specs stats testing types
-    envs.dual_arm_tasks envs.dual_arm_world envs.dual_arm_randomize hardware policies.scripted verifiers
+    demonstrations.collect evaluate runtime.rollout runtime.selector runs specs statistics.paired testing types
+    embodiment envs.dual_arm.expert envs.dual_arm.randomize envs.dual_arm.tasks envs.dual_arm.world hardware verifiers
 """
 if "ROBOTEST_UNCHECKED" not in os.environ:
     jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")

@@ -17,7 +17,7 @@ import pytest
 
 import robotest
 from robotest.types import Episode, Observation
-from tests.simulators import require_libero
+from tests.doubles.simulators import require_libero
 
 ROOT = Path(robotest.__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"

@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robotest import branching, recording, runs
+from robotest import branching
 from robotest.branching import Branch, BranchPlanner, Place, Plan, report
-from robotest.cli import main
-from robotest.crew import Assignment, InProcess
+from robotest.cli.main import main
 from robotest.errors import RobotestError, RunDirectoryError
 from robotest.evaluate import EvalConfig, evaluate, load_condition, load_policy
-from robotest.fleet import Fleet
-from robotest.planner import Planner
 from robotest.randomness import EpisodeSeeds
-from robotest.rollout import Origin, WallClock
+from robotest.runs import directory, episode_file
+from robotest.runtime.pool import Fleet
+from robotest.runtime.rollout import Origin, WallClock
+from robotest.runtime.runner import Assignment, InProcess
+from robotest.runtime.selector import Planner
 from robotest.types import Outcome, Verifier
-from tests.options import changed
+from tests.doubles.options import changed
 from tests.test_evaluate import TOWARDS, config
 
 EPISODES = 4
-FAKE = ("--policy", "tests.fakes:policy", "--workers", "0")
+FAKE = ("--policy", "tests.doubles.fakes:policy", "--workers", "0")
 
 
 @pytest.fixture
@@ -40,17 +41,19 @@ def make_planner(policy_name: str, names: tuple[str, ...], n_candidates: int) ->
 
 
 def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> list[Branch]:
-    crew = Fleet("tests.fakes:suite", workers) if workers else InProcess("tests.fakes:suite", WallClock())
+    crew = (
+        Fleet("tests.doubles.fakes:suite", workers) if workers else InProcess("tests.doubles.fakes:suite", WallClock())
+    )
     with contextlib.closing(crew):
         judged = {"random": None, TOWARDS: None}
         plan = Plan(run, "random", ("far",), EPISODES, judged, continuations)
-        return branching.run(plan, make_planner("tests.fakes:policy", ("random", TOWARDS), 4), crew, out)
+        return branching.run(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), crew, out)
 
 
-def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: runs.Key) -> None:
+def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: directory.Key) -> None:
     """Go back to every decision of a recorded episode and go on: every bit of the rest comes out again."""
-    whole = recording.read(runs.episode_path(run, key))
-    asked = runs.read_arguments(run)
+    whole = episode_file.read(directory.episode_path(run, key))
+    asked = directory.read_arguments(run)
     assert whole.snapshots is not None
     policy, folder = load_policy(policy_name)
     verifier = load_condition(key[0], policy, folder).verifier
@@ -71,7 +74,9 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: runs.K
 
 def test_going_on_from_any_decision_reproduces_the_rest(run: Path) -> None:
     for index in range(EPISODES):
-        assert_rest_is_reproduced(run, "tests.fakes:suite", "tests.fakes:policy", ("random", "far", index))
+        assert_rest_is_reproduced(
+            run, "tests.doubles.fakes:suite", "tests.doubles.fakes:policy", ("random", "far", index)
+        )
 
 
 @pytest.mark.slow
@@ -84,7 +89,7 @@ def test_every_candidate_of_every_decision_is_tried_and_the_recorded_one_ends_as
     run: Path, tmp_path: Path
 ) -> None:
     branches = branch(run, tmp_path / "out", continuations=2)
-    episodes = runs.read_episodes(run)
+    episodes = directory.read_episodes(run)
     expected = {
         Place("far", index, d, m, k)
         for index in range(EPISODES)
@@ -105,7 +110,7 @@ def test_scores_are_those_of_the_recorded_decision(run: Path, tmp_path: Path) ->
     branches = branch(run, tmp_path / "out", continuations=2)
     assert branches
     for b in branches:
-        whole = recording.read(runs.episode_path(run, ("random", "far", b.place.index)))
+        whole = episode_file.read(directory.episode_path(run, ("random", "far", b.place.index)))
         assert b.scores["random"] == whole.scores[b.place.decision, b.place.candidate]
         assert set(b.scores) == {"random", TOWARDS}
 
@@ -230,7 +235,7 @@ def test_branches_that_were_scored_by_others_are_not_continued(run: Path, capsys
         (["--every", "0"], "--every 0 given"),
         (["--tasks", "fra"], "unknown task 'fra'"),
         (["--verifiers", "leverige"], "unknown verifier 'leverige'"),
-        (["--policy", "tests.fakes:other_policy"], "'fake' is other-weights; give the run's with --policy"),
+        (["--policy", "tests.doubles.fakes:other_policy"], "'fake' is other-weights; give the run's with --policy"),
     ],
 )
 def test_bad_input_is_one_line(run: Path, changes: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,22 +7,23 @@ from typing import Any
 
 import pytest
 
-from robotest import recording, registry
+from robotest import registry
 from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryError, SpecMismatchError, UnknownNameError
 from robotest.evaluate import EvalConfig, Progress, evaluate, load_condition, load_policy
-from robotest.rollout import WallClock
-from robotest.runs import episode_path, read_arguments, read_episodes
+from robotest.runs import episode_file
+from robotest.runs.directory import episode_path, read_arguments, read_episodes
+from robotest.runtime.rollout import WallClock
 from robotest.types import EnvOptions, Episode
-from tests import fakes
+from tests.doubles import fakes
 
-TOWARDS = "tests.fakes:towards"
+TOWARDS = "tests.doubles.fakes:towards"
 
 
 def config(out: Path, **changes: Any) -> EvalConfig:
     base = EvalConfig(
         out=out,
-        env="tests.fakes:suite",
-        policy="tests.fakes:policy",
+        env="tests.doubles.fakes:suite",
+        policy="tests.doubles.fakes:policy",
         verifiers=("random", "medoid"),
         episodes=3,
         candidates=4,
@@ -95,7 +96,7 @@ def test_an_episode_does_not_depend_on_what_else_is_run(tmp_path: Path, changes:
 def test_conditions_start_alike_and_choose_among_the_same_first_candidates(tmp_path: Path) -> None:
     evaluate(config(tmp_path, verifiers=("random", TOWARDS), episodes=2))
     for index in range(2):
-        a, b = (recording.read(episode_path(tmp_path, (c, "far", index))) for c in ("random", TOWARDS))
+        a, b = (episode_file.read(episode_path(tmp_path, (c, "far", index))) for c in ("random", TOWARDS))
         assert a.snapshots is not None
         assert b.snapshots is not None
         assert (a.snapshots[0] == b.snapshots[0]).all()
@@ -179,7 +180,10 @@ def test_conditions_and_tasks_can_be_added(tmp_path: Path) -> None:
         ({"candidates": 5}, "candidates: 4 there, 5 given"),
         ({"execute": None}, "execute: 4 there, 6 given"),
         ({"wording": "unseen"}, "wording: 'seen' there, 'unseen' given"),
-        ({"policy": "tests.fakes:other_policy"}, "policy_fingerprint: 'fake-weights' there, 'other-weights' given"),
+        (
+            {"policy": "tests.doubles.fakes:other_policy"},
+            "policy_fingerprint: 'fake-weights' there, 'other-weights' given",
+        ),
     ],
 )
 def test_what_changes_an_episode_is_refused(tmp_path: Path, changes: dict[str, Any], difference: str) -> None:
@@ -194,14 +198,14 @@ def test_executing_all_is_the_horizon(tmp_path: Path) -> None:
 
 
 def test_an_exception_in_an_episode_is_an_error_beside_the_rate(tmp_path: Path) -> None:
-    summary = evaluate(config(tmp_path, policy="tests.fakes:broken_policy", tasks=("far",)))
+    summary = evaluate(config(tmp_path, policy="tests.doubles.fakes:broken_policy", tasks=("far",)))
     overall = summary.conditions["random"].overall
     assert (overall.errors, overall.rate) == (3, None)
     assert summary.comparisons[0].p_value is None
     assert summary.comparisons[0].excluded == 3
     (error,) = {e.error for e in read_episodes(tmp_path).values()}
     assert error == "InvalidActionError: policy 'fake' gave a non-finite action in candidate 3"
-    assert recording.read(episode_path(tmp_path, ("random", "far", 0))).episode.outcome == "error"
+    assert episode_file.read(episode_path(tmp_path, ("random", "far", 0))).episode.outcome == "error"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ def test_an_exception_in_an_episode_is_an_error_beside_the_rate(tmp_path: Path) 
         ({"verifiers": ()}, "no verifiers given"),
         ({"verifiers": ("random", "random")}, "verifier 'random' given 2 times"),
         ({"verifiers": ("randm",)}, "Did you mean 'random'"),
-        ({"tasks": ("nar",)}, "unknown task of tests.fakes:suite 'nar'. Did you mean 'near'"),
+        ({"tasks": ("nar",)}, "unknown task of tests.doubles.fakes:suite 'nar'. Did you mean 'near'"),
         ({"tasks": ("near", "near")}, "task 'near' given 2 times"),
         ({"env": "dual-arm"}, "Did you mean 'dual_arm'"),
         ({"policy": "mini_vl"}, "Did you mean 'mini_vla'"),
@@ -261,7 +265,7 @@ def test_without_recording_there_are_no_episode_files(tmp_path: Path) -> None:
 def test_a_file_names_its_condition_and_its_contents_count(tmp_path: Path) -> None:
     for name in ("up", "down"):
         (tmp_path / f"{name}.txt").write_text("1" if name == "up" else "-1")
-    up, down = (f"tests.fakes:from_file={tmp_path / name}.txt" for name in ("up", "down"))
+    up, down = (f"tests.doubles.fakes:from_file={tmp_path / name}.txt" for name in ("up", "down"))
     evaluate(config(tmp_path / "run", verifiers=(up, down), episodes=1))
     chosen = {c: set(e.chosen) for (c, _, _), e in read_episodes(tmp_path / "run").items()}
     assert chosen == {"up": {3}, "down": {0}}
@@ -272,7 +276,7 @@ def test_a_file_names_its_condition_and_its_contents_count(tmp_path: Path) -> No
 
 def test_lowest_turns_another_verifier_round(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("1")
-    given = f"tests.fakes:from_file={tmp_path}/v.txt"
+    given = f"tests.doubles.fakes:from_file={tmp_path}/v.txt"
     evaluate(config(tmp_path / "run", verifiers=(f"lowest:{given}", f"lowest:{TOWARDS}"), episodes=1))
     chosen = {c: set(e.chosen) for (c, _, _), e in read_episodes(tmp_path / "run").items()}
     assert chosen["lowest:v"] == {0}

@@ -16,7 +16,7 @@ from robotest.evaluate import EvalConfig, evaluate, load_policy
 from robotest.experts import ExpertPolicy, Experts, Guided, experts_of
 from robotest.randomness import derive, generator
 from robotest.types import Env, EnvOptions, Observation, SimulatedEnv
-from tests.simulators import require_libero, require_robosuite
+from tests.doubles.simulators import require_libero, require_robosuite
 from tests.test_evaluate import untimed
 
 TASK = "lift_tray"
@@ -114,7 +114,7 @@ def test_it_is_evaluated_the_same_in_one_process_and_in_two(tmp_path: Path) -> N
     ("config", "error", "message"),
     [
         ({"policy": "expert:sloppy"}, UnknownNameError, "style 'sloppy'"),
-        ({"policy": "expert", "env": "tests.fakes:suite"}, RobotestError, "has no scripted experts"),
+        ({"policy": "expert", "env": "tests.doubles.fakes:suite"}, RobotestError, "has no scripted experts"),
         ({"policy": "expert", "tasks": ("lift_try",)}, UnknownNameError, "Did you mean 'lift_tray'"),
         ({"policy": "exprt"}, UnknownNameError, "Did you mean 'expert'"),
     ],

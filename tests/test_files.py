@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robotest.demonstrations import DemonstrationFile, DemonstrationWriter
+from robotest.demonstrations.files import DemonstrationFile, DemonstrationWriter
 from robotest.errors import ArtifactError
 from robotest.files import ForgivingFile, write_whole
 from robotest.policies import mini_vla
-from robotest.verifiers.artifact import Artifact
 from robotest.verifiers.fit import SearchedFeatures, _write_features
-from tests.test_artifact import artifact as artifact
-from tests.test_demonstrations import SPEC, demonstration
-from tests.test_mini_vla import make_bundle
-from tests.test_training import demos as demos
+from robotest.verifiers.fitted import Artifact
+from tests.demonstrations.test_files import SPEC, demonstration
+from tests.policies.test_mini_vla import make_bundle
+from tests.policies.test_training import demos as demos
+from tests.verifiers.test_fitted import artifact as artifact
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_was_there_survives_a_full_disk(small_disk: Path, artifact: Artifac
 @pytest.mark.slow
 def test_training_on_a_full_disk_is_one_line(small_disk: Path, demos: Path) -> None:
     from robotest.policies.training import train
-    from tests.test_training import ignore, tiny
+    from tests.policies.test_training import ignore, tiny
 
     with pytest.raises(ArtifactError, match=r"cannot write .*No space left on device"):
         train(tiny(demos, small_disk / "policy", threads=1), ignore)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parent / "plugin"
+PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _robotest(site: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "robotest.cli", *arguments]
+    command = [sys.executable, "-m", "robotest", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - as above
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ import pytest
 from robotest import registry
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.verifiers import controls
-from tests import fakes
+from tests.doubles import fakes
 
 
 def test_a_name_resolves_to_what_the_table_says() -> None:
@@ -18,7 +18,7 @@ def test_a_name_resolves_to_what_the_table_says() -> None:
 
 
 def test_a_module_and_attribute_resolve() -> None:
-    assert registry.resolve("env", "tests.fakes:suite") is fakes.suite
+    assert registry.resolve("env", "tests.doubles.fakes:suite") is fakes.suite
 
 
 @pytest.mark.parametrize("kind", ["env", "policy", "verifier", "robot"])
@@ -40,7 +40,7 @@ def test_a_family_with_a_typo_is_met_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("no_such_module:x", "No module named"), ("tests.fakes:nothing", "has no attribute")]
+    ("name", "reason"), [("no_such_module:x", "No module named"), ("tests.doubles.fakes:nothing", "has no attribute")]
 )
 def test_what_cannot_be_imported_says_why(name: str, reason: str) -> None:
     with pytest.raises(RobotestError, match=f"env '{name}' .* cannot be imported: .*{reason}"):
@@ -56,10 +56,10 @@ def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
 def test_an_entry_point_is_in_the_table_but_does_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
         EntryPoint("dual_arm", "theirs:suite", "robotest.envs"),
-        EntryPoint("point", "tests.fakes:suite", "robotest.envs"),
+        EntryPoint("point", "tests.doubles.fakes:suite", "robotest.envs"),
     ]
     installed(monkeypatch, *entries)
-    assert registry.table("env") == {**registry.BUILTIN["env"], "point": "tests.fakes:suite"}
+    assert registry.table("env") == {**registry.BUILTIN["env"], "point": "tests.doubles.fakes:suite"}
     assert registry.resolve("env", "point") is fakes.suite
 
 

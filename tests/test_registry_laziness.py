@@ -10,7 +10,7 @@ import pytest
 HEAVY = ("torch", "mujoco", "scipy", "h5py", "imageio", "gymnasium")
 _PROGRAM = """
 import json, sys
-from robotest.cli import main
+from robotest.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as exit_:
@@ -42,7 +42,7 @@ def test_reading_a_run_imports_neither_torch_nor_mujoco(tmp_path: object) -> Non
 
 
 def test_the_probe_sees_imports() -> None:
-    _, modules = _modules("check", "env", "tests.fakes:suite")
+    _, modules = _modules("check", "env", "tests.doubles.fakes:suite")
     assert "robotest.testing" in modules
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from robotest.errors import SpecMismatchError
 from robotest.specs import Component, VectorSpec, VerifierSpec
-from tests.fakes import ACTION, STATE, PointPolicy
+from tests.doubles.fakes import ACTION, STATE, PointPolicy
 
 
 def changed(**changes: Any) -> VectorSpec:

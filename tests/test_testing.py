@@ -15,8 +15,8 @@ from robotest.specs import VerifierSpec
 from robotest.testing import check_env, check_policy, check_verifier
 from robotest.types import Candidates, EnvOptions, Observation, StepStatus
 from robotest.verifiers import controls
-from tests import fakes
-from tests.fakes import PointEnv, PointPolicy, PointSuite
+from tests.doubles import fakes
+from tests.doubles.fakes import PointEnv, PointPolicy, PointSuite
 
 OPTIONS = EnvOptions(image_size=16)
 

@@ -32,8 +32,8 @@ from robotest.errors import DivergedError
 from robotest.randomness import derive
 from robotest.specs import PolicySpec
 from robotest.types import Verifier
-from robotest.verifiers.artifact import Score, load_verifier
-from robotest.verifiers.settings import CfnSettings
+from robotest.verifiers.fitted import Score, load_verifier
+from robotest.verifiers.hyperparameters import CfnSettings
 
 Weights = dict[str, torch.Tensor]
 """Parameters of E networks stacked along the first axis, so that one batched product runs them all."""

@@ -22,19 +22,19 @@ from jaxtyping import Float16, Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from robotest import demonstrations
-from robotest.demonstrations import Demonstration, Demonstrations, chunk_labels
+from robotest.demonstrations import files
+from robotest.demonstrations.files import Demonstration, Demonstrations, chunk_labels
+from robotest.demonstrations.hdf5 import first_not_finite
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.evaluate import load_policy
 from robotest.files import POLICY_FILE, write_whole
-from robotest.hdf5 import first_not_finite
 from robotest.randomness import derive, generator
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation, Policy
 from robotest.verifiers import knn, leverage
-from robotest.verifiers.artifact import QUANTILES, Artifact, FittedVerifier, MakeScore, notes_of
+from robotest.verifiers.fitted import QUANTILES, Artifact, FittedVerifier, MakeScore, notes_of
+from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
 from robotest.verifiers.pooling import FeatureMap
-from robotest.verifiers.settings import CfnSettings, KnnSettings, LeverageSettings
 
 Kind = Literal["cfn", "leverage", "knn"]
 Settings = CfnSettings | LeverageSettings | KnnSettings
@@ -162,11 +162,11 @@ def _require_own_folder(config: FitConfig, policy: Policy) -> None:
 def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
     """Return the features of `config.data`, from the file that an equal search left, if there is one."""
     sizes = [height for height, _ in policy.spec.cameras.values()]
-    with demonstrations.read(config.data, sizes[0] if sizes else None) as data:
+    with files.read(config.data, sizes[0] if sizes else None) as data:
         identity = {
             "policy": policy.spec.fingerprint,
             "features": dict(policy.spec.feature_shapes),
-            "data": demonstrations.content(config.data, lambda done, total: progress("reading (MB)", done, total)),
+            "data": files.content(config.data, lambda done, total: progress("reading (MB)", done, total)),
             **dataclasses.asdict(config.search),
         }
         key = hashlib.blake2b(json.dumps(identity, allow_nan=False).encode(), digest_size=6).hexdigest()

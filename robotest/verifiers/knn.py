@@ -15,8 +15,8 @@ from jaxtyping import Float32, Float64
 
 from robotest.specs import PolicySpec
 from robotest.types import Verifier
-from robotest.verifiers.artifact import Score, load_verifier
-from robotest.verifiers.settings import KnnSettings
+from robotest.verifiers.fitted import Score, load_verifier
+from robotest.verifiers.hyperparameters import KnnSettings
 
 
 def fit(x: Float32[np.ndarray, "N K"], settings: KnnSettings, seed: int) -> dict[str, np.ndarray]:  # noqa: ARG001

@@ -35,8 +35,8 @@ from jaxtyping import Float32, Float64
 from robotest.randomness import derive, generator
 from robotest.specs import PolicySpec
 from robotest.types import Verifier
-from robotest.verifiers.artifact import Score, load_verifier
-from robotest.verifiers.settings import LeverageSettings
+from robotest.verifiers.fitted import Score, load_verifier
+from robotest.verifiers.hyperparameters import LeverageSettings
 
 _PAIRS = 4096
 _ROWS = 4096

@@ -1,0 +1,1 @@
+"""The built-in suite: two RM75 arms at a table."""

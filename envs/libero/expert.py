@@ -1,0 +1,95 @@
+"""Experts of LIBERO's pick-and-place tasks: those whose goal is that things are in or on others.
+
+The list of tasks is what was measured, not what the script could be asked to do: `tests/envs/test_libero_expert.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from robotest.envs.expert_styles import STYLES
+from robotest.envs.libero import files
+from robotest.envs.libero.suite import CAMERAS, LiberoEnv
+from robotest.envs.robosuite.osc_expert import CLEARANCE_M, N_POINTS, Arm, OscExperts, Shape
+from robotest.envs.robosuite.world import RobosuiteWorld
+from robotest.errors import RobotestError
+from robotest.experts import Command
+from robotest.types import Env, EnvOptions
+
+TASKS: Final[Mapping[str, tuple[int, ...]]] = {
+    "libero_object": tuple(range(10)),
+    "libero_spatial": (0, 1, 2, 3),
+}
+"""Suite -> numbers of the tasks that have an expert."""
+_OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=128)
+_SINK_M: Final = 0.02  # below the rim of a basket, above the ground of a plate: where what is carried is let go
+
+
+class LiberoExperts(OscExperts):
+    """Implements `robotest.experts.Experts`."""
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
+        world = _world(env)
+        arm = Arm(world, STYLES[style], rng)
+        nowhere = np.zeros(env.spec.action.size)
+        for action in _script(world, arm):
+            yield Command(action.astype(np.float64), nowhere)
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """What is to be moved next, and where to."""
+        world = _world(env)
+        camera = world.data.camera(CAMERAS[0])
+        height = np.tan(np.deg2rad(world.model.camera(CAMERAS[0]).fovy[0]) / 2)
+        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        goals = world.env.parsed_problem["goal_state"]
+        # A goal that is reached within the last substep holds once somebody has looked, before the step that ends the
+        # episode: whether there are pictures must not decide what is marked.
+        left = [goal for goal in goals if not world.holds(goal)] or goals[-1:]
+        for row, name in zip(seen, left[0][1:], strict=False):
+            x, y, z = camera.xmat.reshape(3, 3).T @ (_shape(world, name).middle - camera.xpos)
+            row[:] = np.array([x, y]) / (z * height)  # mirrored, as the policy's pictures are
+        return seen
+
+
+def _script(world: RobosuiteWorld, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
+    for relation, name, target in world.env.parsed_problem["goal_state"]:
+        thing, there = _shape(world, name), _shape(world, target)
+        yield from arm.pick(thing, there.top + CLEARANCE_M)
+        height = there.top - _SINK_M if relation == "in" else there.bottom + _SINK_M
+        yield from arm.put(thing, np.array([*there.middle[:2], height]), there.top)
+    yield from arm.wait()
+
+
+def _shape(world: RobosuiteWorld, name: str) -> Shape:
+    name = name.removesuffix("_contain_region")
+    thing: Any = world.env.objects_dict.get(name) or world.env.fixtures_dict[name]
+    return Shape(world, thing.root_body)
+
+
+def _world(env: Env) -> RobosuiteWorld:
+    if not isinstance(env, LiberoEnv):
+        raise RobotestError(f"these experts act in LIBERO, not in {env.spec.name}")
+    world: RobosuiteWorld = env.world
+    return world
+
+
+def experts(member: str) -> LiberoExperts:
+    """Return the experts of ``SUITE``, ``SUITE:NUMBER`` or ``SUITE:TASK``.
+
+    Raises:
+        RobotestError: none of its tasks has one.
+    """
+    name, _, task = member.partition(":")
+    names = files.tasks().get(name, ())
+    known = tuple(names[i] for i in TASKS.get(name, ()))
+    asked = names[int(task)] if task.isdecimal() and int(task) < len(names) else task
+    tasks = tuple(t for t in known if asked in ("", t))
+    if not tasks:
+        have = "; ".join(f"{suite}: {', '.join(map(str, numbers))}" for suite, numbers in TASKS.items())
+        raise RobotestError(f"libero/{member} has no scripted expert; these tasks have one: {have}")
+    return LiberoExperts(tasks, _OPTIONS)

@@ -1,0 +1,1 @@
+"""robosuite's tasks, and what LIBERO and tabletop share with them."""

@@ -1,0 +1,76 @@
+"""Experts of `tabletop`'s tasks: one thing after the other to where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from robotest.envs.expert_styles import STYLES
+from robotest.envs.robosuite.osc_expert import N_POINTS, Arm, OscExperts, Shape
+from robotest.envs.tabletop.scene import root_body
+from robotest.envs.tabletop.suite import CAMERAS, TabletopEnv
+from robotest.envs.tabletop.tasks import TASKS, Goal
+from robotest.errors import RobotestError
+from robotest.experts import Command
+from robotest.types import Env, EnvOptions
+
+_OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=64)
+_APART_M: Final = 0.05  # from the middle of a tray, of each of two things in it, along its longer side
+_DROP_M: Final = 0.008  # above what it is to stand on: where a thing is let go
+_CLEAR_M: Final = 0.02  # between a carried thing and the highest that it may pass over
+
+
+class TabletopExperts(OscExperts):
+    """Implements `robotest.experts.Experts`."""
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
+        table = _tabletop(env)
+        nowhere = np.zeros(env.spec.action.size)
+        for action in _script(table, Arm(table.world, STYLES[style], rng)):
+            yield Command(action.astype(np.float64), nowhere)
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """What is to be moved next, and where to."""
+        table = _tabletop(env)
+        camera = table.world.data.camera(CAMERAS[0])
+        height = np.tan(np.deg2rad(table.world.model.camera(CAMERAS[0]).fovy[0]) / 2)
+        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        goals = table.task.goals
+        # As for LIBERO: a goal may hold once somebody has looked, before the step that ends the episode.
+        left = [goal for goal in goals if not table.table.reached(goal)] or goals[-1:]
+        for row, name in zip(seen, (left[0].thing, left[0].target), strict=False):
+            place = table.world.data.body(root_body(name)).xpos
+            x, y, z = camera.xmat.reshape(3, 3).T @ (place - camera.xpos)
+            row[:] = np.array([-x, y]) / (z * height)
+        return seen
+
+
+def _script(env: TabletopEnv, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
+    goals = env.task.goals
+    for goal in goals:
+        thing, target = (Shape(env.world, root_body(name)) for name in (goal.thing, goal.target))
+        over = max(Shape(env.world, root_body(name)).top for name in env.task.scene.things if name != goal.thing)
+        yield from arm.pick(thing, over + _CLEAR_M)
+        yield from arm.put(thing, _place(goal, goals, target), over)
+    yield from arm.wait()
+
+
+def _place(goal: Goal, goals: tuple[Goal, ...], target: Shape) -> Float64[np.ndarray, " 3"]:
+    """Where the lowest point of a thing is to be let go [m]."""
+    sharing = [other for other in goals if other.target == goal.target]
+    along = _APART_M * (2 * sharing.index(goal) - len(sharing) + 1)
+    ground = target.top if goal.relation == "on" else target.bottom
+    return np.array([target.middle[0] + along, target.middle[1], ground + _DROP_M])
+
+
+def _tabletop(env: Env) -> TabletopEnv:
+    if not isinstance(env, TabletopEnv):
+        raise RobotestError(f"these experts act in tabletop, not in {env.spec.name}")
+    return env
+
+
+experts: Final = TabletopExperts(tuple(TASKS), _OPTIONS)

@@ -1,0 +1,1 @@
+"""Cameras: drivers, films, and the watch over them."""

@@ -1,0 +1,1 @@
+"""The process that commands the arms, and what talks to it."""

@@ -1,0 +1,379 @@
+"""A policy on a robot: the loop, the planner and the run directory of `robotest eval`, with arms at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from robotest import interrupt
+from robotest.envs.dual_arm.suite import ACTIONS, ASPECT
+from robotest.envs.dual_arm.world import CAMERAS
+from robotest.errors import RobotestError, UnknownNameError, VideoError
+from robotest.files import replacing
+from robotest.hardware.cameras.sources import RenderedCamera, camera_from
+from robotest.hardware.cameras.watch import WatchedCamera, open_all
+from robotest.hardware.control.client import RobotLink
+from robotest.hardware.deployment.console import CONTROL_C, Console
+from robotest.hardware.deployment.env import RobotEnv
+from robotest.hardware.deployment.shadow import ShadowEnv
+from robotest.hardware.deployment.supervisor import BenchScene, OperatorScene, RealTask, Scene
+from robotest.hardware.limits import from_table
+from robotest.hardware.robot import RobotError, Stop
+from robotest.report.video import Film
+from robotest.runs.directory import episode_path
+from robotest.runtime.rollout import Decide, Trace, WallClock, attempt, result
+from robotest.runtime.runner import Assignment, Finished, SuiteInfo
+from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.specs import EnvSpec
+from robotest.types import Clock, Decision, EnvOptions, Observation
+
+SIMULATED: Final = {"hosts": ["127.0.0.11", "127.0.0.12"]}
+BENCH: Final = ("127.0.0.1", 8090)
+_READY_S: Final = 20.0
+_RENDERED_S: Final = 1.0
+_FILM_SIZE: Final = (240, 320)
+_LATENCY_DECISIONS: Final = 10
+_GRIPPER_TOLERANCE: Final = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Rig:
+    """A robot and what is around it.
+
+    Attributes:
+        robot: registered name.
+        robot_config: table ``[robot]``.
+        cameras: tables ``[cameras.NAME]``, by the policy's names for them.
+        tasks: tables ``[tasks.NAME]``.
+        table_z: height of the table over the world's origin [m].
+        bench: of simulated controllers; None: the robot is real.
+    """
+
+    robot: str
+    robot_config: Mapping[str, Any]
+    cameras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tasks: Mapping[str, RealTask] = dataclasses.field(default_factory=dict)
+    table_z: float = 0.0
+    bench: tuple[str, int] | None = None
+
+    @classmethod
+    def read(cls, robot: str, path: Path) -> Rig:
+        """Read ``robot.toml``.
+
+        Raises:
+            RobotestError: it is not there, no TOML, or says something that nobody asks for.
+        """
+        try:
+            data = _toml(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RobotestError(f"{path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise RobotestError(f"{path} is no TOML: {error}") from error
+        tables = from_table(_Tables, data, "")
+        for name, table in (*tables.cameras.items(), *tables.tasks.items()):
+            if not isinstance(table, Mapping):
+                raise RobotestError(f"{name} = {table!r} in {path}; a table is needed")
+        tasks = {name: from_table(RealTask, table, f"tasks.{name}") for name, table in tables.tasks.items()}
+        if not tasks:
+            raise RobotestError(f"{path} names no task; add e.g. [tasks.fold_towel] with instruction = '...'")
+        for name, table in tables.cameras.items():
+            camera_from(table, name)  # says now what is wrong with it
+        return cls(robot, tables.robot, tables.cameras, tasks, from_table(_Table, tables.table, "table").z)
+
+    @classmethod
+    def simulated(cls, robot: str) -> Rig:
+        """The rig of `robotest simulate-robot` on this machine."""
+        return cls(robot, SIMULATED, bench=BENCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    """The tables of a ``robot.toml``."""
+
+    robot: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cameras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    table: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """The table ``[table]``."""
+
+    z: float = 0.0
+
+
+class RobotCrew:
+    """A `robotest.runtime.runner.Crew` that is one robot.
+
+    Args:
+        rig: what to run on.
+        out: run directory: films and the black box lie there too.
+        console: the operator's.
+        blind: the operator is not told the condition.
+        film: film every episode.
+    """
+
+    def __init__(self, rig: Rig, out: Path, console: Console, *, blind: bool = False, film: bool = True) -> None:
+        self._rig, self._out, self._console, self._blind, self._film = rig, out, console, blind, film
+        self._clock: Clock = WallClock()
+        self._open = contextlib.ExitStack()
+        self._env: RobotEnv | None = None
+        self._made: tuple[str, EnvOptions] | None = None
+        self._cameras: Mapping[str, WatchedCamera] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        box = out / f"black-box-{time.strftime('%Y%m%d-%H%M%S')}.bin"
+        with contextlib.ExitStack() as opened:
+            self._scene: Scene
+            if rig.bench:
+                self._scene = opened.enter_context(contextlib.closing(BenchScene(rig.bench, EnvOptions())))
+            else:
+                self._scene = OperatorScene(console, rig.tasks)
+            link = RobotLink(rig.robot, rig.robot_config, box, self._clock, rig.table_z)
+            self._link = opened.enter_context(contextlib.closing(link))
+            self._open = opened.pop_all()
+        if not link.about["realtime"]:
+            console.tell("the executor has no real-time priority; ticks may come late (see docs/safety.md)")
+
+    def suite(self) -> SuiteInfo:
+        """The tasks that can be laid out."""
+        return SuiteInfo(tuple(self._scene.tasks), self._scene.settings, tuple(ACTIONS))
+
+    def spec(self, task: str, options: EnvOptions) -> EnvSpec:
+        """See `Crew.spec`."""
+        return self._environment(task, options).spec
+
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+        """Check everything, power the arms, run the episodes, and bring the arms home; any key stops them."""
+        with self._console.watched(self._pressed):
+            yield from self._run(planner, assignments)
+
+    def _run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
+        checked = False
+        for assignment in assignments:
+            env = self._environment(assignment.seeds.task, assignment.options)
+            planner.require_fits(env.spec)
+            self._power()
+            if not checked:
+                self._preflight(planner, assignment, env)
+                checked = True
+            while (finished := self._episode(planner, assignment, env)) is None:
+                self._console.tell("again")
+            yield finished
+        if checked and self._env is not None:
+            self._power()
+            self._env.home()
+
+    def close(self) -> None:
+        """Stop the arms, take their power, and close cameras and links."""
+        self._open.close()
+
+    def _episode(self, planner: Planner, assignment: Assignment, env: RobotEnv) -> Finished | None:
+        """Run one episode; None if it is to be done again."""
+        seeds, trace = assignment.seeds, Trace()
+        name = "" if self._blind else f" [{assignment.condition}]"
+        self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
+        self._power()
+
+        decide = self._decides(planner, assignment)
+        path = episode_path(self._out, (assignment.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
+        with self._filming(env, path):
+            ended = attempt(env, decide, seeds, trace, self._clock, self._clock, assignment.execute)
+        interrupt.check()
+        fault = self._link.status.get("fault")
+        if ended.outcome != "error" or (fault and fault["name"] == "operator"):
+            why = fault["text"] if fault else "the episode is over"
+            label = self._scene.label("failure" if ended.outcome == "error" else ended.outcome, why)
+            if label is None:
+                return None
+            ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
+        episode = result(assignment.condition, seeds, env.spec.max_steps, ended, trace)
+        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+
+    def _power(self) -> None:
+        """Reset a fault and power the arms, both only after the operator agreed."""
+        status = self._link.status
+        if fault := status.get("fault"):
+            text = f"stopped: {fault['text']}"
+            if fault["stop"] != Stop.HOLD.value and (arms := self._link.with_power()):
+                text += f". KEEP AWAY: the {' and the '.join(arms)} arm was not seen to lose its power"
+            self._console.confirm(f"{text}. When that is mended, Enter resets it")
+            self._link.reset()
+        if self._link.status["mode"] == "disabled":
+            self._console.confirm("the arms will be powered and move home slowly; keep clear. Enter to go on")
+            self._link.enable()
+
+    def _preflight(self, planner: Planner, assignment: Assignment, env: RobotEnv) -> None:
+        """Look at everything once before the first episode; `RobotError` names what is wrong."""
+        env.reset(assignment.seeds.reset, assignment.seeds.episode)
+        for opening in (0.7, 1.0):
+            measured = env.open_gripper(np.full(2, opening))
+            if np.abs(measured - opening).max() > _GRIPPER_TOLERANCE:
+                raise RobotError(f"the grippers were sent to {opening:g} and are at {measured.round(2).tolist()}")
+        taken = []
+        for number in range(_LATENCY_DECISIONS):
+            observation = env.observe()
+            start = self._clock.now()
+            planner.decide([DecisionRequest(assignment.condition, assignment.seeds, number, observation)])
+            taken.append(self._clock.now() - start)
+            self._clock.sleep_until(start + env.spec.control_dt)
+        duration = assignment.execute * env.spec.control_dt
+        if statistics.median(taken) > duration:
+            raise RobotError(
+                f"a decision takes {statistics.median(taken):.2f} s and its chunk {duration:.2f} s; the arms would"
+                " stand still most of the time. Fewer candidates, or more actions executed of each chunk"
+            )
+        self._console.tell(
+            f"preflight: {len(self._cameras)} cameras live, grippers move, a decision takes"
+            f" {1000 * statistics.median(taken):.0f} ms (at most {1000 * max(taken):.0f}) for {1000 * duration:.0f} ms"
+        )
+
+    def _pressed(self, key: bytes) -> None:
+        """Stop the arms, if any key was pressed or there is nobody left to press one."""
+        self._link.stop(Stop.HOLD, "the operator pressed a key" if key else "the terminal is gone")
+        if CONTROL_C in key:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    @contextlib.contextmanager
+    def _filming(self, env: RobotEnv, path: Path) -> Iterator[None]:
+        """Write what one camera sees at every action."""
+        if not self._film:
+            yield
+            return
+        picture: Callable[[], Any]
+        if isinstance(self._scene, BenchScene):
+            picture = functools.partial(self._scene.look, "front", *_FILM_SIZE)
+        else:
+            picture = next(iter(self._cameras.values())).newest
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial, Film(partial, 1 / env.spec.control_dt) as film:
+                env.filmed = lambda: film.append(picture())
+                try:
+                    yield
+                finally:
+                    env.filmed = None
+        except (VideoError, OSError) as error:  # no reason to lose the episode; and paths name the condition
+            self._console.tell("this episode has no film" + ("" if self._blind else f": {error}"))
+
+    def _environment(self, task: str, options: EnvOptions) -> RobotEnv:
+        if self._env is None or self._made != (task, options):
+            if isinstance(self._scene, BenchScene):
+                self._scene.options = options
+            if not self._cameras:
+                self._cameras = self._watched(options)
+                self._open.enter_context(open_all(list(self._cameras.values())))
+            limit = self._scene.tasks[task]
+            self._env = RobotEnv(
+                self._link, self._cameras, self._scene, task, limit, options, self._clock, self._rig.table_z
+            )
+            self._made = (task, options)
+        return self._env
+
+    def _watched(self, options: EnvOptions) -> Mapping[str, WatchedCamera]:
+        size = (options.image_size, ASPECT * options.image_size)
+        names = options.cameras or CAMERAS
+        if isinstance(self._scene, BenchScene):
+            rendered = {n: RenderedCamera(n, size, self._scene.picture(n, *size), self._clock) for n in names}
+            # Rendering shares the machine with the simulation: being late is no fault of a camera here.
+            return {n: WatchedCamera(camera, size, self._clock, _RENDERED_S) for n, camera in rendered.items()}
+        for name in names:
+            if name not in self._rig.cameras:
+                raise UnknownNameError("camera in robot.toml", name, self._rig.cameras)
+        return {
+            name: WatchedCamera(camera_from(self._rig.cameras[name], name, self._clock), size, self._clock)
+            for name in names
+        }
+
+    def shadow(self, planner: Planner, assignments: Iterable[Assignment], log: Path) -> None:
+        """Let the policy run beside the arms without sending anything; see `robotest.hardware.deployment.shadow`."""
+        with log.open("a", encoding="utf-8", buffering=1) as lines:
+            for assignment in assignments:
+                task, options = assignment.seeds.task, assignment.options
+                made = self._environment(task, options)
+                planner.require_fits(made.spec)
+                env = ShadowEnv(
+                    lines,
+                    self._rig.robot_config.get("limits", {}),
+                    self._clock,
+                    self._link.about["capabilities"]["resolution"],
+                    self._rig.table_z,
+                    link=self._link,
+                    cameras=self._cameras,
+                    scene=self._scene,
+                    task=task,
+                    max_steps=made.spec.max_steps,
+                    options=options,
+                )
+                decide = self._decides(planner, assignment)
+                ended = attempt(env, decide, assignment.seeds, Trace(), self._clock, self._clock, assignment.execute)
+                interrupt.check()
+                if ended.outcome == "error":
+                    raise RobotError(ended.error or "the shadow's episode ended in an error")
+
+    def _decides(self, planner: Planner, assignment: Assignment) -> Decide:
+        def decide(observation: Observation, number: int) -> Decision:
+            interrupt.check()
+            request = DecisionRequest(assignment.condition, assignment.seeds, number, observation)
+            decision = planner.decide([request])[0]
+            interrupt.check()  # before anything of it is sent
+            return decision
+
+        return decide
+
+
+@contextlib.contextmanager
+def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
+    """Run the simulated controllers of a robot beside this process.
+
+    Raises:
+        RobotError: they do not start, e.g. because the ports are taken.
+    """
+    command = [sys.executable, "-m", "robotest.hardware.simulated.server", *(["--setting", setting] if setting else [])]
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if "ready" not in line:
+            said = process.stderr.read().strip().splitlines()
+            raise RobotError(
+                f"the simulated controllers of {robot} did not start: {said[-1] if said else line.strip()}"
+            )
+        yield
+    finally:
+        process.terminate()
+        process.wait(_READY_S)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def _toml(text: str) -> dict[str, Any]:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        tomllib = importlib.import_module(name)
+    except ImportError as error:
+        raise RobotestError(f"{name} is missing; install it with: pip install {name}") from error
+    data: dict[str, Any] = tomllib.loads(text)
+    return data

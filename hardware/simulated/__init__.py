@@ -1,0 +1,1 @@
+"""Simulated controllers that speak the RealMan protocol."""

@@ -1,0 +1,117 @@
+"""``branch``: judge verifiers by what each candidate would have led to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from robotest.cli.arguments import among, split
+from robotest.errors import RobotestError, UnknownNameError
+
+if TYPE_CHECKING:
+    from robotest.branching import BranchPlanner
+    from robotest.runs.directory import Arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Execute every candidate of recorded decisions, finish each under the same noises, and judge verifiers by it."""
+
+    run_directory: Positional[Path]
+    """What `robotest eval --out` wrote, with episode files."""
+    condition: str = "random"
+    """Whose episodes are branched; it also finishes them."""
+    policy: str | None = None
+    """The run's policy, where it has no registered name: a folder or module:attribute."""
+    verifiers: str = "random,medoid,leverage,cfn,knn,lowest"
+    """What to judge, given as to `robotest eval`."""
+    tasks: str = "all"
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
+    episodes: int = 10
+    """Episodes of each task, from the first."""
+    continuations: int = 1
+    """Futures of every candidate."""
+    every: int = 1
+    """Branch every so many decisions."""
+    workers: Literal["auto"] | int = "auto"
+    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    env_python: Path | None = None
+    """Interpreter of the workers; None: this one."""
+    out: Path | None = None
+    """Where `branches.jsonl` goes, and is continued from; None: RUN/branches-CONDITION."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Run what is missing and print the tables; 1 if a branch ended in an error."""
+        from robotest import branching
+        from robotest.report import progress, tables
+        from robotest.runs import directory
+        from robotest.runtime import pool
+        from robotest.runtime.rollout import WallClock
+        from robotest.runtime.runner import Crew, InProcess
+        from robotest.success import NONE
+
+        for name in ("episodes", "continuations", "every"):
+            if getattr(self, name) < 1:
+                raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
+        asked, recorded = directory.read(self.run_directory)
+        if asked.identity.get("success") == NONE:
+            raise RobotestError(f"{self.run_directory} judges no success; branches are judged by nothing else")
+        if self.condition not in asked.verifiers:
+            raise UnknownNameError("condition", self.condition, asked.verifiers)
+        tasks = among("task", self.tasks, asked.tasks)
+        for task in tasks:
+            there = sum((self.condition, task, index) in recorded for index in range(self.episodes))
+            if there < self.episodes:
+                raise RobotestError(
+                    f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
+                    f" run more with `robotest eval --episodes`, or give --episodes {there}"
+                )
+        planner, judged = self._planner(asked)
+        plan = branching.Plan(
+            self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every
+        )
+        workers = pool.usable_cores() if self.workers == "auto" else self.workers
+        env = asked.identity["env"]
+        crew: Crew
+        if workers == 0 and self.env_python is None:
+            crew = InProcess(env, WallClock())
+        else:
+            crew = pool.Fleet(env, workers or 1, self.env_python)
+        out = self.out or self.run_directory / f"branches-{self.condition}"
+        with contextlib.closing(crew), progress.counter("branches") as update:
+            branches = branching.run(plan, planner, crew, out, update)
+        report = branching.report(branches)
+        if self.json:
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
+        else:
+            standin_assets = bool(asked.identity.get("standin_assets"))
+            for part in tables.branches(report, standin_assets=standin_assets, notes=directory.notes(asked.identity)):
+                progress.console().print(part)
+            sys.stderr.write(f"branches: {out / branching.FILE}\n")
+        return 1 if any(b.outcome == "error" for b in branches) else 0
+
+    def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+        """Load the run's policy and everything that is to be judged; return its fingerprints too."""
+        from robotest.branching import BranchPlanner
+        from robotest.evaluate import load_condition, load_policy
+        from robotest.runtime.rollout import WallClock
+
+        policy, folder = load_policy(self.policy or asked.identity["policy"])
+        if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:
+            raise RobotestError(
+                f"{self.run_directory} was run with policy {asked.identity['policy_fingerprint']};"
+                f" {policy.spec.name!r} is {policy.spec.fingerprint}; give the run's with --policy"
+            )
+        judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
+        base = load_condition(self.condition, policy, folder)
+        verifiers = {c.name: c.verifier for c in judged}
+        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
+        return planner, {c.name: c.fingerprint for c in judged}

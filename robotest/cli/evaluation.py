@@ -1,0 +1,422 @@
+"""``eval``, ``compare``, ``plan``, ``video``: the main job and what can be read off its directory afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_format
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from robotest.cli.arguments import among, pair, split
+from robotest.errors import InterruptedRunError, RobotestError
+
+if TYPE_CHECKING:
+    from robotest.evaluate import EvalConfig
+    from robotest.report.video import Selection
+    from robotest.runs.directory import Arguments, Key, Summary
+    from robotest.statistics.power import Measured, Question
+    from robotest.types import Episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Run a policy under several verifiers on paired episodes and compare them. Continues a run that is there."""
+
+    env: str = "dual_arm"
+    """Suite: a registered name or module:attribute."""
+    policy: str = "mini_vla"
+    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
+    verifiers: str | None = None
+    """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute. None:
+    random, medoid, and of cfn and leverage those that were fitted to the policy."""
+    tasks: str = "all"
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
+    episodes: int = 20
+    """Episodes per task and condition."""
+    candidates: int = 8
+    """Chunks sampled per decision."""
+    execute: Literal["all"] | int = "all"
+    """Actions of a chunk executed before the next decision."""
+    seed: int = 0
+    """Run seed: start states and noises follow from it alone."""
+    setting: str | None = None
+    """One of the suite's settings."""
+    action_mode: str | None = None
+    """One of the suite's action modes; None: the policy's."""
+    wording: Literal["seen", "unseen"] = "seen"
+    """Instruction templates."""
+    image_size: int | None = None
+    """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
+    success: str | None = None
+    """When an episode has succeeded: info:KEY, return>=X, terminated (by the environment itself), module:function, or
+    none for returns alone. None: as the environment says itself."""
+    env_arg: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE for the environment, e.g. for gymnasium.make; once for each."""
+    out: Path | None = None
+    """Run directory; None: runs/ENV-POLICY-seedSEED."""
+    unpaired: bool = False
+    """Compare conditions as independent samples: for environments that do not start from their seed."""
+    retry: Literal["none", "errors"] = "none"
+    """errors: run again what ended in an error."""
+    allow_code_changes: bool = False
+    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
+    record: Literal["none", "states", "images"] = "states"
+    """What episode files hold: states, from which pictures are made afterwards; or also frames, for videos of
+    environments without states."""
+    pair: str | None = None
+    """A:B, the conditions that the next three are about; None: the only two."""
+    stop_when_decided: bool = False
+    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
+    alpha: float = 0.05
+    """Error rate of stopping."""
+    allocate: Literal["equal", "adaptive"] = "equal"
+    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
+    workers: Literal["auto"] | int = "auto"
+    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    env_python: Path | None = None
+    """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
+    batch_window_s: float = 0.0
+    """How long a batch waits for more requests before it is sampled [s]."""
+    videos: Literal["none", "default", "all"] = "default"
+    """Episodes to render afterwards; default: up to 2 failures and 1 success per task and condition."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> int:
+        """Run what is missing, print the tables, render the videos; 1 if an episode ended in an error."""
+        from robotest.runs import up_to_date
+
+        config = self._config()
+        summary = up_to_date.read(config)
+        if summary is None:
+            summary = _evaluate(config)
+            up_to_date.write(config, summary)
+        else:
+            sys.stderr.write(f"already complete: {summary.performance.episodes} episodes read from {config.out}\n")
+        print_summary(summary, as_json=self.json)
+        tasks = list(next(iter(summary.conditions.values())).tasks)
+        if self.videos != "none" and self.record != "none":
+            keys = _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes)
+            if self.videos == "all" or _can_be_filmed(config.out, keys):
+                _render(config.out, keys)
+        sys.stderr.write(f"run directory: {config.out}\n")
+        return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
+
+    def _config(self) -> EvalConfig:
+        """Turn what was typed into what is meant."""
+        from robotest.evaluate import DEFAULT_VERIFIERS, EvalConfig, condition_name
+        from robotest.runtime import pool
+
+        name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")
+        verifiers = None if self.verifiers is None else split(self.verifiers)
+        return EvalConfig(
+            out=self.out or Path("runs") / name,
+            env=self.env,
+            policy=self.policy,
+            verifiers=verifiers,
+            tasks=() if self.tasks == "all" else split(self.tasks),
+            episodes=self.episodes,
+            candidates=self.candidates,
+            execute=None if self.execute == "all" else self.execute,
+            seed=self.seed,
+            setting=self.setting,
+            action_mode=self.action_mode,
+            wording=self.wording,
+            image_size=self.image_size,
+            success=self.success,
+            env_args=self.env_arg,
+            unpaired=self.unpaired,
+            retry=self.retry,
+            allow_code_changes=self.allow_code_changes,
+            record=self.record,
+            pair=pair(self.pair, tuple(map(condition_name, verifiers or DEFAULT_VERIFIERS))) if self.pair else None,
+            stop_when_decided=self.stop_when_decided,
+            alpha=self.alpha,
+            allocate=self.allocate,
+            workers=pool.usable_cores() if self.workers == "auto" else self.workers,
+            env_python=self.env_python,
+            batch_window_s=self.batch_window_s,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare the conditions of a run, or of two runs over the same starts, paired by episode."""
+
+    run_directory: Positional[Path]
+    """What `robotest eval --out` wrote; it may still be growing."""
+    other: Positional[Path | None] = None
+    """A second run, e.g. of another policy: same environment, tasks, seed and step limits."""
+    conditions: str = "all"
+    """Conditions to compare, separated by commas; those of two runs are called RUN/CONDITION."""
+    tasks: str = "all"
+    r"""Tasks to count, separated by commas; one that has a comma itself: \,."""
+    level: float = 0.95
+    """Of every interval."""
+    mid_p: bool = False
+    """Show mid-p values: less conservative, not guaranteed."""
+    fail_if_worse: str | None = None
+    """A:B: exit with 3 if condition A succeeds less often than B with a p-value below alpha."""
+    alpha: float = 0.05
+    """For --fail-if-worse."""
+    unpaired: bool = False
+    """Compare conditions as independent samples: for starts that differ, or runs of two seeds."""
+    allow_code_changes: bool = False
+    """Compare two runs although the code of the environment, or of its rule of success, was edited in between."""
+    json: bool = False
+    """Print the summary as JSON."""
+    markdown: bool = False
+    """Print the tables as Markdown."""
+
+    def run(self) -> int:
+        """Print the tables of what is there; 1 if an episode ended in an error, 3 if worse was to fail."""
+        from robotest.runs import directory, merge, schedule
+
+        asked: Arguments
+        episodes: Mapping[Key, Episode]
+        pairs: Sequence[tuple[str, str]] | None
+        if self.other is None:
+            asked, episodes = directory.read(self.run_directory)
+            pairs = None
+        else:
+            both = merge.pair(
+                self.run_directory, self.other, unpaired=self.unpaired, allow_code_changes=self.allow_code_changes
+            )
+            asked, episodes, pairs = both.arguments, both.episodes, both.pairs
+        conditions = among("condition", self.conditions, tuple(asked.verifiers))
+        asked = dataclasses.replace(
+            asked,
+            verifiers={c: asked.verifiers[c] for c in conditions},
+            tasks=among("task", self.tasks, asked.tasks),
+        )
+        if pairs is not None:
+            pairs = [(a, b) for a, b in pairs if a in conditions and b in conditions]
+        summary = schedule.summarise(asked, episodes, self.level, pairs, unpaired=self.unpaired)
+        print_summary(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
+        if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
+            return 3
+        return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
+
+    def _worse(self, sides: tuple[str, str], asked: Arguments, episodes: Mapping[Key, Episode]) -> bool:
+        """Judge the pair, and say the verdict."""
+        from robotest.statistics import paired as stats
+        from robotest.success import NONE
+
+        if not 0 < self.alpha < 1:
+            raise RobotestError(f"--alpha {self.alpha} given; it lies between 0 and 1, e.g. 0.05")
+        within = [e for e in episodes.values() if e.task in asked.tasks]
+        found: stats.Comparison | stats.UnpairedComparison | stats.ReturnComparison
+        scale, unit = 100.0, " points"
+        if asked.identity.get("success") == NONE:
+            found, scale, unit = stats.compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
+        elif self.unpaired:
+            found = stats.compare_unpaired(*sides, within, self.level)
+        else:
+            found = stats.compare(*sides, within, self.level)
+        p_value = found.mid_p_value if self.mid_p and isinstance(found, stats.Comparison) else found.p_value
+        if found.difference is None or p_value is None:
+            raise RobotestError(
+                f"not enough data: {sides[0]} and {sides[1]} have no episodes without errors to compare"
+            )
+        worse = found.difference < 0 and p_value < self.alpha
+        how = f" over {found.pairs} pairs" if isinstance(found, stats.Comparison) else ""
+        sys.stderr.write(
+            f"{sides[0]} is {'' if worse else 'not '}worse than {sides[1]}:"
+            f" {scale * found.difference:+.4g}{unit}, p = {p_value:.2g}{how}\n"
+        )
+        return worse
+
+
+_FEW_PAIRS = 200
+"""Below, the share of discordant pairs is uncertain by a third and more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Say how many episodes a question needs, paired and unpaired."""
+
+    rate: float | None = None
+    """Success rate of the condition that is there; None: measured in --run-directory."""
+    gain: float = 0.05
+    """Difference that must not be missed."""
+    power: float = 0.8
+    """Chance of finding it if it is there."""
+    alpha: float = 0.05
+    """Chance of finding a difference that is not."""
+    discordance: float | None = None
+    """Share of pairs in which exactly one side succeeds; None: from what is measured."""
+    run_directory: Annotated[Path | None, arg(aliases=("--run",))] = None
+    """A run to measure in; None: what was measured on the built-in suite."""
+    pair: str | None = None
+    """A:B, the conditions of the run to measure; None: its first two."""
+    base: str | None = None
+    """Which of these two is the condition that is there; None: random or first if it is one, else the second."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Print the numbers and where they come from."""
+        from robotest.statistics import power as planning
+
+        measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
+        if self.run_directory is not None:
+            measured, where = self._measured(self.run_directory)
+        for name in ("pair", "base") if self.run_directory is None else ():
+            if getattr(self, name) is not None:
+                raise RobotestError(f"--{name} given without --run-directory; give the run that has these conditions")
+        rate = measured.rate if self.rate is None else self.rate
+        given = self.discordance
+        discordance = measured.discordance_at(rate, rate + self.gain) if given is None else given
+        question = planning.Question(rate, self.gain, discordance, self.power, self.alpha)
+        paired, unpaired = planning.pairs_needed(question), planning.episodes_needed_unpaired(question)
+        self._warn(question, measured)
+        if self.json:
+            numbers = {"question": dataclasses.asdict(question), "paired": paired, "unpaired": unpaired}
+            sys.stdout.write(json_format.dumps(numbers, indent=2, allow_nan=False) + "\n")
+            return 0
+        sys.stdout.write(
+            f"to tell {100 * rate:.1f} % from {100 * (rate + self.gain):.1f} % with a chance of {100 * self.power:g} %"
+            f" at alpha {self.alpha:g}:\n"
+            f"  paired    {paired:>7} episodes of each condition\n"
+            f"  unpaired  {unpaired:>7} episodes of each condition\n"
+            f"with one of both sides succeeding alone in {100 * discordance:.1f} % of the pairs"
+            f" ({'as given' if given is not None else f'measured: {where}'})\n"
+        )
+        return 0
+
+    def _measured(self, run: Path) -> tuple[Measured, str]:
+        """Measure two conditions of a run; return also which."""
+        from robotest.runs import directory, merge, schedule
+        from robotest.statistics import paired as stats
+        from robotest.statistics import power as planning
+
+        asked, episodes = directory.read(run)
+        names = tuple(asked.verifiers)
+        sides = pair(self.pair, names) if self.pair else names[:2]
+        if len(sides) < 2:
+            raise RobotestError(f"{run} has one condition, {names[0]}; two are needed")
+        if self.base is not None and self.base not in sides:
+            raise RobotestError(f"--base {self.base} given; the conditions compared are {sides[0]} and {sides[1]}")
+        base = self.base or next((name for name in ("random", "first") if name in sides), sides[1])
+        counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
+        merge.require_same_starts(counted)
+        measured = planning.measure(stats.compare(sides[0], sides[1], counted), base)
+        return measured, (
+            f"{sides[0]} and {sides[1]} of {run}, {measured.pairs} pairs; the base is {base}, which succeeds in"
+            f" {100 * measured.rate:.1f} %"
+        )
+
+    def _warn(self, question: Question, measured: Measured) -> None:
+        """Say what few pairs leave open."""
+        from robotest.statistics import power as planning
+
+        if self.discordance is not None or measured.pairs >= _FEW_PAIRS:
+            return
+        low, high = measured.discordances_at(question.rate, question.rate + question.gain)
+        fewest, most = planning.pairs_needed_between(question, (low, high))
+        sys.stderr.write(
+            f"only {measured.pairs} pairs were measured: one side succeeds alone in {100 * low:.0f} to"
+            f" {100 * high:.0f} % of all pairs, and {fewest} to {most or 'more than a million'} paired episodes are"
+            " needed\n"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """Render recorded episodes of a run to mp4 files beside their episode files."""
+
+    run_directory: Positional[Path]
+    """What `robotest eval --out` wrote."""
+    episodes: Literal["default", "failed", "succeeded", "errors", "all"] = "default"
+    """Which; default: up to 2 failures and 1 success per task and condition."""
+    conditions: str = "all"
+    """Conditions, separated by commas."""
+    tasks: str = "all"
+    r"""Tasks, separated by commas; one that has a comma itself: \,."""
+    camera: str | None = None
+    """Camera of the large picture; None: the policy's first."""
+
+    def run(self) -> int:
+        """Render what is not there yet and print the paths."""
+        from robotest.runs import directory
+
+        asked = directory.read_arguments(self.run_directory)
+        conditions = among("condition", self.conditions, tuple(asked.verifiers))
+        tasks = among("task", self.tasks, asked.tasks)
+        keys = _selected(self.run_directory, self.episodes, conditions, tasks)
+        _render(self.run_directory, keys, self.camera)
+        for key in keys:
+            sys.stdout.write(f"{directory.episode_path(self.run_directory, key).with_suffix('.mp4')}\n")
+        return 0
+
+
+def _evaluate(config: EvalConfig) -> Summary:
+    from robotest.evaluate import evaluate
+    from robotest.report import progress
+
+    with progress.evaluation() as update:
+        return evaluate(config, update, about={"command": sys.argv[1:]})
+
+
+def _selected(
+    run: Path, selection: Selection, conditions: Sequence[str], tasks: Sequence[str], episodes: int | None = None
+) -> list[Key]:
+    from robotest.report import video
+    from robotest.runs import directory
+
+    within = [
+        e
+        for e in directory.read_episodes(run).values()
+        if e.condition in conditions and e.task in tasks and (episodes is None or e.index < episodes)
+    ]
+    return video.select(within, selection)
+
+
+def _can_be_filmed(run: Path, keys: Sequence[Key]) -> bool:
+    """Return whether states or frames were recorded, and say so if not."""
+    from robotest.report import video
+    from robotest.runs import directory, episode_file
+
+    filmed = all(video.can_be_filmed(episode_file.read(directory.episode_path(run, key))) for key in keys[:1])
+    if not filmed:
+        sys.stderr.write("no videos: this environment records no states; --record images keeps frames instead\n")
+    return filmed
+
+
+def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
+    """Render the videos that are missing, with a bar."""
+    from robotest.report import progress, video
+    from robotest.runs import directory
+
+    missing = [key for key in keys if not directory.episode_path(run, key).with_suffix(".mp4").exists()]
+    if not missing:
+        return
+    try:
+        with progress.bar("videos", len(missing)) as advance:
+            video.render_run(run, missing, video.VideoStyle(camera=camera), done=lambda _: advance())
+    except KeyboardInterrupt as pressed:
+        raise InterruptedRunError(
+            f"interrupted; the results are complete, `robotest video {run}` renders the remaining videos"
+        ) from pressed
+
+
+def print_summary(
+    summary: Summary, *, as_json: bool, as_markdown: bool = False, detail: bool = False, mid_p: bool = False
+) -> None:
+    """Print the tables of a run, or its summary as JSON."""
+    from robotest.report import progress, tables
+
+    if as_json:
+        sys.stdout.write(json_format.dumps(summary.to_json(), indent=2, allow_nan=False) + "\n")
+        return
+    parts = tables.report(summary, detail=detail, mid_p=mid_p)
+    if as_markdown:
+        sys.stdout.write(tables.markdown(parts))
+        return
+    for part in parts:
+        progress.console().print(part)

@@ -1,0 +1,627 @@
+"""The run directory: what was asked for, what came out, and how to go on after an interruption.
+
+``RUN/run.json`` says what an episode of this run is; ``RUN/episodes.jsonl`` is the truth about what is done, one line
+an episode, on disk before the next one starts; everything else can be computed from the two again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, get_args
+
+import robotest
+from robotest import files
+from robotest.errors import RunDirectoryError
+from robotest.statistics import paired
+from robotest.statistics.allocation import Estimate
+from robotest.statistics.sequential import Monitor
+from robotest.success import PREDICATE
+from robotest.types import Episode, Outcome
+
+FORMAT = 1
+Key = tuple[str, str, int]
+"""(condition, task, index): what identifies an episode within a run."""
+Start = tuple[str, int]
+"""(task, index): what the conditions share."""
+ROUND = 10
+"""Episodes of a task before the next one's turn; an environment is built again for every turn."""
+_LONGEST_FOLDER = 120
+"""Bytes; file systems allow 255, and some encrypting ones 143."""
+_TIMES = ("sample_s", "verify_s", "wall_s")
+CODE = ("code", "env_code")
+"""Parts of an identity that change with source files: of policy and verifiers, and of the environment."""
+_NEWER = ("success", "simulator")
+"""Parts of an identity that earlier versions of robotest did not record."""
+_KINDS = {
+    "condition": str,
+    "task": str,
+    "index": int,
+    "steps": int,
+    "max_steps": int,
+    "decisions": int,
+    "chosen": list,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a run was asked for.
+
+    Attributes:
+        identity: everything that changes what an episode *is*; must be equal for a run to continue.
+        verifiers: condition -> fingerprint of its verifier's file, None if it has no file; must be equal for the
+            conditions that are already in the run. New conditions may come.
+        tasks: may change.
+        episodes: per task and condition, on average if the run is adaptive; may change.
+        pair: the two conditions that `alpha` and `adaptive` are about; None if neither is asked for. May change.
+        alpha: error rate at which the run stops as soon as the pair is told apart; None: it does not. May change.
+        adaptive: whether tasks get episodes by how much they tell about the pair. May change.
+    """
+
+    identity: Mapping[str, Any]
+    verifiers: Mapping[str, str | None]
+    tasks: tuple[str, ...]
+    episodes: int
+    pair: tuple[str, str] | None = None
+    alpha: float | None = None
+    adaptive: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionSummary:
+    """One condition, over all tasks and by task; `clustered` is for other tasks like these, None for fewer than two."""
+
+    overall: paired.Rate
+    clustered: paired.Interval | None
+    tasks: Mapping[str, paired.Rate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Performance:
+    """What the run cost, summed over its episodes.
+
+    Attributes:
+        episodes: how many.
+        steps: actions executed.
+        decisions: chunks requested.
+        wall_s: time in episodes [s].
+        decision_s: condition -> (policy, verifier) time of a decision [s]; None without decisions.
+    """
+
+    episodes: int
+    steps: int
+    decisions: int
+    wall_s: float
+    decision_s: Mapping[str, tuple[float, float] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Episodes of a condition that ended in the same error.
+
+    Attributes:
+        condition: of these episodes.
+        error: the line they have in common.
+        episodes: how many.
+        first: task and index of one of them.
+    """
+
+    condition: str
+    error: str
+    episodes: int
+    first: Start
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A run in numbers: `summary.json`.
+
+    Attributes:
+        conditions: rates.
+        comparisons: of pairs of conditions; empty where starts are no pairs, or nothing is judged.
+        performance: what it cost.
+        level: of every interval.
+        sequential: verdict of a run that stops when it is decided.
+        adaptive: estimate of a run that spends episodes where they inform.
+        standin_assets: see `EnvSpec`.
+        unpaired: comparisons in the place of the paired ones, where starts differ.
+        returns: mean return of each condition; empty where the environment gives no rewards.
+        return_comparisons: of pairs of conditions.
+        errors: what went wrong, the most frequent first.
+        judged: whether success is defined.
+        notes: what every table must say: the rule of success, the simulator, caveats.
+    """
+
+    conditions: Mapping[str, ConditionSummary]
+    comparisons: tuple[paired.Comparison, ...]
+    performance: Performance
+    level: float = 0.95
+    sequential: Monitor | None = None
+    adaptive: Estimate | None = None
+    standin_assets: bool = False
+    unpaired: tuple[paired.UnpairedComparison, ...] = ()
+    returns: Mapping[str, paired.Returns] = dataclasses.field(default_factory=dict)
+    return_comparisons: tuple[paired.ReturnComparison, ...] = ()
+    errors: tuple[Failure, ...] = ()
+    judged: bool = True
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout of `summary.json`."""
+        return {
+            "conditions": {
+                name: {
+                    **_rate_json(c.overall),
+                    "clustered": c.clustered,
+                    "tasks": {task: _rate_json(r) for task, r in c.tasks.items()},
+                }
+                for name, c in self.conditions.items()
+            },
+            "comparisons": [
+                {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
+            ],
+            "unpaired_comparisons": [dataclasses.asdict(c) for c in self.unpaired],
+            "returns": {name: dataclasses.asdict(r) for name, r in self.returns.items()},
+            "return_comparisons": [dataclasses.asdict(c) for c in self.return_comparisons],
+            "errors": [dataclasses.asdict(e) for e in self.errors],
+            "performance": dataclasses.asdict(self.performance),
+            "standin_assets": self.standin_assets,
+            "notes": list(self.notes),
+            **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
+            **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class GoingOn:
+    """How a run is continued.
+
+    Attributes:
+        retry_errors: take out the errors among what is asked for, to be run again.
+        allow_code_changes: whether the code behind the names in the arguments may be another than before.
+    """
+
+    retry_errors: bool = False
+    allow_code_changes: bool = False
+
+
+class RunDirectory:
+    """A run directory that this process, and no other, may write to. Use it in a ``with`` statement.
+
+    Args:
+        path: made if it is not there.
+        arguments: what is asked for now.
+        about: what else `run.json` should tell of this session, e.g. the command line. A session that differs from
+            those before, also in versions or machine, is added to the list in `run.json`.
+        going_on: what of an earlier session is not kept, or need not be the same.
+
+    Raises:
+        RunDirectoryError: it cannot be written, belongs to other arguments, is damaged, or another process has it.
+    """
+
+    def __init__(
+        self, path: Path, arguments: Arguments, about: Mapping[str, Any], going_on: GoingOn | None = None
+    ) -> None:
+        self.path = path
+        self._lines: IO[str]
+        self._arguments: Arguments
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        try:
+            self._episodes = self._open(arguments, about, going_on or GoingOn())
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with writing(self.path):
+                self._lines.close()  # writes what an interrupted `append` left in the buffer
+        finally:
+            self._lock.close()
+
+    @property
+    def episodes(self) -> Mapping[Key, Episode]:
+        """Everything finished so far, in the order it was written."""
+        return self._episodes
+
+    def append(self, episode: Episode) -> None:
+        """Put a finished episode on disk; when this returns it survives a crash of the machine."""
+        with writing(self.path):
+            self._lines.write(_to_line(episode))
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+        self._episodes[key_of(episode)] = episode
+
+    def finish(self, summary: Summary) -> None:
+        """Write `summary.json`, and bring the lines into the order of running.
+
+        Workers end when they end; afterwards a run has the same lines however it was run.
+        """
+        ordered = sorted(self._episodes, key=_position(self._arguments))
+        with writing(self.path):
+            if ordered != list(self._episodes):
+                self._rewrite({key: self._episodes[key] for key in ordered})
+            write_json(self.path / "summary.json", summary.to_json())
+
+    def _rewrite(self, episodes: dict[Key, Episode]) -> None:
+        """Put these lines in place of those that are there; a crash leaves one or the other."""
+        file = self.path / "episodes.jsonl"
+        with files.replacing(file) as partial:
+            with partial.open("w", encoding="utf-8") as lines:
+                lines.writelines(_to_line(episode) for episode in episodes.values())
+                lines.flush()
+                os.fsync(lines.fileno())
+            self._lines.close()
+        self._lines = file.open("a", encoding="utf-8")
+        self._episodes = episodes
+
+    def _open(self, arguments: Arguments, about: Mapping[str, Any], going_on: GoingOn) -> dict[Key, Episode]:
+        """Check `run.json` against the arguments and read what is there; order matters: nothing is written before."""
+        file = self.path / "run.json"
+        before = read_arguments(self.path) if file.exists() else None
+        episodes = read_episodes(self.path)
+        kept = {key: e for key, e in episodes.items() if not (going_on.retry_errors and _is_error(e, arguments))}
+        if before is not None:
+            # Where nothing is kept the code may have been mended.
+            _require_same(self.path, before, arguments, allow_code_changes=going_on.allow_code_changes or not kept)
+        verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
+        _require_own(self.path, verifiers, episodes)
+        session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
+        session.update({name: arguments.identity.get(name) for name in CODE})
+        sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
+        if session not in sessions:
+            sessions.append(session)
+        self._arguments = dataclasses.replace(arguments, verifiers=verifiers)
+        with writing(self.path):
+            write_json(file, {"format": FORMAT, **dataclasses.asdict(self._arguments), "sessions": sessions})
+            _drop_torn_line(self.path / "episodes.jsonl")
+            self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
+            if len(kept) < len(episodes):
+                for key in episodes.keys() - kept.keys():
+                    for suffix in (".txt", ".mp4", ".h5"):
+                        episode_path(self.path, key).with_suffix(suffix).unlink(missing_ok=True)
+                self._rewrite(kept)
+        return kept
+
+
+def _is_error(episode: Episode, arguments: Arguments) -> bool:
+    asked = episode.condition in arguments.verifiers and episode.task in arguments.tasks
+    return asked and episode.outcome == "error"
+
+
+def key_of(episode: Episode) -> Key:
+    """Return what identifies an episode within a run."""
+    return (episode.condition, episode.task, episode.index)
+
+
+def episode_path(run: Path, key: Key) -> Path:
+    """Return where the file of an episode is; videos lie beside it with another suffix.
+
+    Names that no folder can have, or that would lead out of the run directory, are quoted as in a URL, and cut off
+    where they are long; the episode file holds the real ones.
+    """
+    condition, task, index = key
+    return run / "episodes" / _folder(condition) / _folder(task) / f"{index:05d}.h5"
+
+
+def _folder(name: str) -> str:
+    """Return a name as the name of a folder; different names have different folders."""
+    quoted = re.sub(
+        r"[%/\\\x00-\x1f\x7f]|^\.|^$", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()) or "%", name
+    )
+    data = quoted.encode(errors="surrogatepass")
+    if len(data) <= _LONGEST_FOLDER:
+        return quoted
+    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+    return f"{data[: _LONGEST_FOLDER - 20].decode(errors='ignore')}%{digest}"
+
+
+def read_arguments(run: Path) -> Arguments:
+    """Read what a run was asked for.
+
+    Raises:
+        RunDirectoryError: there is no run, or its `run.json` is damaged or of another version.
+    """
+    file = run / "run.json"
+    if not file.is_file():
+        raise RunDirectoryError(f"{run} holds no run (no run.json); give a directory that `robotest eval` wrote")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise RunDirectoryError(f"{file} has format {data['format']}; this version reads {FORMAT}")
+        return Arguments(
+            identity=data["identity"],
+            verifiers=data["verifiers"],
+            tasks=tuple(data["tasks"]),
+            episodes=data["episodes"],
+            pair=tuple(data["pair"]) if data["pair"] else None,
+            alpha=data["alpha"],
+            adaptive=data["adaptive"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
+
+
+def read(run: Path) -> tuple[Arguments, dict[Key, Episode]]:
+    """Read a run: what it was asked for and what is finished.
+
+    Raises:
+        RunDirectoryError: as `read_arguments` and `read_episodes`; or there are episodes of a condition that the run
+            does not have, which happens when the lines of two runs were mixed.
+    """
+    arguments, episodes = read_arguments(run), read_episodes(run)
+    _require_own(run, arguments.verifiers, episodes)
+    return arguments, episodes
+
+
+def read_episodes(run: Path) -> dict[Key, Episode]:
+    """Read what is finished, leaving out a last line that was torn by an interruption.
+
+    Raises:
+        RunDirectoryError: any other damage, with the number of the line.
+    """
+    file = run / "episodes.jsonl"
+    if not file.exists():
+        return {}
+    episodes: dict[Key, Episode] = {}
+    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+    for number, line in enumerate(lines, 1):
+        try:
+            episode = _from_line(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(
+                f"{file} line {number} is damaged ({error}); restore the file, or delete the line to run it again"
+            ) from error
+        if key_of(episode) in episodes:
+            raise RunDirectoryError(f"{file} line {number} repeats episode {key_of(episode)}; delete one of the two")
+        episodes[key_of(episode)] = episode
+    return episodes
+
+
+def summarise(
+    episodes: Sequence[Episode],
+    conditions: Sequence[str],
+    tasks: Sequence[str],
+    level: float = 0.95,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    judged: bool = True,
+    unpaired: bool = False,
+) -> Summary:
+    """Compute the summary of some conditions and tasks.
+
+    Args:
+        episodes: those of other conditions and tasks are left out.
+        conditions: in the order to show them.
+        tasks: in the order to show them.
+        level: of every interval.
+        pairs: of conditions to compare; None: every pair, the later condition against the earlier.
+        judged: whether success is defined; if not, returns alone are compared.
+        unpaired: compare conditions as independent samples.
+    """
+    if pairs is None:
+        pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
+    within = [e for e in episodes if e.task in tasks and e.condition in conditions]
+    by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
+    rewarded = any(e.episode_return is not None for e in within)
+    return Summary(
+        conditions={
+            c: ConditionSummary(
+                overall=paired.rate(mine, level),
+                clustered=_clustered(mine, level),
+                tasks={t: paired.rate([e for e in mine if e.task == t], level) for t in tasks},
+            )
+            for c, mine in by_condition.items()
+        },
+        comparisons=tuple(paired.compare(a, b, within, level) for a, b in pairs if judged and not unpaired),
+        unpaired=tuple(paired.compare_unpaired(a, b, within, level) for a, b in pairs if judged and unpaired),
+        returns={c: paired.returns(mine, level) for c, mine in by_condition.items()} if rewarded else {},
+        return_comparisons=tuple(
+            paired.compare_returns(a, b, within, level, paired=not unpaired) for a, b in pairs if rewarded
+        ),
+        errors=_failures(within),
+        judged=judged,
+        performance=Performance(
+            episodes=len(within),
+            steps=sum(e.steps for e in within),
+            decisions=sum(e.decisions for e in within),
+            wall_s=sum(e.wall_s for e in within),
+            decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
+        ),
+        level=level,
+    )
+
+
+def _failures(episodes: Sequence[Episode]) -> tuple[Failure, ...]:
+    """Group errors by what they say."""
+    groups: dict[tuple[str, str], list[Episode]] = {}
+    for e in episodes:
+        if e.outcome == "error":
+            groups.setdefault((e.condition, e.error or "no reason recorded"), []).append(e)
+    found = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
+    return tuple(sorted(found, key=lambda failure: -failure.episodes))
+
+
+def notes(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what every table of a run must say, beside that its assets are stand-ins."""
+    rule = identity.get("success", PREDICATE)
+    told = [] if rule == PREDICATE else [f"success: {rule}"]
+    told += [text for text in (identity.get("simulator"), *identity.get("caveats", ())) if text]
+    if not identity.get("repeatable", True):
+        told.append("starts laid out by people, not compared")
+    return tuple(told)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    with files.replacing(path) as partial:
+        partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("robotest", "numpy", "scipy", "mujoco", "torch", "h5py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what computer this is."""
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "host": platform.node()}
+
+
+def renderer() -> str:
+    """Return what MuJoCo draws with; empty if it is its default."""
+    return os.environ.get("MUJOCO_GL", "")
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return this package's git commit, with ``+`` if files were changed since; None if it is not a checkout."""
+    root, git = Path(robotest.__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - constants
+
+    head = ask("rev-parse", "HEAD")
+    return head + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "") if head else None
+
+
+def _position(arguments: Arguments) -> Callable[[Key], tuple[int, int, str, int, int]]:
+    """Return a sort key: the order of `Arguments.keys`, also for tasks that are not asked for at present."""
+    tasks = {task: i for i, task in enumerate(arguments.tasks)}
+    conditions = {condition: i for i, condition in enumerate(arguments.verifiers)}
+
+    def position(key: Key) -> tuple[int, int, str, int, int]:
+        condition, task, index = key
+        return (index // ROUND, tasks.get(task, len(tasks)), task, index, conditions[condition])
+
+    return position
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _lock(path: Path) -> IO[str]:
+    file = (path / ".lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RunDirectoryError(f"another process is writing to {path}; wait for it or give another --out") from error
+    return file
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` inside (disk full, no permission) into a `RunDirectoryError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to run directory {path}: {error.strerror or error}") from error
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut off what follows the last newline: an episode whose line was not finished runs again."""
+    if not file.exists():
+        return
+    with file.open("r+b") as opened:
+        opened.truncate(opened.read().rfind(b"\n") + 1)
+
+
+def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_changes: bool) -> None:
+    old = [name for name in _NEWER if name in now.identity and name not in before.identity]
+    if old:
+        raise RunDirectoryError(
+            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(old)}: it can be read"
+            " (`robotest compare`), but not continued; give another --out"
+        )
+    differences = [
+        f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
+        for name in {**before.identity, **now.identity}
+        if before.identity.get(name) != now.identity.get(name) and not (name in CODE and allow_code_changes)
+    ]
+    differences += [
+        f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
+        for name, fingerprint in now.verifiers.items()
+        if name in before.verifiers and before.verifiers[name] != fingerprint
+    ]
+    if differences:
+        edited = any(before.identity.get(name) != now.identity.get(name) for name in CODE)
+        hint = ", or --allow-code-changes to keep the episodes of the code before" if edited else ""
+        raise RunDirectoryError(
+            f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out{hint}"
+        )
+
+
+def _require_own(run: Path, conditions: Iterable[str], episodes: Iterable[Key]) -> None:
+    foreign = {condition for condition, _, _ in episodes} - set(conditions)
+    if foreign:
+        raise RunDirectoryError(
+            f"{run / 'episodes.jsonl'} has episodes of {', '.join(sorted(foreign))}, which run.json does not know;"
+            " were two runs mixed? Take those lines out, or start again in another directory"
+        )
+
+
+def _to_line(episode: Episode) -> str:
+    """Times apart from the rest: without them two runs of one command give the same bytes."""
+    data = dataclasses.asdict(episode)
+    times = {name: data.pop(name) for name in _TIMES}
+    return json.dumps({**data, "time": times}, allow_nan=False) + "\n"
+
+
+def _from_line(data: dict[str, Any]) -> Episode:
+    times = data.pop("time")
+    if data["outcome"] not in get_args(Outcome):
+        raise ValueError(f"outcome {data['outcome']!r} is none of {', '.join(get_args(Outcome))}")
+    for name, kind in _KINDS.items():
+        if type(data[name]) is not kind:
+            raise ValueError(f"{name} {data[name]!r} is not of type {kind.__name__}")
+    return Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
+
+
+def _rate_json(rate: paired.Rate) -> dict[str, Any]:
+    return {"episodes": rate.episodes, **dataclasses.asdict(rate)}
+
+
+def _clustered(episodes: Sequence[Episode], level: float) -> paired.Interval | None:
+    rates = [paired.rate([e for e in episodes if e.task == task]) for task in {e.task: None for e in episodes}]
+    valid = [r for r in rates if r.successes + r.failures]
+    interval = paired.clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
+    return paired.within(interval, 0.0, 1.0)
+
+
+def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:
+    n = sum(e.decisions for e in episodes)
+    return (sum(e.sample_s for e in episodes) / n, sum(e.verify_s for e in episodes) / n) if n else None

@@ -1,0 +1,135 @@
+"""Two runs over the same starts, read as one: for policies that were evaluated apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from robotest.errors import RunDirectoryError, UnpairedStartsError
+from robotest.runs import directory
+from robotest.runs.directory import Arguments, Key
+from robotest.runtime.rollout import SNAPSHOT
+from robotest.types import Episode
+
+COMPARED = ("policy", "policy_fingerprint", "code", "candidates", "execute", "action_mode", "image_size")
+"""What two runs may differ in: it is what is compared. Everything else, also what a later version adds, must be common
+for equal indices to be the same start and the same question."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two runs as one.
+
+    Attributes:
+        arguments: conditions are called ``RUN/CONDITION``; tasks are those that both runs have.
+        episodes: of both, under those names.
+        pairs: what is to be compared: conditions of the same name, or all across if no two have the same.
+    """
+
+    arguments: Arguments
+    episodes: Mapping[Key, Episode]
+    pairs: tuple[tuple[str, str], ...]
+
+
+def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool = False) -> Paired:
+    """Read two runs as one.
+
+    Args:
+        a: one run.
+        b: the other.
+        unpaired: they are to be compared as independent samples, so that seeds may differ.
+        allow_code_changes: the environment's source, or that of its rule of success, may have been edited in between.
+
+    Raises:
+        RunDirectoryError: one is missing or damaged, or they are not about the same starts; the message says why.
+    """
+    (first, one), (second, other) = directory.read(a), directory.read(b)
+    differences = [
+        f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
+        for name in {**first.identity, **second.identity}
+        if name not in COMPARED
+        and first.identity.get(name) != second.identity.get(name)
+        and not (unpaired and name == "seed")
+        and not (allow_code_changes and name == "env_code")
+    ]
+    if any(text.startswith("env_code") for text in differences):
+        differences.append(
+            "the environment's code was edited in between; if that changes nothing, compare with --allow-code-changes"
+        )
+    if not unpaired and first.identity.get("action_mode") != second.identity.get("action_mode"):
+        one, other = _without_snapshots(one), _without_snapshots(other)
+    tasks = tuple(task for task in first.tasks if task in second.tasks)
+    if not tasks:
+        differences.append(f"they have no task in common: {', '.join(first.tasks)}; {', '.join(second.tasks)}")
+    differences += _limits(one, other)
+    if differences:
+        raise RunDirectoryError(f"{a} and {b} cannot be paired: {'; '.join(differences)}")
+    names = (a.name, b.name) if a.resolve().name != b.resolve().name else (str(a), str(b))
+    if names[0] == names[1]:
+        raise RunDirectoryError(f"{a} given twice; `robotest compare {a}` compares its conditions")
+    asked = dict(zip(names, (first, second), strict=True))
+    return Paired(
+        arguments=dataclasses.replace(
+            first,
+            verifiers={f"{name}/{c}": None for name, own in asked.items() for c in own.verifiers},
+            tasks=tasks,
+            pair=None,
+            alpha=None,
+            adaptive=False,
+        ),
+        episodes=_named(names[0], one) | _named(names[1], other),
+        pairs=tuple(
+            (f"{names[0]}/{c}", f"{names[1]}/{d}")
+            for c in first.verifiers
+            for d in second.verifiers
+            if c == d or not set(first.verifiers) & set(second.verifiers)
+        ),
+    )
+
+
+def require_same_starts(episodes: Iterable[Episode]) -> None:
+    """Compare the digests of equal starts.
+
+    Raises:
+        UnpairedStartsError: two conditions started an episode differently.
+    """
+    seen: dict[tuple[str, int], list[Episode]] = {}
+    for episode in episodes:
+        for other in seen.setdefault((episode.task, episode.index), []):
+            parts = [name for name, digest in episode.start.items() if other.start.get(name, digest) != digest]
+            if parts and other.condition != episode.condition:
+                raise UnpairedStartsError(
+                    f"episode {episode.index} of {episode.task!r} starts differently under {other.condition!r} and"
+                    f" {episode.condition!r} ({', '.join(parts)}): the environment does not start from its seed alone,"
+                    " or was changed in between, so these are no pairs. Have `reset` draw everything from its seed, or"
+                    " compare independent samples with --unpaired"
+                )
+        seen[episode.task, episode.index].append(episode)
+
+
+def _without_snapshots(episodes: Mapping[Key, Episode]) -> dict[Key, Episode]:
+    """Take out what the start's digest says of the action mode."""
+
+    def observed(episode: Episode) -> Episode:
+        start = {name: digest for name, digest in episode.start.items() if not name.startswith(SNAPSHOT)}
+        return dataclasses.replace(episode, start=start)
+
+    return {key: observed(episode) for key, episode in episodes.items()}
+
+
+def _limits(one: Mapping[Key, Episode], other: Mapping[Key, Episode]) -> list[str]:
+    """Say which tasks have another step limit; episodes that broke before there was one have 0."""
+    limits = [{key[1]: e.max_steps for key, e in own.items() if e.max_steps} for own in (one, other)]
+    return [
+        f"the step limit of {task} is {limits[0][task]} in one and {limits[1][task]} in the other"
+        for task in sorted(set(limits[0]) & set(limits[1]))
+        if limits[0][task] != limits[1][task]
+    ]
+
+
+def _named(run: str, episodes: Mapping[Key, Episode]) -> dict[Key, Episode]:
+    return {
+        (f"{run}/{condition}", task, index): dataclasses.replace(episode, condition=f"{run}/{condition}")
+        for (condition, task, index), episode in episodes.items()
+    }

@@ -1,0 +1,1 @@
+"""Running episodes: the loop, who chooses, who runs."""

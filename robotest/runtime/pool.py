@@ -1,0 +1,475 @@
+"""A crew of processes: environments in workers, the policy and the verifiers here.
+
+A worker (`robotest.runtime.worker`) runs the same `rollout` as everybody and asks for a decision when its chunk is used
+up. Planner threads take whatever waits, as one batch, so nobody waits for the slowest episode. A worker that dies or
+hangs is replaced and its episode run again; after `ATTEMPTS` it is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import robotest
+from robotest import interrupt
+from robotest.errors import RobotestError, describe
+from robotest.runtime.rollout import Attempt, Trace, result
+from robotest.runtime.runner import Assignment, Finished, SuiteInfo
+from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.wire import Channel, DisconnectedError, WireError
+from robotest.runtime.worker import DUMP_SIGNAL, PROTOCOL
+from robotest.specs import EnvSpec
+from robotest.threads import one_thread
+from robotest.types import Decision, EnvOptions, Observation
+
+ATTEMPTS = 3
+"""How often an episode is begun whose worker dies or hangs."""
+START_S = 120.0
+"""How long a worker may take to start, to import its simulator and to build a scene [s]."""
+_LAST_WORDS_BYTES = 16_000
+_DUMP_S = 0.3
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+"""Workers compute on one core each: more threads would only fight over them. LP is Mesa's software renderer."""
+
+
+class Fleet:
+    """A `Crew` of `n_workers` processes.
+
+    Args:
+        env: name of the suite.
+        n_workers: at least 1. They start at once and load while this process goes on.
+        python: interpreter of the workers; None is this one.
+        window_s: how long a planner thread waits for more requests before it begins a batch [s].
+
+    Raises:
+        RobotestError: `n_workers` is below 1, or there is no such interpreter.
+    """
+
+    def __init__(self, env: str, n_workers: int, python: Path | None = None, window_s: float = 0.0) -> None:
+        if n_workers < 1:
+            raise RobotestError(f"{n_workers} workers given; at least 1 is needed")
+        self._env, self._python, self._window_s = env, str(python or sys.executable), window_s
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(n_workers):
+                self._workers.append(_Worker(env, self._python))
+        except BaseException:
+            self.close()
+            raise
+
+    def suite(self) -> SuiteInfo:
+        """See `Crew.suite`."""
+        return self._workers[0].suite()
+
+    def spec(self, task: str, options: EnvOptions) -> EnvSpec:
+        """See `Crew.spec`."""
+        return self._workers[0].spec(task, options)
+
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+        """See `Crew.run`."""
+        todo, finished = _Queue(iter(assignments)), list[Finished]()
+        with _Planning(planner, len(self._workers), self._window_s) as planning:
+            while True:
+                interrupt.check()
+                for worker in self._workers:
+                    if worker.idle and (assignment := todo.take()) is not None:
+                        worker.begin(assignment)
+                yield from finished  # after the workers have something to do while these are written
+                finished.clear()
+                busy = [worker for worker in self._workers if not worker.idle]
+                if not busy:
+                    return
+                speaking, _, _ = select.select(busy, [], [], _until_next(busy))
+                for worker in busy:
+                    if worker in speaking or worker.overdue:
+                        finished += self._attend(worker, worker in speaking, planning, todo)
+
+    def close(self) -> None:
+        """See `Crew.close`."""
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def _attend(self, worker: _Worker, speaks: bool, planning: _Planning, todo: _Queue) -> list[Finished]:
+        try:
+            return worker.advance(planning) if speaks else worker.give_up()
+        except _LostError as lost:
+            self._replace(worker)
+            return todo.again(worker, lost)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers[self._workers.index(worker)] = _Worker(self._env, self._python)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, 8 at most: with more workers the planner is what everybody waits for.
+
+    Linux knows; elsewhere it is what the machine has.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+class _LostError(Exception):
+    """A worker died or hung; the message says how, `last_words` what it wrote."""
+
+    def __init__(self, message: str, last_words: str) -> None:
+        super().__init__(message)
+        self.last_words = last_words
+
+
+class _Queue:
+    """Assignments in their order; those whose worker was lost come first."""
+
+    def __init__(self, assignments: Iterator[Assignment]) -> None:
+        self._assignments = assignments
+        self._again: deque[Assignment] = deque()
+        self._attempts: dict[tuple[str, str, int], int] = {}
+
+    def take(self) -> Assignment | None:
+        return self._again.popleft() if self._again else next(self._assignments, None)
+
+    def again(self, worker: _Worker, lost: _LostError) -> list[Finished]:
+        """Put back what a lost worker was at, or give it up as an error."""
+        assignment = worker.assignment
+        assert assignment is not None
+        key = (assignment.condition, assignment.seeds.task, assignment.seeds.episode)
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+        if self._attempts[key] < ATTEMPTS:
+            self._again.append(assignment)
+            return []
+        error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
+        return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace())]
+
+
+class _Planning:
+    """Threads that answer requests. Use it in a ``with`` statement.
+
+    Where the planner is `concurrent` every request has a thread to itself; elsewhere one thread takes all that wait as
+    one batch.
+
+    Args:
+        planner: decides.
+        n_workers: how many requests there can be at a time.
+        window_s: how long to wait for more requests after the first [s].
+    """
+
+    def __init__(self, planner: Planner, n_workers: int, window_s: float) -> None:
+        self.planner = planner
+        self._window_s = window_s
+        self._waiting: queue.SimpleQueue[tuple[_Worker, DecisionRequest] | None] = queue.SimpleQueue()
+        n_threads = n_workers if planner.concurrent else 1
+        self._threads = [threading.Thread(target=self._serve, name=f"planner-{i}") for i in range(n_threads)]
+
+    def __enter__(self) -> _Planning:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _thread in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, worker: _Worker, request: DecisionRequest) -> None:
+        """Have a request answered; the worker is told from a planner thread."""
+        self._waiting.put((worker, request))
+
+    def _serve(self) -> None:
+        # OpenMP's limit belongs to a thread, so every thread sets it.
+        with one_thread():
+            while (batch := self._batch()) is not None:
+                for (worker, _), decision in zip(batch, self._decide([r for _, r in batch]), strict=True):
+                    self._answer(worker, decision)
+
+    def _answer(self, worker: _Worker, decision: Decision | Exception) -> None:
+        """Answer, whatever happens: a worker without an answer would wait for ever."""
+        try:
+            worker.answer(decision)
+        except Exception as error:  # noqa: BLE001 - it becomes the result of that episode
+            worker.answer(error)
+
+    def _batch(self) -> list[tuple[_Worker, DecisionRequest]] | None:
+        """Wait for a request; return it and what else waits by then. None: the end."""
+        first = self._waiting.get()
+        if first is None:
+            return None
+        batch = [first]
+        if self.planner.concurrent:
+            return batch
+        until = time.monotonic() + self._window_s
+        with contextlib.suppress(queue.Empty):
+            while (another := self._waiting.get(timeout=max(0.0, until - time.monotonic()))) is not None:
+                batch.append(another)
+            self._waiting.put(None)  # the end, for the next call
+        return batch
+
+    def _decide(self, requests: list[DecisionRequest]) -> list[Decision | Exception]:
+        """Decide together, or one by one where that fails, so that a fault stays with its own request."""
+        try:
+            return [*self.planner.decide(requests)]
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes the result of that episode
+            if len(requests) == 1:
+                return [error if isinstance(error, Exception) else RobotestError(describe(error))]
+            return [decision for request in requests for decision in self._decide([request])]
+
+
+class _Worker:
+    """A process and what it is at.
+
+    Args:
+        env: name of the suite it serves.
+        python: its interpreter.
+    """
+
+    def __init__(self, env: str, python: str) -> None:
+        self._env, self._python = env, python
+        here, there = socket.socketpair()
+        self._output: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `end`
+        single = dict.fromkeys(_ONE_THREAD, "1")
+        path = list(dict.fromkeys(sys.path)) if python == sys.executable else []  # what is found here is found there
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the interpreter the user runs, or named
+                [python, "-m", "robotest.runtime.worker", str(there.fileno()), str(os.getpid()), *path],
+                pass_fds=[there.fileno()],
+                # PYTHONSAFEPATH: `-m` would put the present folder first, where a types.py of the user's could lie.
+                env={**os.environ, **single, "PYTHONSAFEPATH": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        except OSError as error:
+            here.close()
+            self._output.close()
+            raise RobotestError(f"cannot start a worker with {python}: {error.strerror or error}") from error
+        finally:
+            there.close()
+        self._channel = Channel(here)
+        self._greeted = False
+        self._allowed_s, self._deadline = START_S, math.inf
+        self._made: tuple[str, EnvOptions] | None = None
+        self._spec: EnvSpec | None = None
+        self.assignment: Assignment | None = None
+        self._began = 0.0
+        self._decisions: list[Decision] = []
+        self._refusal: Exception | None = None
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._channel.fileno()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for an assignment."""
+        return self.assignment is None
+
+    @property
+    def deadline(self) -> float:
+        """When it will have been silent for too long; infinite while it waits for us."""
+        return self._deadline
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it has been silent for too long."""
+        return time.monotonic() > self._deadline
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since its episode began [s]."""
+        return time.monotonic() - self._began
+
+    def suite(self) -> SuiteInfo:
+        """Ask what its suite has."""
+        answer = self._ask({"do": "suite"})
+        return SuiteInfo(*(tuple(answer[name]) for name in ("tasks", "settings", "action_modes")))
+
+    def spec(self, task: str, options: EnvOptions) -> EnvSpec:
+        """Have an environment built and ask for its spec."""
+        answer = self._ask({"do": "spec", "task": task, "options": dataclasses.asdict(options)})
+        self._made = (task, options)
+        self._spec = EnvSpec.from_json(answer["spec"])
+        return self._spec
+
+    def begin(self, assignment: Assignment) -> None:
+        """Start an episode; `advance` goes on with it."""
+        self.assignment, self._began = assignment, time.monotonic()
+        self._decisions, self._refusal = [], None
+        wanted = (assignment.seeds.task, assignment.options)
+        self._expect(self._spec.patience_s if self._spec and self._made == wanted else START_S)
+        self._made = wanted
+        self._send(
+            {
+                "do": "run",
+                "env": self._env,
+                "seeds": dataclasses.asdict(assignment.seeds),
+                "options": dataclasses.asdict(assignment.options),
+                "execute": assignment.execute,
+                "origin": vars(assignment.origin) if assignment.origin else None,
+                "film": assignment.film,
+            }
+        )
+
+    def advance(self, planning: _Planning) -> list[Finished]:
+        """Take its message; return the episode if that ended it.
+
+        Raises:
+            _LostError: it is gone, or talks nonsense.
+            RobotestError: it cannot do what was asked, and nor could another.
+        """
+        message = self._receive()
+        match message["do"]:
+            case "hello":
+                self._greet(message)
+            case "spec":
+                self._spec = EnvSpec.from_json(message["spec"])
+                self._expect(self._spec.patience_s)
+                planning.planner.require_fits(self._spec)
+            case "ask":
+                self._deadline = math.inf
+                planning.submit(self, self._request(message))
+            case "ended":
+                trace = Trace(
+                    instruction=message["instruction"],
+                    snapshots=[] if message["snapshots"] is None else list(message["snapshots"]),
+                    actions=message["actions"],
+                    success=message["success"],
+                    rewards=message["rewards"],
+                    start=message["start"],
+                    frames=[(step, jpeg) for step, jpeg in message["frames"]],
+                    decisions=list(zip(message["steps"], self._decisions, strict=True)),
+                )
+                return [self.finished(self._explained(Attempt(**message["attempt"])), trace)]
+            case _:
+                raise RobotestError(message.get("text", f"a worker said {message!r:.100}"))
+        return []
+
+    def give_up(self) -> NoReturn:
+        """Raise `_LostError` with where a silent worker is, which it writes down at a signal."""
+        self._process.send_signal(DUMP_SIGNAL)
+        time.sleep(_DUMP_S)
+        raise _LostError(f"the worker was silent for {self._allowed_s:g} s and was ended", self._last_words())
+
+    def answer(self, decision: Decision | Exception) -> None:
+        """Tell it what was decided. Called by a planner thread while the worker waits."""
+        assert self._spec is not None
+        self._expect(self._spec.patience_s)
+        if isinstance(decision, Exception):
+            self._refusal = decision
+            self._send({"do": "refused"})
+        else:
+            self._decisions.append(decision)  # first: the worker may have ended before this thread goes on
+            try:
+                self._send({"do": "chunk", "actions": decision.chunk})
+            except WireError:
+                self._decisions.pop()
+                raise
+
+    def finished(self, ended: Attempt, trace: Trace) -> Finished:
+        """File an episode and be idle again."""
+        assert self.assignment is not None
+        max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
+        episode = result(self.assignment.condition, self.assignment.seeds, max_steps, ended, trace)
+        self.assignment, self._deadline = None, math.inf
+        began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
+        return Finished(episode, trace, control_dt, ended.traceback, began)
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+    def _expect(self, allowed_s: float) -> None:
+        """Give it so long to say something."""
+        self._allowed_s, self._deadline = allowed_s, time.monotonic() + allowed_s
+
+    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask and wait, for what comes before any episode; every failure is the input's."""
+        self._expect(START_S)
+        self._send({**request, "env": self._env})
+        try:
+            if not self._greeted:
+                self._greet(self._receive())
+            answer = self._receive()
+        except _LostError as lost:
+            raise _failed(lost) from lost
+        self._deadline = math.inf
+        if answer["do"] == "error":
+            raise RobotestError(answer["text"])
+        return answer
+
+    def _greet(self, hello: Mapping[str, Any]) -> None:
+        if (hello.get("protocol"), hello.get("version")) != (PROTOCOL, robotest.__version__):
+            raise RobotestError(
+                f"{self._python} has robotest {hello.get('version')}, this is {robotest.__version__}; install the same"
+            )
+        self._greeted = True
+
+    def _request(self, message: Mapping[str, Any]) -> DecisionRequest:
+        assert self.assignment is not None
+        observation = Observation(**message["observation"])
+        return DecisionRequest(self.assignment.condition, self.assignment.seeds, message["number"], observation)
+
+    def _explained(self, ended: Attempt) -> Attempt:
+        """Put in the reason that the worker was not told."""
+        return dataclasses.replace(ended, error=describe(self._refusal)) if self._refusal else ended
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(DisconnectedError):  # the next `_receive` finds out why
+            self._channel.send(message)
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            message = self._channel.receive(self._allowed_s)
+        except (DisconnectedError, WireError) as error:
+            lost = _LostError(self._death(error), self._last_words())
+            raise lost if self._greeted else _failed(lost) from error
+        except TimeoutError:
+            self.give_up()
+        if not isinstance(message, dict) or "do" not in message:
+            raise _LostError(f"the worker sent {message!r:.100}", self._last_words())
+        return message
+
+    def _death(self, error: Exception) -> str:
+        """Say how it ended."""
+        try:
+            code = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            return f"the worker failed ({error})"
+        return f"the worker died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+    def _last_words(self) -> str:
+        """Return the end of what it printed."""
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - _LAST_WORDS_BYTES))
+        return self._output.read().decode(errors="replace")
+
+
+def _failed(lost: _LostError) -> RobotestError:
+    """Say why a worker did not begin: another would not either."""
+    words = lost.last_words.strip().splitlines()
+    return RobotestError(f"{lost} before it began{': ' if words else ''}{words[-1] if words else ''}")
+
+
+def _until_next(workers: Iterable[_Worker]) -> float:
+    """Return how long nothing can become overdue [s], looking at least once a second: planner threads set deadlines."""
+    return max(0.0, min(1.0, min(worker.deadline for worker in workers) - time.monotonic()))

@@ -1,0 +1,156 @@
+"""Who runs the episodes: this process (`InProcess`) or others (`robotest.runtime.pool.Fleet`). Results are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterable
+from typing import Protocol, runtime_checkable
+
+from robotest import experts, interrupt
+from robotest.randomness import EpisodeSeeds, GlobalGenerators
+from robotest.registry import resolve
+from robotest.runtime.rollout import Origin, SimClock, Trace, attempt, result
+from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.specs import EnvSpec
+from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Suite
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteInfo:
+    """What there is to choose from in a suite.
+
+    Attributes:
+        tasks: as `Suite.tasks`.
+        settings: as `Suite.settings`.
+        action_modes: as `Suite.action_modes`.
+    """
+
+    tasks: tuple[str, ...]
+    settings: tuple[str, ...]
+    action_modes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, suite: Suite) -> SuiteInfo:
+        """Ask a suite."""
+        return cls(tuple(suite.tasks), tuple(suite.settings), tuple(suite.action_modes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """One episode to run.
+
+    Attributes:
+        condition: whose verifier chooses.
+        seeds: of the episode; they name its task.
+        options: how to build the environment.
+        execute: how many actions of a chunk to execute.
+        origin: where to start within the episode; None is its beginning.
+        film: see `Trace.film`.
+    """
+
+    condition: str
+    seeds: EpisodeSeeds
+    options: EnvOptions
+    execute: int
+    origin: Origin | None = None
+    film: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """One episode that ended.
+
+    Attributes:
+        episode: its result.
+        trace: what happened.
+        control_dt: seconds between two actions [s].
+        traceback: where an error happened; empty without one.
+        began: whether it got as far as its first action.
+    """
+
+    episode: Episode
+    trace: Trace
+    control_dt: float
+    traceback: str = ""
+    began: bool = True
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """Runs episodes of one suite."""
+
+    def suite(self) -> SuiteInfo:
+        """Say what there is to choose from; `RobotestError` if there is no such suite."""
+        ...
+
+    def spec(self, task: str, options: EnvOptions) -> EnvSpec:
+        """Build an environment and say what it takes and gives; `RobotestError` if it cannot be built."""
+        ...
+
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+        """Run episodes and yield each as it ends. Assignments are asked for as they are needed, in their order.
+
+        Close it when leaving early: what has not ended then is given up.
+        `SpecMismatchError` if the planner's policy cannot act in a task.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what is held; nothing may be called afterwards."""
+        ...
+
+
+class InProcess:
+    """A `Crew` in this process, one episode after the other: for debuggers, and where processes cannot be started.
+
+    Args:
+        env: name of the suite.
+        timer: measures.
+    """
+
+    def __init__(self, env: str, timer: Clock) -> None:
+        self._name, self._suite = env, resolve("env", env)
+        self._timer = timer
+        self._made: tuple[str, EnvOptions, Env] | None = None
+
+    def suite(self) -> SuiteInfo:
+        """See `Crew.suite`."""
+        return SuiteInfo.of(self._suite)
+
+    def spec(self, task: str, options: EnvOptions) -> EnvSpec:
+        """See `Crew.spec`."""
+        return self._env(task, options).spec
+
+    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+        """See `Crew.run`."""
+        for assignment in assignments:
+            env = self._env(assignment.seeds.task, assignment.options)
+            planner.require_fits(env.spec)
+            yield self._run(planner, assignment, env)
+
+    def close(self) -> None:
+        """See `Crew.close`."""
+        if self._made is not None:
+            self._made[2].close()
+            self._made = None
+
+    def _run(self, planner: Planner, assignment: Assignment, env: Env) -> Finished:
+        condition, seeds, trace = assignment.condition, assignment.seeds, Trace(film=assignment.film)
+
+        def decide(observation: Observation, number: int) -> Decision:
+            interrupt.check()
+            with policys.lent():
+                return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+
+        policys, clock = GlobalGenerators.present(), SimClock()
+        ended = attempt(env, decide, seeds, trace, clock, self._timer, assignment.execute, assignment.origin)
+        policys.resume()
+        episode = result(condition, seeds, env.spec.max_steps, ended, trace)
+        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+
+    def _env(self, task: str, options: EnvOptions) -> Env:
+        """Return the environment of a task, made again only when task or options change."""
+        if self._made is None or self._made[:2] != (task, options):
+            self.close()
+            self._made = (task, options, experts.make(self._name, self._suite, task, options))
+        return self._made[2]

@@ -1,0 +1,1 @@
+"""Rates, paired tests, stopping rules and sample sizes."""

@@ -1,0 +1,35 @@
+"""What tests need of simulators that are not everywhere."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from robotest.errors import RobotestError
+
+EXPERTS_EVERY = int(os.environ.get("ROBOTEST_EXPERTS", "3"))
+"""One in how many tasks an expert is tried at; 1 tries all, as after a change to experts or physics."""
+
+
+def require_robosuite() -> None:
+    """Skip where robosuite is not installed."""
+    try:
+        from robotest.envs.robosuite.world import import_robosuite
+
+        import_robosuite()
+    except RobotestError as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
+def require_libero() -> None:
+    """Skip where LIBERO or its assets are missing, or MuJoCo's contacts are not those of LIBERO's published rates."""
+    require_robosuite()
+    try:
+        from robotest.envs import physics
+        from robotest.envs.libero import files
+
+        files.assets().require()
+        physics.published_caveats("LIBERO", {})
+    except RobotestError as error:
+        pytest.skip(str(error), allow_module_level=True)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from robotest.errors import ArtifactError
+from robotest.randomness import EpisodeSeeds
+from robotest.runs import episode_file
+from robotest.runtime.rollout import SimClock, Trace, attempt, result
+from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.types import Decision, EnvOptions, Episode, Observation
+from robotest.verifiers import controls
+from tests.doubles.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
+
+OPTIONS = EnvOptions(image_size=16)
+SEEDS = EpisodeSeeds(0, "near", 1)
+
+
+def record(policy: PointPolicy) -> tuple[episode_file.Recording, Trace]:
+    planner = Planner(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
+
+    def decide(observation: Observation, number: int) -> Decision:
+        return planner.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
+
+    trace = Trace()
+    ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)
+    episode = result("random", SEEDS, 20, ended, trace)
+    scene = episode_file.Scene("tests.doubles.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
+    return episode_file.from_trace(episode, scene, trace), trace
+
+
+def assert_equal(a: episode_file.Recording, b: episode_file.Recording) -> None:
+    for field in dataclasses.fields(a):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, np.ndarray):
+            assert x.dtype == y.dtype
+            assert np.array_equal(x, y), field.name
+        else:
+            assert x == y, field.name
+
+
+@pytest.mark.parametrize("policy", [PointPolicy(), BrokenPolicy()])
+def test_what_is_written_is_read(policy: PointPolicy, tmp_path: Path) -> None:
+    recorded, _ = record(policy)
+    episode_file.write(tmp_path / "a" / "b.h5", recorded)
+    assert_equal(episode_file.read(tmp_path / "a" / "b.h5"), recorded)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.h5"]
+
+
+def test_a_recording_holds_what_happened() -> None:
+    recorded, _ = record(PointPolicy())
+    steps, decisions = recorded.episode.steps, recorded.episode.decisions
+    assert recorded.snapshots is not None
+    assert recorded.snapshots.shape == (steps + 1, 7)
+    assert recorded.actions.shape == (steps, 3)
+    assert recorded.success.shape == (steps,)
+    assert recorded.candidates.shape == (decisions, 4, 6, 3)
+    assert recorded.scores.shape == (decisions, 4)
+    assert recorded.decision_steps.tolist() == list(range(0, steps, 4))
+    assert tuple(recorded.chosen) == recorded.episode.chosen
+    for k in range(decisions):
+        sent = recorded.actions[4 * k : 4 * k + 4]
+        assert np.allclose(sent, recorded.candidates[k, recorded.chosen[k], : len(sent)].clip(-0.5, 1))
+
+
+def test_recorded_states_can_be_shown_again() -> None:
+    recorded, _ = record(PointPolicy())
+    env = PointEnv(recorded.scene.task, recorded.scene.options)
+    env.reset(recorded.scene.reset_seed)
+    assert recorded.snapshots is not None
+    assert np.array_equal(env.snapshot(), recorded.snapshots[0])
+    env.restore(recorded.snapshots[-1])
+    assert np.array_equal(env.snapshot(), recorded.snapshots[-1])
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_an_episode_that_broke_before_its_first_decision(simulated: bool, tmp_path: Path) -> None:
+    episode = Episode("c", "near", 0, "error", 0, 20, 0, "", (), "RuntimeError: no", 0.0, 0.0, 0.1)
+    trace = Trace(snapshots=[np.zeros(7)] if simulated else [])
+    scene = episode_file.Scene("e", "near", OPTIONS, 2**64 - 1, 0.1)
+    episode_file.write(tmp_path / "e.h5", episode_file.from_trace(episode, scene, trace))
+    back = episode_file.read(tmp_path / "e.h5")
+    assert back.episode == episode
+    assert back.scene == scene
+    assert (back.snapshots is not None) == simulated
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no episode file"):
+        episode_file.read(tmp_path / "nothing.h5")
+
+
+def test_another_kind_of_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("not at all")
+    with h5py.File(tmp_path / "other.h5", "w"):
+        pass
+    with pytest.raises(ArtifactError, match=r"text\.h5 is damaged"):
+        episode_file.read(tmp_path / "text.h5")
+    with pytest.raises(ArtifactError, match=r"other\.h5 is not an episode file"):
+        episode_file.read(tmp_path / "other.h5")
+
+
+def test_a_damaged_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    episode_file.write(path, record(PointPolicy())[0])
+    with h5py.File(path, "a") as file:
+        del file["scores"]
+    with pytest.raises(ArtifactError, match="is damaged"):
+        episode_file.read(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        episode_file.read(path)
