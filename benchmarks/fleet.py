@@ -18,10 +18,10 @@ from checked import SHORT, add_short, require_episodes, run
 from rich.console import Console
 from rich.table import Table
 
-from robotest.evaluate import load_condition, load_policy
+from robotest.clock import WallClock
+from robotest.loading import load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.pool import Fleet
-from robotest.runtime.rollout import WallClock
 from robotest.runtime.runner import Assignment, Crew, InProcess
 from robotest.runtime.selector import Planner
 from robotest.threads import one_thread

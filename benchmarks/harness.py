@@ -19,7 +19,8 @@ from null_suite import HORIZON, MAX_STEPS
 from rich.console import Console
 from rich.table import Table
 
-from robotest.evaluate import EvalConfig, evaluate
+from robotest.config import EvalConfig
+from robotest.evaluate import evaluate
 from robotest.runs import episode_file
 from robotest.runs.directory import episode_path, read_episodes
 

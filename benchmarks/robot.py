@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from checked import SHORT, add_short, refuse, require, require_some, run
 
+from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.hardware.control import black_box
 from robotest.hardware.control import process as station
@@ -41,7 +42,6 @@ from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire
-from robotest.runtime.rollout import WallClock
 
 HOSTS = ["127.0.3.11", "127.0.3.12"]
 TCP, UDP, BENCH = 18080, 18089, 18090
@@ -384,7 +384,7 @@ def _link(folder: Path, given: argparse.Namespace) -> RobotLink:
 
 @contextlib.contextmanager
 def _simulator(given: argparse.Namespace) -> Iterator[None]:
-    command = [sys.executable, "-m", "robotest.hardware.simulated.server", "--hosts", *HOSTS]
+    command = [sys.executable, "-m", "robotest", "simulate-robot", "--hosts", *HOSTS]
     command += ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
     if given.normal_priority:  # real controllers do not take the executor's processor as soon as one frame has come
         command.append("--no-real-time")

@@ -4,101 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import robotest.policies
 from robotest import experts, interrupt, success
+from robotest.clock import WallClock
+from robotest.config import EvalConfig
 from robotest.errors import (
     BrokenRunError,
     InterruptedRunError,
     RobotestError,
     SpecMismatchError,
     UnknownNameError,
-    building,
 )
+from robotest.loading import Condition, default_verifiers, load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
-from robotest.registry import resolve, table
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
 from robotest.runtime.pool import Fleet
-from robotest.runtime.rollout import WallClock
 from robotest.runtime.runner import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.runtime.selector import Planner
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
 from robotest.threads import one_thread
-from robotest.types import Clock, EnvOptions, Episode, Policy, Verifier
+from robotest.types import Clock, EnvOptions, Episode, Policy
 
-DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
-"""What is compared if nothing is said, as far as it was fitted to the policy."""
 TOO_MANY: Final = 3
 """Episodes of a condition that fail before they begin, after which a run is not worth going on with."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """What to evaluate. The string under a field is its help on the command line."""
-
-    out: Path
-    """Run directory. The same command on it continues the run."""
-    env: str = "dual_arm"
-    """Environment suite: a registered name or module:attribute."""
-    policy: str = "mini_vla"
-    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
-    verifiers: tuple[str, ...] | None = None
-    """Conditions to compare: NAME, NAME=FILE, lowest:NAME or module:attribute. With a FILE, its stem is the name.
-    None: random, medoid, and of cfn and leverage those that were fitted to the policy."""
-    tasks: tuple[str, ...] = ()
-    """Tasks; all of the suite if none is given."""
-    episodes: int = 20
-    """Episodes per task and condition."""
-    candidates: int = 8
-    """Chunks sampled per decision."""
-    execute: int | None = None
-    """Actions of a chunk executed before the next decision; None: all."""
-    seed: int = 0
-    """Run seed: start states and noises follow from it alone."""
-    setting: str | None = None
-    """One of the suite's settings; None: its first."""
-    action_mode: str | None = None
-    """One of the suite's action modes; None: the policy's."""
-    wording: Literal["seen", "unseen"] = "seen"
-    """Instruction templates."""
-    image_size: int | None = None
-    """Height and width of the policy's images [px]; None: what the policy needs."""
-    success: str | None = None
-    """When an episode has succeeded, as `robotest.success` has it; None: as the environment says itself."""
-    env_args: tuple[str, ...] = ()
-    """KEY=VALUE for the environment, e.g. for `gymnasium.make`."""
-    record: Literal["none", "states", "images"] = "states"
-    """What episode files hold: states, from which pictures are made afterwards; or also the frames that were rendered
-    during the run, for environments without states. none: no files, and so no videos."""
-    unpaired: bool = False
-    """Compare conditions as independent samples, where equal indices are not equal starts."""
-    retry: Literal["none", "errors"] = "none"
-    """errors: run again what ended in an error."""
-    allow_code_changes: bool = False
-    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
-    pair: tuple[str, str] | None = None
-    """The two conditions that the next three are about; None: the only two."""
-    stop_when_decided: bool = False
-    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
-    alpha: float = 0.05
-    """Error rate of stopping."""
-    allocate: Literal["equal", "adaptive"] = "equal"
-    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
-    workers: int = 0
-    """Environment processes; 0: none but this one. Changes nothing but speed."""
-    env_python: Path | None = None
-    """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
-    batch_window_s: float = 0.0
-    """How long a batch waits for more requests before it is sampled [s]."""
-    shuffle: bool = False
-    """Run the conditions of a start in an order drawn from the seed, where people could get used to one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +49,6 @@ class Progress:
     done: int
     found: int
     episode: Episode | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """A named verifier and the fingerprint of the file it came from, None if it has none."""
-
-    name: str
-    verifier: Verifier
-    fingerprint: str | None
 
 
 def evaluate(
@@ -226,7 +150,7 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
     _require_comparable(config, spec)
     identity = _identity(config, spec, policy.spec, options, execute)
     identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
-    identity["code"] = provenance.digest(provenance.decision_files(config.policy, kinds(verifiers)))
+    identity["code"] = provenance.digest(provenance.decision_files(config.policy, verifiers))
     names = [c.name for c in conditions]
     arguments = Arguments(
         identity=identity,
@@ -468,23 +392,6 @@ def _identity(
     }
 
 
-def default_verifiers(folder: Path | None) -> tuple[str, ...]:
-    """Return what is compared if nothing is said: the controls, and what was fitted to the policy.
-
-    Args:
-        folder: where the policy's fitted verifiers lie, if anywhere.
-    """
-    *controls, cfn, leverage = DEFAULT_VERIFIERS
-    return (*controls, *(v for v in (cfn, leverage) if folder and (folder / f"{v}.safetensors").is_file()))
-
-
-def kinds(verifiers: Iterable[str]) -> Iterator[str]:
-    """Yield the registered name or module:attribute in each verifier, as `load_condition` reads it."""
-    for text in verifiers:
-        name, _, inner = text.partition("=")[0].partition(":")
-        yield (inner or "leverage") if name == "lowest" else text.partition("=")[0]
-
-
 def _load_conditions(texts: Sequence[str], policy: Policy, folder: Path | None) -> list[Condition]:
     conditions = [load_condition(text, policy, folder) for text in texts]
     _require_distinct("verifier", [c.name for c in conditions])
@@ -495,97 +402,3 @@ def _require_distinct(kind: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise RobotestError(f"{kind} {name!r} given {names.count(name)} times; names must differ")
-
-
-def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
-    """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
-
-    Args:
-        text: as given.
-        env: says what the policy is for; called if its factory has a parameter ``env``.
-
-    Raises:
-        UnknownNameError: it is none of the three.
-        ArtifactError: its weights are missing or damaged.
-        RobotestError: whatever else its factory raises.
-    """
-    if experts.style_of(text) is not None:
-        raise RobotestError(
-            f"policy {text!r} acts beside its environment and has no weights; use `robotest eval --policy expert`"
-        )
-    known, folder = table("policy"), Path(text)
-    if text not in known and folder.is_dir():
-        with one_thread(), building(f"policy {text!r}"):
-            policy: Policy = resolve("policy", "mini_vla")(folder)
-        return policy, folder
-    if text not in known and ("/" in text or ":" not in text):
-        raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
-    factory = resolve("policy", text)
-    given: dict[str, Any] = {}
-    if takes_env(factory):
-        if env is None:
-            raise RobotestError(f"policy {text!r} is made for an environment; name one")
-        given["env"] = env()
-    with one_thread(), building(f"policy {text!r}"):
-        policy = factory(None, **given)
-    _require_made(text, policy, Policy)
-    shipped = Path(robotest.policies.__path__[0]) / "weights" / text
-    return policy, shipped if shipped.is_dir() else None
-
-
-def takes_env(factory: Callable[..., object]) -> bool:
-    """Return whether a policy's factory wants to know the `EnvSpec`."""
-    try:
-        return "env" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # a callable that does not tell
-        return False
-
-
-def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
-    """Make the verifier of ``NAME``, ``NAME=FILE``, ``lowest:NAME`` or ``module:attribute``.
-
-    Args:
-        text: as given; with a FILE the condition is called after its stem, so that one kind can be compared with
-            itself.
-        policy: what the verifier must fit.
-        folder: where the policy's fitted verifiers lie, as ``NAME.safetensors``.
-
-    Raises:
-        UnknownNameError: no such verifier.
-        ArtifactError: its file is missing, damaged or another's.
-    """
-    name, given, file = text.partition("=")
-    inverted, _, inner = name.partition(":")
-    if inverted == "lowest":
-        kind = inner or "leverage"
-        condition = load_condition(f"{kind}{given}{file}", policy, folder)
-        return Condition(
-            condition_name(text),
-            resolve("verifier", "robotest.verifiers.controls:Lowest")(condition.verifier),
-            condition.fingerprint,
-        )
-    path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
-    factory = resolve("verifier", name)
-    with building(f"verifier {name!r}"):
-        verifier: Verifier = factory(policy.spec, path)
-    _require_made(name, verifier, Verifier)
-    return Condition(condition_name(text), verifier, _fingerprint(path))
-
-
-def condition_name(text: str) -> str:
-    """Return what the condition of a verifier is called, given as to `load_condition`."""
-    name, given, file = text.partition("=")
-    inverted, _, inner = name.partition(":")
-    if inverted == "lowest" and (inner or given):
-        return f"lowest:{Path(file).stem if given else inner}"
-    return Path(file).stem if given else name
-
-
-def _require_made(name: str, made: object, protocol: type) -> None:
-    if not isinstance(made, protocol):
-        needed = protocol.__name__
-        raise RobotestError(f"{name!r} made a {type(made).__name__}; a {needed} is needed (robotest.types.{needed})")
-
-
-def _fingerprint(path: Path | None) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path and path.is_file() else None

@@ -7,8 +7,8 @@ that says with every observation what its expert would do next, and the policy `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -17,62 +17,11 @@ from robotest import registry
 from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError, UnknownNameError, building
 from robotest.randomness import GlobalGenerators, derive, generator
 from robotest.specs import EnvSpec, PolicySpec
-from robotest.types import Candidates, Env, EnvOptions, Observation, SimulatedEnv, StepStatus, Suite
+from robotest.types import Candidates, Command, Env, EnvOptions, Experts, Observation, SimulatedEnv, StepStatus, Suite
 
 POLICY: Final = "expert"
 """Name of the policy: ``expert``, or ``expert:STYLE``."""
 CLEAN: Final = "clean"
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """What an expert does in one control step.
-
-    Attributes:
-        action: set-points, also where the action is an offset from the start of a chunk.
-        anchor: what such components are measured from if a chunk starts now; 0 for all others.
-    """
-
-    action: Float64[np.ndarray, " A"]
-    anchor: Float64[np.ndarray, " A"]
-
-
-@runtime_checkable
-class Experts(Protocol):
-    """The experts of a suite. What the registry's ``expert`` names, which are those of suites, resolve to."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that have an expert."""
-        ...
-
-    @property
-    def mixture(self) -> Mapping[str, float]:
-        """Style -> its share of demonstrations unless asked otherwise."""
-        ...
-
-    @property
-    def options(self) -> EnvOptions:
-        """How environments are built for demonstrations: with starts that are no evaluation's."""
-        ...
-
-    @property
-    def noise(self) -> Float64[np.ndarray, " A"]:
-        """Spread of the wandering noise on executed actions; 0 for numbers that are not disturbed."""
-        ...
-
-    @property
-    def n_points(self) -> int:
-        """K of `points`."""
-        ...
-
-    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
-        """Yield the command of every control step, without end, from an environment that has just been reset."""
-        ...
-
-    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
-        """See `robotest.demonstrations.files.Demonstration.points`."""
-        ...
 
 
 def style_of(policy: str) -> str | None:

@@ -1,6 +1,6 @@
 """Names to factories: one table, imported only when asked for, then entry points, then ``module:attribute``.
 
-Adding an environment, policy, verifier or robot is one file and one line here (or an entry point
+Adding an environment, policy, verifier, dataset format or robot is one file and one line here (or an entry point
 ``robotest.envs``, ``robotest.policies``, ``robotest.verifiers``, ``robotest.robots`` in another package).
 A name that ends in ``:ID`` or ``/ID`` stands for a family: its factory is called with what is given in the place of
 ``ID``.
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from robotest.errors import RobotestError, UnknownNameError, building, describe
 
-Kind = Literal["env", "expert", "policy", "verifier", "robot"]
+Kind = Literal["env", "expert", "policy", "verifier", "dataset", "robot"]
 
 BUILTIN: dict[Kind, dict[str, str]] = {
     "env": {
@@ -46,6 +46,11 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "leverage": "robotest.verifiers.leverage:load",
         "knn": "robotest.verifiers.knn:load",
     },
+    "dataset": {
+        "libero": "robotest.envs.libero.dataset:LiberoDataset",
+        "robomimic": "robotest.envs.robosuite.dataset:RobomimicDataset",
+        "robotest": "robotest.demonstrations.files:DemonstrationFile",
+    },
     "robot": {"rm75-dual": "robotest.hardware.realman:rm75_dual"},
 }
 FAMILIES = (":ID", "/ID")
@@ -60,6 +65,7 @@ _GROUPS: dict[Kind, str] = {
     "expert": "robotest.experts",
     "policy": "robotest.policies",
     "verifier": "robotest.verifiers",
+    "dataset": "robotest.datasets",
     "robot": "robotest.robots",
 }
 
@@ -121,8 +127,10 @@ def _load(kind: Kind, name: str, target: str) -> Any:
 
 
 def _require_kind(kind: Kind, name: str, found: Any) -> None:
-    from robotest.experts import Experts  # here, so that a list of names needs no numpy
-    from robotest.types import Suite
+    from robotest.types import (
+        Experts,  # here, so that a list of names needs no numpy
+        Suite,
+    )
 
     protocol = {"env": Suite, "expert": Experts}.get(kind)
     if not (isinstance(found, protocol) if protocol else callable(found)):

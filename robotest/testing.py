@@ -14,7 +14,6 @@ from jaxtyping import Float32, Float64
 
 from robotest import experts
 from robotest.errors import ConformanceError, InvalidActionError
-from robotest.hardware.robot import Robot, RobotError, Setpoint, Stop
 from robotest.randomness import GlobalGenerators, generator
 from robotest.specs import EnvSpec
 from robotest.success import NONE, PREDICATE, truth
@@ -63,37 +62,6 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
         env.stop()
 
 
-def check_robot(robot: Robot) -> None:
-    """Check a driver without moving anything: states, rounding, refusals; the arms must be free to be powered."""
-    robot.connect()
-    try:
-        robot.enable()
-        state = robot.state()
-        for name, shape in (("joints", (2, 7)), ("openings", (2,)), ("currents", (2, 7)), ("temperatures", (2, 7))):
-            values = getattr(state, name)
-            _require(values.shape == shape and bool(np.isfinite(values).all()), f"state.{name} is {values}")
-        _require(bool(state.enabled.all()), "enable() returned and a joint has no power")
-        _require(state.age(float(state.stamps.max())) >= 0, "the stamps of a state are not times")
-        here = Setpoint(state.joints, state.openings)
-        sent = robot.command(here)
-        rounding = np.abs(sent.joints - here.joints).max()
-        _require(rounding <= robot.capabilities.resolution, f"a set-point was changed by {rounding} rad on its way")
-        for what, joints in (
-            ("a NaN", np.full((2, 7), np.nan)),
-            ("a missing joint", state.joints[:, :6]),
-            ("a joint beyond its limit", robot.limits.joint_high + 0.1),
-        ):
-            with _expect(RobotError, f"command() sends {what}; RobotError is needed"):
-                robot.command(Setpoint(joints, state.openings))
-        robot.stop(Stop.HOLD)
-        _require(bool(robot.state().enabled.all()), "stop(HOLD) took the power away")
-        robot.stop(Stop.DECEL_THEN_DISABLE)
-        robot.stop(Stop.DECEL_THEN_DISABLE)
-    finally:
-        robot.disconnect()
-        robot.disconnect()
-
-
 def check_policy(policy: Policy, env: Env) -> None:
     """Check a policy in an environment it fits: layout, and that a candidate depends on nothing but its own noise.
 
@@ -101,21 +69,21 @@ def check_policy(policy: Policy, env: Env) -> None:
     """
     policy.spec.require_fits(env.spec)
     scale = policy.spec.action_scale
-    _require(scale.shape == (policy.spec.horizon, policy.spec.action.size), f"action_scale has shape {scale.shape}")
-    _require(bool(np.isfinite(scale).all() and (scale > 0).all()), "action_scale is not finite and positive")
+    require(scale.shape == (policy.spec.horizon, policy.spec.action.size), f"action_scale has shape {scale.shape}")
+    require(bool(np.isfinite(scale).all() and (scale > 0).all()), "action_scale is not finite and positive")
     here, there = _two_observations(env)
     alone = policy.sample([here], [_SEED], 3)
-    _require(len(alone) == 1, f"{len(alone)} candidates lists for one observation")
+    require(len(alone) == 1, f"{len(alone)} candidates lists for one observation")
     _check_candidates(policy, alone[0], 3)
     again = policy.sample([here], [_SEED], 3)[0]
     _require_close(policy, alone[0], again, 0.0, "the same call twice gives different candidates")
     other = policy.sample([here], [_OTHER_SEED], 3)[0]
     draws = bool((alone[0].actions != alone[0].actions[:1]).any())
-    _require(not draws or not np.array_equal(alone[0].actions, other.actions), "the noise seed changes nothing")
+    require(not draws or not np.array_equal(alone[0].actions, other.actions), "the noise seed changes nothing")
     fewer = policy.sample([here], [_SEED], 1)[0]
     _require_close(policy, fewer, alone[0], TOLERANCE, "candidate 0 depends on n_candidates")
     batch = policy.sample([there, here], [_OTHER_SEED, _SEED], 3)
-    _require(len(batch) == 2, f"{len(batch)} candidates lists for two observations")
+    require(len(batch) == 2, f"{len(batch)} candidates lists for two observations")
     _require_close(policy, alone[0], batch[1], TOLERANCE, "candidates depend on the rest of the batch")
 
 
@@ -128,12 +96,12 @@ def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
         candidates = policy.sample([observation], [_SEED], n)[0]
         before = candidates.actions.copy()
         scores = verifier.score(observation, candidates, _SEED)
-        _require(scores.shape == (n,), f"verifier {name!r} gave scores of shape {scores.shape} for {n} candidates")
-        _require(scores.dtype == np.float64, f"verifier {name!r} gave scores of dtype {scores.dtype}, not float64")
-        _require(bool(np.isfinite(scores).all()), f"verifier {name!r} gave non-finite scores {scores.tolist()}")
+        require(scores.shape == (n,), f"verifier {name!r} gave scores of shape {scores.shape} for {n} candidates")
+        require(scores.dtype == np.float64, f"verifier {name!r} gave scores of dtype {scores.dtype}, not float64")
+        require(bool(np.isfinite(scores).all()), f"verifier {name!r} gave non-finite scores {scores.tolist()}")
         again = verifier.score(observation, candidates, _SEED)
-        _require(np.array_equal(scores, again), f"verifier {name!r} gave other scores for the same call")
-        _require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
+        require(np.array_equal(scores, again), f"verifier {name!r} gave other scores for the same call")
+        require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
 
 
 def _make(suite: Suite, task: str, options: EnvOptions) -> Env:
@@ -186,32 +154,32 @@ class _LentSimulation(_Lent):
 
 def _check_env_spec(env: Env, suite: Suite, task: str) -> None:
     spec = env.spec
-    _require((spec.name, spec.task) == (suite.name, task), f"spec says {spec.name}:{spec.task}")
-    _require(spec.control_dt > 0, f"control_dt is {spec.control_dt}")
-    _require(spec.max_steps >= 1, f"max_steps is {spec.max_steps}")
-    _require(bool((spec.action.low <= spec.action.high).all()), "action bounds are empty")
+    require((spec.name, spec.task) == (suite.name, task), f"spec says {spec.name}:{spec.task}")
+    require(spec.control_dt > 0, f"control_dt is {spec.control_dt}")
+    require(spec.max_steps >= 1, f"max_steps is {spec.max_steps}")
+    require(bool((spec.action.low <= spec.action.high).all()), "action bounds are empty")
     for what, layout in (("actions", spec.action), ("state", spec.state)):
         names = [c.name for c in layout.components]
         double = sorted({name for name in names if names.count(name) > 1})
-        _require(not double, f"{what} have two components called {', '.join(double)}; each needs its own name")
+        require(not double, f"{what} have two components called {', '.join(double)}; each needs its own name")
 
 
 def _check_observation(env: Env, observation: Observation) -> None:
     spec = env.spec
-    _require(set(observation.images) == set(spec.cameras), f"images of {sorted(observation.images)} are given")
+    require(set(observation.images) == set(spec.cameras), f"images of {sorted(observation.images)} are given")
     for camera, (height, width) in spec.cameras.items():
         image = observation.images[camera]
-        _require(
+        require(
             image.shape == (height, width, 3) and image.dtype == np.uint8,
             f"image {camera!r} is {image.dtype}{list(image.shape)}, not uint8[{height}, {width}, 3]",
         )
     state = observation.state
-    _require(
+    require(
         state.shape == (spec.state.size,) and state.dtype == np.float32,
         f"state is {state.dtype}{list(state.shape)}, not float32[{spec.state.size}]",
     )
-    _require(bool(np.isfinite(state).all()), "state is not finite")
-    _require(bool(observation.instruction.strip()), "instruction is empty")
+    require(bool(np.isfinite(state).all()), "state is not finite")
+    require(bool(observation.instruction.strip()), "instruction is empty")
 
 
 def _check_reset(env: Env, twin: Env) -> None:
@@ -231,7 +199,7 @@ def _check_reset(env: Env, twin: Env) -> None:
     differ = not _same(first, other)
     if state is not None and isinstance(env, SimulatedEnv):
         differ |= not np.array_equal(state, env.snapshot())
-    _require(differ, "two episodes give the same start; it must be randomised")
+    require(differ, "two episodes give the same start; it must be randomised")
     twin.reset(*_START)
     _require_same(env, first, twin.observe(), f"reset{_START} of two environments gives different starts", _UNPAIRED)
 
@@ -243,14 +211,14 @@ def _check_apply(env: Env) -> None:
     sent = _act(env, _actions(env))
     for action in sent:
         inside = (action >= spec.action.low - 1e-6).all() and (action <= spec.action.high + 1e-6).all()
-        _require(action.shape == (spec.action.size,) and bool(inside), f"sent action {action} is not within the bounds")
+        require(action.shape == (spec.action.size,) and bool(inside), f"sent action {action} is not within the bounds")
     end = env.observe()
-    _require(
+    require(
         abs(end.time - len(sent) * spec.control_dt) < 1e-6, f"{len(sent)} steps took {end.time} s, not control_dt each"
     )
     env.reset(*_START)
     others = len(_act(env, _actions(env), look=True))
-    _require(
+    require(
         len(sent) == others, f"the same actions from the same start end an episode after {len(sent)} and {others} steps"
     )
     _require_same(
@@ -274,12 +242,12 @@ def _check_sent(env: Env, sent: list[Float32[np.ndarray, " A"]], end: Observatio
         [np.full(c.size, c.convention in ("discrete", "integer")) for c in env.spec.action.components]
     )
     for action in sent:
-        _require(
+        require(
             bool((action[whole] == np.rint(action[whole])).all()), f"{action} is said to be sent, a part of a choice"
         )
     env.reset(*_START)
     again = _act(env, np.stack(sent))
-    _require(
+    require(
         len(again) == len(sent) and np.allclose(sent, again, rtol=1e-6, atol=1e-6),
         f"{sent[0]} was sent, and {again[0]} where it was to be sent again: what apply() returns is not what it sends",
     )
@@ -297,7 +265,7 @@ def _check_end(env: Env) -> None:
         action = rng.uniform(np.minimum(low, high), high).astype(np.float32)
         env.begin_chunk(action[None])
         status = env.apply(action)
-        _require(status.reward is None or bool(np.isfinite(status.reward)), f"reward is {status.reward}")
+        require(status.reward is None or bool(np.isfinite(status.reward)), f"reward is {status.reward}")
         if truth(status.done, "done"):
             break
     truth(status.success)
@@ -314,7 +282,7 @@ def _check_bad_actions(env: Env) -> None:
     env.reset(*_START)
     for what, action in bad.items():
         env.begin_chunk(_actions(env))
-        with _expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
+        with expect(InvalidActionError, f"apply() accepts an action with {what}; InvalidActionError is needed"):
             env.apply(action)
 
 
@@ -325,34 +293,34 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     _act(env, actions[:2])
     middle = env.snapshot()
     middle.flags.writeable = False  # as it is when it comes from another process
-    _require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
+    require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
     seen = env.observe()
-    _require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
+    require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
     end = _continue(env, actions[2:])
-    _require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
+    require(not np.array_equal(middle, end), "actions change nothing in the snapshot")
     for other, where in ((env, ""), (twin, " in another environment")):
         other.restore(middle)
-        _require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
+        require(np.array_equal(middle, other.snapshot()), f"snapshot() after restore(){where} is another state")
         _require_same(env, seen, other.observe(), f"observe() after restore(){where} gives a different observation")
-        _require(np.array_equal(end, _continue(other, actions[2:])), f"a restored episode continues differently{where}")
+        require(np.array_equal(end, _continue(other, actions[2:])), f"a restored episode continues differently{where}")
     camera = next(iter(env.spec.cameras), None)
     if camera is not None:
         picture = env.render(camera, 48, 64)
-        _require(picture.shape == (48, 64, 3) and picture.dtype == np.uint8, f"render() gave {picture.shape}")
+        require(picture.shape == (48, 64, 3) and picture.dtype == np.uint8, f"render() gave {picture.shape}")
 
 
 def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
     spec, actions, features = policy.spec, candidates.actions, candidates.features
     shape = (n, spec.horizon, spec.action.size)
-    _require(
+    require(
         actions.shape == shape and actions.dtype == np.float32,
         f"actions are {actions.dtype}{list(actions.shape)}, not float32{list(shape)}",
     )
-    _require(bool(np.isfinite(actions).all()), "actions are not finite")
-    _require(list(features) == list(spec.feature_shapes), "spec.feature_shapes and the features given disagree")
+    require(bool(np.isfinite(actions).all()), "actions are not finite")
+    require(list(features) == list(spec.feature_shapes), "spec.feature_shapes and the features given disagree")
     for name, values in features.items():
-        _require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
-        _require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
+        require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
+        require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
 
 
 def _two_observations(env: Env) -> tuple[Observation, Observation]:
@@ -404,22 +372,24 @@ def _require_same(env: Env, a: Observation, b: Observation, message: str, so: st
     parts = [c.name for c in state.components if (own := state.slice(c.name)) and (a.state[own] != b.state[own]).any()]
     parts += [camera for camera in a.images if not np.array_equal(a.images[camera], b.images[camera])]
     parts += [name for name in ("instruction", "time") if getattr(a, name) != getattr(b, name)]
-    _require(not parts, f"{message} (what differs: {', '.join(parts)}){so}")
+    require(not parts, f"{message} (what differs: {', '.join(parts)}){so}")
 
 
 def _require_close(policy: Policy, a: Candidates, b: Candidates, tolerance: float, message: str) -> None:
     n = min(len(a.actions), len(b.actions))
     distance = float((np.abs(a.actions[:n] - b.actions[:n]) / policy.spec.action_scale).max())
-    _require(distance <= tolerance, f"{message} (by {distance:.2g} action scales; {tolerance:.2g} is allowed)")
+    require(distance <= tolerance, f"{message} (by {distance:.2g} action scales; {tolerance:.2g} is allowed)")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise `ConformanceError` unless a promise is kept."""
     if not condition:
         raise ConformanceError(message)
 
 
 @contextmanager
-def _expect(error: type[Exception], message: str) -> Iterator[None]:
+def expect(error: type[Exception], message: str) -> Iterator[None]:
+    """Raise `ConformanceError` unless what is inside raises `error`."""
     try:
         yield
     except error:

@@ -6,7 +6,7 @@ Dimensions: M candidates, H actions per chunk, A numbers per action, S numbers o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -264,6 +264,57 @@ class Suite(Protocol):
 
     def make(self, task: str, options: EnvOptions) -> Env:
         """Build one task's environment; `UnknownNameError` for a task, setting or mode that is not listed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What an expert does in one control step.
+
+    Attributes:
+        action: set-points, also where the action is an offset from the start of a chunk.
+        anchor: what such components are measured from if a chunk starts now; 0 for all others.
+    """
+
+    action: Float64[np.ndarray, " A"]
+    anchor: Float64[np.ndarray, " A"]
+
+
+@runtime_checkable
+class Experts(Protocol):
+    """The experts of a suite. What the registry's ``expert`` names, which are those of suites, resolve to."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have an expert."""
+        ...
+
+    @property
+    def mixture(self) -> Mapping[str, float]:
+        """Style -> its share of demonstrations unless asked otherwise."""
+        ...
+
+    @property
+    def options(self) -> EnvOptions:
+        """How environments are built for demonstrations: with starts that are no evaluation's."""
+        ...
+
+    @property
+    def noise(self) -> Float64[np.ndarray, " A"]:
+        """Spread of the wandering noise on executed actions; 0 for numbers that are not disturbed."""
+        ...
+
+    @property
+    def n_points(self) -> int:
+        """K of `points`."""
+        ...
+
+    def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
+        """Yield the command of every control step, without end, from an environment that has just been reset."""
+        ...
+
+    def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
+        """See `robotest.demonstrations.files.Demonstration.points`."""
         ...
 
 

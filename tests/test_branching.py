@@ -12,12 +12,15 @@ import pytest
 from robotest import branching
 from robotest.branching import Branch, BranchPlanner, Place, Plan, report
 from robotest.cli.main import main
+from robotest.clock import WallClock
+from robotest.config import EvalConfig
 from robotest.errors import RobotestError, RunDirectoryError
-from robotest.evaluate import EvalConfig, evaluate, load_condition, load_policy
+from robotest.evaluate import evaluate
+from robotest.loading import load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file
 from robotest.runtime.pool import Fleet
-from robotest.runtime.rollout import Origin, WallClock
+from robotest.runtime.rollout import Origin
 from robotest.runtime.runner import Assignment, InProcess
 from robotest.runtime.selector import Planner
 from robotest.types import Outcome, Verifier

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from robotest import registry
+from robotest.clock import WallClock
+from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryError, SpecMismatchError, UnknownNameError
-from robotest.evaluate import EvalConfig, Progress, evaluate, load_condition, load_policy
+from robotest.evaluate import Progress, evaluate
+from robotest.loading import load_condition, load_policy
 from robotest.runs import episode_file
 from robotest.runs.directory import episode_path, read_arguments, read_episodes
-from robotest.runtime.rollout import WallClock
 from robotest.types import EnvOptions, Episode
 from tests.doubles import fakes
 

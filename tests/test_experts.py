@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from robotest import experts, registry
+from robotest.config import EvalConfig
 from robotest.errors import RobotestError, SpecMismatchError, UnknownNameError
-from robotest.evaluate import EvalConfig, evaluate, load_policy
-from robotest.experts import ExpertPolicy, Experts, Guided, experts_of
+from robotest.evaluate import evaluate
+from robotest.experts import ExpertPolicy, Guided, experts_of
+from robotest.loading import load_policy
 from robotest.randomness import derive, generator
-from robotest.types import Env, EnvOptions, Observation, SimulatedEnv
+from robotest.types import Env, EnvOptions, Experts, Observation, SimulatedEnv
 from tests.doubles.simulators import require_libero, require_robosuite
 from tests.test_evaluate import untimed
 

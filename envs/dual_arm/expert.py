@@ -18,8 +18,7 @@ from robotest.envs.dual_arm.suite import DualArmEnv
 from robotest.envs.dual_arm.tasks import BAR_HALF_M, BUTTON_TOP_M, CUBE_M, HANDLE_X_M, N_POINTS
 from robotest.envs.expert_styles import STYLES, Style
 from robotest.errors import RobotestError
-from robotest.experts import Command, Experts
-from robotest.types import Env, EnvOptions
+from robotest.types import Command, Env, EnvOptions, Experts
 
 Pose = Float64[np.ndarray, " 4"]  # x, y, z [m], yaw [rad]
 Script = Iterator[tuple[Pose, float]]  # where an arm's tip should be next, and its gripper's opening [0, 1]
@@ -324,7 +323,7 @@ _NOISE_M: Final = 0.003
 
 @dataclasses.dataclass(frozen=True)
 class DualArmExperts:
-    """Implements `robotest.experts.Experts`."""
+    """Implements `robotest.types.Experts`."""
 
     tasks: tuple[str, ...] = tuple(_SCRIPTS)
     mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)

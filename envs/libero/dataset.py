@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from robotest.demonstrations import hdf5
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo
@@ -70,7 +68,7 @@ class LiberoDataset(hdf5.HdfDemonstrations):
         return Demonstration(
             info=info,
             images={
-                camera: resized(np.ascontiguousarray(demo.pictures(key)[:, ::-1, ::-1]), self._image_size)
+                camera: hdf5.resized(np.ascontiguousarray(demo.pictures(key)[:, ::-1, ::-1]), self._image_size)
                 for camera, key in _CAMERAS.items()
             },
             state=np.concatenate([demo.numbers(_ARM), demo.numbers(_GRIPPER)], axis=1),
@@ -83,14 +81,6 @@ class LiberoDataset(hdf5.HdfDemonstrations):
     def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - all are of one kind
         task = demo.file.name.removesuffix(hdf5.LIBERO_SUFFIX)
         return DemonstrationInfo(task, "official", "human", 0, instruction(task), success=True)
-
-
-def resized(pictures: UInt8[np.ndarray, "T a b 3"], size: int | None) -> UInt8[np.ndarray, "T h w 3"]:
-    """Return pictures of a height and width [px]; None: as they are."""
-    if size is None or pictures.shape[1:3] == (size, size):
-        return pictures
-    smooth = Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), smooth)) for p in pictures])
 
 
 def _layout(sizes: dict[str, tuple[int, int]]) -> hdf5.Layout:

@@ -17,8 +17,7 @@ from robotest.envs.libero.suite import CAMERAS, LiberoEnv
 from robotest.envs.robosuite.osc_expert import CLEARANCE_M, N_POINTS, Arm, OscExperts, Shape
 from robotest.envs.robosuite.world import RobosuiteWorld
 from robotest.errors import RobotestError
-from robotest.experts import Command
-from robotest.types import Env, EnvOptions
+from robotest.types import Command, Env, EnvOptions
 
 TASKS: Final[Mapping[str, tuple[int, ...]]] = {
     "libero_object": tuple(range(10)),
@@ -30,7 +29,7 @@ _SINK_M: Final = 0.02  # below the rim of a basket, above the ground of a plate:
 
 
 class LiberoExperts(OscExperts):
-    """Implements `robotest.experts.Experts`."""
+    """Implements `robotest.types.Experts`."""
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
         """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""

@@ -21,7 +21,6 @@ import numpy as np
 
 from robotest.demonstrations import hdf5
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo
-from robotest.envs.libero.dataset import resized
 from robotest.envs.robosuite.suite import CAMERAS, TASKS
 from robotest.envs.robosuite.world import (
     CONTROL_HZ,
@@ -84,7 +83,7 @@ class RobomimicDataset(hdf5.HdfDemonstrations):
         actions = demo.numbers(self._layout.numbers[0])
         return Demonstration(
             info=info,
-            images={camera: resized(demo.pictures(key), self._image_size) for camera, key in self._films.items()},
+            images={camera: hdf5.resized(demo.pictures(key), self._image_size) for camera, key in self._films.items()},
             state=np.concatenate([part for arm in self._arms for part in _arm_state(demo, arm)], axis=1),
             actions=actions,
             anchors=np.zeros_like(actions),

@@ -57,7 +57,7 @@ _NOISE: Final = 0.15  # of the largest action
 
 @dataclasses.dataclass(frozen=True)
 class OscExperts:
-    """What the experts of every suite with one Panda have in common; see `robotest.experts.Experts`."""
+    """What the experts of every suite with one Panda have in common; see `robotest.types.Experts`."""
 
     tasks: tuple[str, ...]
     options: EnvOptions

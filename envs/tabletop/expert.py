@@ -14,8 +14,7 @@ from robotest.envs.tabletop.scene import root_body
 from robotest.envs.tabletop.suite import CAMERAS, TabletopEnv
 from robotest.envs.tabletop.tasks import TASKS, Goal
 from robotest.errors import RobotestError
-from robotest.experts import Command
-from robotest.types import Env, EnvOptions
+from robotest.types import Command, Env, EnvOptions
 
 _OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=64)
 _APART_M: Final = 0.05  # from the middle of a tray, of each of two things in it, along its longer side
@@ -24,7 +23,7 @@ _CLEAR_M: Final = 0.02  # between a carried thing and the highest that it may pa
 
 
 class TabletopExperts(OscExperts):
-    """Implements `robotest.experts.Experts`."""
+    """Implements `robotest.types.Experts`."""
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
         """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""

@@ -15,10 +15,10 @@ import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
 
+from robotest.clock import WallClock
 from robotest.errors import UnknownNameError
 from robotest.hardware.cameras.drivers import FIRST_FRAME_S, RealSenseCamera, V4l2Camera
 from robotest.hardware.cameras.watch import Camera, CameraError, Frame, checked_picture
-from robotest.runtime.rollout import WallClock
 from robotest.types import Clock
 
 _CATCHING_UP: Final = 3

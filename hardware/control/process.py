@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.errors import RobotestError
 from robotest.hardware.control.black_box import BlackBox
@@ -34,7 +35,6 @@ from robotest.hardware.control.governor import Governor
 from robotest.hardware.robot import Stop
 from robotest.registry import resolve
 from robotest.runtime import wire
-from robotest.runtime.rollout import WallClock
 from robotest.types import Clock
 
 TICK_S: Final = 0.01

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from robotest import interrupt
+from robotest.clock import WallClock
 from robotest.envs.dual_arm.suite import ACTIONS, ASPECT
 from robotest.envs.dual_arm.world import CAMERAS
 from robotest.errors import RobotestError, UnknownNameError, VideoError
@@ -34,7 +35,7 @@ from robotest.hardware.limits import from_table
 from robotest.hardware.robot import RobotError, Stop
 from robotest.report.video import Film
 from robotest.runs.directory import episode_path
-from robotest.runtime.rollout import Decide, Trace, WallClock, attempt, result
+from robotest.runtime.rollout import Decide, Trace, attempt, result
 from robotest.runtime.runner import Assignment, Finished, SuiteInfo
 from robotest.runtime.selector import DecisionRequest, Planner
 from robotest.specs import EnvSpec
@@ -342,7 +343,7 @@ def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
     Raises:
         RobotError: they do not start, e.g. because the ports are taken.
     """
-    command = [sys.executable, "-m", "robotest.hardware.simulated.server", *(["--setting", setting] if setting else [])]
+    command = [sys.executable, "-m", "robotest", "simulate-robot", *(["--setting", setting] if setting else [])]
     process = subprocess.Popen(  # noqa: S603 - our own module
         command,
         stdout=subprocess.PIPE,

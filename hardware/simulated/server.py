@@ -838,22 +838,3 @@ def prefer_real_time(priority: int = 10) -> bool:
     except OSError:
         return False
     return True
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run a simulator from the command line, as ``robotest`` does."""
-    import tyro
-
-    from robotest.cli.robots import SimulateRobot
-
-    try:
-        return tyro.cli(SimulateRobot, prog="robotest.hardware.simulated.server", args=arguments).run()
-    except KeyboardInterrupt:
-        return 130
-    except RobotestError as error:
-        sys.stderr.write(f"robotest: error: {error}\n")
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

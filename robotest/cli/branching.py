@@ -51,10 +51,10 @@ class Branch:
     def run(self) -> int:
         """Run what is missing and print the tables; 1 if a branch ended in an error."""
         from robotest import branching
+        from robotest.clock import WallClock
         from robotest.report import progress, tables
         from robotest.runs import directory
         from robotest.runtime import pool
-        from robotest.runtime.rollout import WallClock
         from robotest.runtime.runner import Crew, InProcess
         from robotest.success import NONE
 
@@ -101,8 +101,8 @@ class Branch:
     def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
         """Load the run's policy and everything that is to be judged; return its fingerprints too."""
         from robotest.branching import BranchPlanner
-        from robotest.evaluate import load_condition, load_policy
-        from robotest.runtime.rollout import WallClock
+        from robotest.clock import WallClock
+        from robotest.loading import load_condition, load_policy
 
         policy, folder = load_policy(self.policy or asked.identity["policy"])
         if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:

@@ -16,7 +16,7 @@ from robotest.cli.arguments import among, pair, split
 from robotest.errors import InterruptedRunError, RobotestError
 
 if TYPE_CHECKING:
-    from robotest.evaluate import EvalConfig
+    from robotest.config import EvalConfig
     from robotest.report.video import Selection
     from robotest.runs.directory import Arguments, Key, Summary
     from robotest.statistics.power import Measured, Question
@@ -109,7 +109,8 @@ class Eval:
 
     def _config(self) -> EvalConfig:
         """Turn what was typed into what is meant."""
-        from robotest.evaluate import DEFAULT_VERIFIERS, EvalConfig, condition_name
+        from robotest.config import EvalConfig
+        from robotest.loading import DEFAULT_VERIFIERS, condition_name
         from robotest.runtime import pool
 
         name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")

@@ -110,11 +110,11 @@ class Check:
         yield f"{self.name} in {self.env}", check
 
     def _verifier(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        from robotest import evaluate, testing
+        from robotest import loading, testing
 
         suite: Suite = registry.resolve("env", self.env)
         policy, folder = self._loaded(self.policy, suite)
-        verifier = evaluate.load_condition(self.name, policy, folder).verifier
+        verifier = loading.load_condition(self.name, policy, folder).verifier
 
         def check() -> None:
             with self._environment(suite, policy, self.policy) as env:
@@ -124,11 +124,11 @@ class Check:
 
     def _loaded(self, name: str, suite: Suite) -> tuple[Policy, Path | None]:
         """Load a policy, or make the expert that acts beside the environment; return it with its folder, if any."""
-        from robotest import evaluate, experts
+        from robotest import experts, loading
 
         style = experts.style_of(name)
         if style is None:
-            return evaluate.load_policy(name, lambda: self._spec(suite))
+            return loading.load_policy(name, lambda: self._spec(suite))
         asked = experts.experts_of(self.env)
         experts.require_style(asked, style)
         options = dataclasses.replace(asked.options, cameras=())
@@ -169,7 +169,7 @@ class Check:
         return closing(experts.make(self.env, suite, task, options))
 
     def _robot(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        from robotest import testing
+        from robotest.hardware.conformance import check_robot
         from robotest.hardware.deployment import runner
 
         def check() -> None:
@@ -179,7 +179,7 @@ class Check:
                     rig = runner.Rig.simulated(self.name)
                 else:
                     rig = runner.Rig.read(self.name, self.config)
-                testing.check_robot(registry.resolve("robot", self.name)(rig.robot_config))
+                check_robot(registry.resolve("robot", self.name)(rig.robot_config))
 
         yield self.name, check
 

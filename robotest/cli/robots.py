@@ -14,7 +14,7 @@ from robotest.cli.arguments import split
 from robotest.errors import RobotestError
 
 if TYPE_CHECKING:
-    from robotest.evaluate import EvalConfig
+    from robotest.config import EvalConfig
     from robotest.hardware.deployment.runner import RobotCrew
 
 
@@ -112,7 +112,8 @@ class Deploy:
         import contextlib
 
         from robotest.cli.evaluation import print_summary
-        from robotest.evaluate import EvalConfig, evaluate
+        from robotest.config import EvalConfig
+        from robotest.evaluate import evaluate
         from robotest.hardware.deployment.console import Terminal, Unattended
         from robotest.hardware.deployment.runner import Rig, RobotCrew, simulated_robot
 
@@ -155,8 +156,8 @@ def _shadow(crew: RobotCrew, evaluation: EvalConfig) -> int:
     import contextlib
 
     from robotest import evaluate, interrupt
+    from robotest.clock import WallClock
     from robotest.hardware.deployment import shadow
-    from robotest.runtime.rollout import WallClock
 
     log = evaluation.out / "shadow.jsonl"
     with contextlib.closing(crew), interrupt.deferred():

@@ -22,10 +22,10 @@ import numpy as np
 from robotest import interrupt, registry
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.errors import ArtifactError, RobotestError, UnknownNameError
-from robotest.experts import CLEAN, Experts, experts_of, require_style
+from robotest.experts import CLEAN, experts_of, require_style
 from robotest.randomness import derive, generator
 from robotest.specs import EnvSpec
-from robotest.types import EnvOptions, SimulatedEnv
+from robotest.types import EnvOptions, Experts, SimulatedEnv
 
 T = TypeVar("T")
 

@@ -24,6 +24,7 @@ from jaxtyping import Float32, Float64, UInt8
 from robotest.demonstrations import hdf5
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.files import ForgivingFile
+from robotest.registry import resolve
 from robotest.specs import VectorSpec
 
 FORMAT = "robotest-demonstrations-2"
@@ -172,16 +173,9 @@ def read(path: Path, image_size: int | None = None) -> Demonstrations:
     Raises:
         ArtifactError: it is none of them, or something in it is missing, damaged or not finite.
     """
-    kind = "libero" if hdf5.is_folder(path) else _kind(path)
-    if kind == "libero":
-        from robotest.envs.libero.dataset import LiberoDataset
-
-        return LiberoDataset(path, image_size)
-    if kind == "robomimic":
-        from robotest.envs.robosuite.dataset import RobomimicDataset
-
-        return RobomimicDataset(path, image_size)
-    return DemonstrationFile(path)
+    reader = resolve("dataset", "libero" if hdf5.is_folder(path) else _kind(path))
+    found: Demonstrations = reader(path, image_size)
+    return found
 
 
 def _kind(path: Path) -> Literal["robotest", "libero", "robomimic"]:
@@ -315,7 +309,7 @@ class DemonstrationFile(hdf5.HdfDemonstrations):
         ArtifactError: it is missing, damaged or of another kind, or a demonstration in it is not what its spec says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, image_size: int | None = None) -> None:  # noqa: ARG002 - they are as collected
         with hdf5.damaged(path), contextlib.ExitStack() as stack:
             file = stack.enter_context(hdf5.opened(path))
             self.spec = _spec(path, file)

@@ -339,6 +339,14 @@ def files_of(folder: Path, suffix: str) -> list[Path]:
     return found
 
 
+def resized(pictures: UInt8[np.ndarray, "T a b 3"], size: int | None) -> UInt8[np.ndarray, "T h w 3"]:
+    """Return pictures of a height and width [px]; None: as they are."""
+    if size is None or pictures.shape[1:3] == (size, size):
+        return pictures
+    smooth = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), smooth)) for p in pictures])
+
+
 def group_of(path: Path, file: Any, name: str = "data") -> Any:
     """Return a group of an open file; `ArtifactError` if it is not there or is damaged."""
     with damaged(f"{path}: group {name!r}"):

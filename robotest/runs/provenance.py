@@ -35,8 +35,15 @@ def environment_files(env: str, rule: str | None, env_args: Iterable[str]) -> se
 
 
 def decision_files(policy: str, verifiers: Iterable[str]) -> set[Path]:
-    """Return the source files behind a policy and verifiers given by name."""
-    return source_files("policy", policy).union(*(source_files("verifier", name) for name in verifiers))
+    """Return the source files behind a policy and verifiers, as they are given to `robotest.loading`."""
+    return source_files("policy", policy).union(*(source_files("verifier", _kind(text)) for text in verifiers))
+
+
+def _kind(verifier: str) -> str:
+    """Return the registered name or module:attribute in a verifier's text."""
+    text = verifier.partition("=")[0]
+    name, _, inner = text.partition(":")
+    return (inner or "leverage") if name == "lowest" else text
 
 
 def digest(files: Iterable[Path]) -> str | None:
@@ -61,6 +68,14 @@ def source_files(kind: Kind, name: str) -> set[Path]:
     for each in wanted:
         files |= _closure(each)
     return _foreign(files)
+
+
+def weights_folder(policy: str) -> Path | None:
+    """Return ``weights/NAME`` beside the module of a registered policy; its verifiers too. None if it is missing."""
+    found = registry.find("policy", policy)
+    module = _file(found[0].partition(":")[0]) if found else None
+    folder = module.parent / "weights" / policy if module else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _foreign(files: Iterable[Path]) -> set[Path]:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import robotest.policies
-from robotest.evaluate import EvalConfig, kinds
+from robotest.config import EvalConfig
 from robotest.runs import directory, provenance, schedule
 
 FILE = "complete.json"
@@ -63,11 +62,10 @@ def _asked(config: EvalConfig) -> dict[str, Any]:
 
 def _files(config: EvalConfig) -> Iterator[Path]:
     """Every file that the results depend on: the policy's folder, verifiers given by path, code given by name."""
-    shipped = Path(robotest.policies.__path__[0]) / "weights" / config.policy
-    for folder in (Path(config.policy), shipped):
-        if folder.is_dir():
+    for folder in (Path(config.policy), provenance.weights_folder(config.policy)):
+        if folder is not None and folder.is_dir():
             yield from (path for path in folder.iterdir() if path.is_file())
     yield from provenance.environment_files(config.env, config.success, config.env_args)
-    yield from provenance.decision_files(config.policy, kinds(config.verifiers or ()))
+    yield from provenance.decision_files(config.policy, config.verifiers or ())
     named = (Path(text.partition("=")[2]) for text in config.verifiers or ())
     yield from (path for path in named if path.is_file())

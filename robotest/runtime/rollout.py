@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import math
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -300,30 +299,3 @@ class Trace:
     def _snapshot(self) -> None:
         if self._simulator is not None:
             self.snapshots.append(self._simulator.snapshot())
-
-
-class SimClock:
-    """Simulated time: sleeping moves it, nothing waits."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def now(self) -> float:
-        """Simulated seconds since the clock was made [s]."""
-        return self._now
-
-    def sleep_until(self, deadline: float) -> None:
-        """Move time to `deadline`, never backwards."""
-        self._now = max(self._now, deadline)
-
-
-class WallClock:
-    """Real time."""
-
-    def now(self) -> float:
-        """Monotonic seconds [s]; only differences mean anything."""
-        return time.perf_counter()
-
-    def sleep_until(self, deadline: float) -> None:
-        """Wait until `deadline`."""
-        time.sleep(max(0.0, deadline - self.now()))

@@ -7,9 +7,10 @@ from collections.abc import Generator, Iterable
 from typing import Protocol, runtime_checkable
 
 from robotest import experts, interrupt
+from robotest.clock import SimClock
 from robotest.randomness import EpisodeSeeds, GlobalGenerators
 from robotest.registry import resolve
-from robotest.runtime.rollout import Origin, SimClock, Trace, attempt, result
+from robotest.runtime.rollout import Origin, Trace, attempt, result
 from robotest.runtime.selector import DecisionRequest, Planner
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Suite

@@ -36,10 +36,11 @@ import numpy as np
 
 import robotest
 from robotest import experts
+from robotest.clock import SimClock, WallClock
 from robotest.errors import RobotestError, describe
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.runtime.rollout import Origin, SimClock, Trace, WallClock, attempt
+from robotest.runtime.rollout import Origin, Trace, attempt
 from robotest.runtime.wire import Channel, DisconnectedError
 from robotest.types import Candidates, Decision, Env, EnvOptions, Observation, Suite
 

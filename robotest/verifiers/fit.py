@@ -26,8 +26,8 @@ from robotest.demonstrations import files
 from robotest.demonstrations.files import Demonstration, Demonstrations, chunk_labels
 from robotest.demonstrations.hdf5 import first_not_finite
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
-from robotest.evaluate import load_policy
 from robotest.files import POLICY_FILE, write_whole
+from robotest.loading import load_policy
 from robotest.randomness import derive, generator
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation, Policy

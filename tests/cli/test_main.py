@@ -14,6 +14,7 @@ from robotest.cli.arguments import among, split
 from robotest.cli.evaluation import Eval
 from robotest.cli.learning import Collect, Fit, Train
 from robotest.cli.main import COMMANDS, main, parse
+from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, UnknownNameError
 from tests.doubles.options import changed
 
@@ -274,7 +275,7 @@ def test_the_command_line_has_the_defaults_of_the_code(command: type, config: st
 
 def test_eval_without_arguments_is_the_experiment_that_the_code_has_as_its_default() -> None:
     typed = Eval()._config()
-    assert typed == evaluate.EvalConfig(typed.out, workers=typed.workers)  # only the speed is the machine's
+    assert typed == EvalConfig(typed.out, workers=typed.workers)  # only the speed is the machine's
 
 
 @pytest.mark.slow

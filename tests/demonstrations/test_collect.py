@@ -16,9 +16,9 @@ from robotest.cli.main import main
 from robotest.demonstrations.collect import CollectConfig, collect, demonstrate
 from robotest.demonstrations.files import DemonstrationFile
 from robotest.errors import ArtifactError, RobotestError
-from robotest.experts import Command, Experts, experts_of
+from robotest.experts import experts_of
 from robotest.randomness import derive, generator
-from robotest.types import Env, EnvOptions, SimulatedEnv
+from robotest.types import Command, Env, EnvOptions, Experts, SimulatedEnv
 from tests.doubles.fakes import PointEnv
 
 SOURCE = """

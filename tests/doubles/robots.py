@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from robotest.clock import WallClock
 from robotest.envs.dual_arm.suite import ACTIONS, STATE
 from robotest.errors import InterruptedRunError, RobotestError
 from robotest.hardware.control.client import RobotLink
@@ -35,7 +36,6 @@ from robotest.hardware.realman import RealManPair, rm75_dual
 from robotest.hardware.robot import RobotError, Setpoint, Stop
 from robotest.hardware.simulated.controller import Controller, PushConfig, parse
 from robotest.runtime import wire
-from robotest.runtime.rollout import WallClock
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation
 
@@ -130,7 +130,7 @@ class Simulator:
 
     def __init__(self, *arguments: str) -> None:
         self.place = place = Place.free()
-        command = [sys.executable, "-m", "robotest.hardware.simulated.server", "--hosts", *place.hosts]
+        command = [sys.executable, "-m", "robotest", "simulate-robot", "--hosts", *place.hosts]
         command += ["--tcp-port", str(place.tcp_port), "--udp-port", str(place.udp_port), "--bench-port", "0"]
         self.process = subprocess.Popen(  # noqa: S603 - this interpreter
             [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -549,7 +549,8 @@ def start_deploy(simulator: Simulator, out: Path, steps: int, film: bool, **eval
 
 def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation: Mapping[str, Any]) -> int:
     """Run what is missing."""
-    from robotest.evaluate import EvalConfig, evaluate
+    from robotest.config import EvalConfig
+    from robotest.evaluate import evaluate
     from robotest.hardware.deployment.runner import Rig, RobotCrew
 
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnpairedStartsError
-from robotest.evaluate import EvalConfig, evaluate
+from robotest.evaluate import evaluate
 from robotest.runs import directory, provenance
 from tests.doubles.gymnasium_zoo import BEASTS, RULES, Beast, Expected, Fate, foretell
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from robotest import evaluate, registry
+from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.report import video
 from robotest.runs import directory, episode_file
@@ -149,7 +150,7 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
     made = {}
     for workers in (0, 2):
         out = tmp_path / str(workers)
-        config = evaluate.EvalConfig(
+        config = EvalConfig(
             out,
             "libero/libero_object:7",
             "tests.doubles.witness:one_arm",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from robotest import evaluate, registry
+from robotest.config import EvalConfig
 from robotest.demonstrations.collect import demonstrate
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.experts import experts_of
@@ -63,7 +64,7 @@ def test_demonstrations_show_what_happened() -> None:
 
 @pytest.mark.slow
 def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None:
-    config = evaluate.EvalConfig(tmp_path / "run", env="libero/libero_spatial:2", policy="expert", episodes=2)
+    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial:2", policy="expert", episodes=2)
     summary = evaluate.evaluate(config)
     assert summary.conditions["first"].overall.successes >= 1
     _, episodes = directory.read(config.out)
@@ -81,12 +82,12 @@ def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None
 )
 def test_who_has_no_expert_is_told_who_has(env: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match=message):
-        evaluate.evaluate(evaluate.EvalConfig(tmp_path / "run", env=env, policy="expert"))
+        evaluate.evaluate(EvalConfig(tmp_path / "run", env=env, policy="expert"))
 
 
 def test_a_task_without_an_expert_is_named(tmp_path: Path) -> None:
     task = registry.resolve("env", "libero/libero_spatial").tasks[9]
-    config = evaluate.EvalConfig(tmp_path / "run", env="libero/libero_spatial", policy="expert", tasks=(task,))
+    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial", policy="expert", tasks=(task,))
     with pytest.raises(UnknownNameError, match="with an expert"):
         evaluate.evaluate(config)
     with pytest.raises(UnknownNameError, match="style"):

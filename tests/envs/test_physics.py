@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from robotest import registry
+from robotest.clock import SimClock
 from robotest.envs import physics
 from robotest.envs.options import require_known
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.rollout import SimClock, Trace, attempt
+from robotest.runtime.rollout import Trace, attempt
 from robotest.types import Candidates, Decision, EnvOptions, Observation
 from tests.doubles.fakes import PointSuite
 from tests.doubles.simulators import require_libero, require_robosuite

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robotest.clock import SimClock, WallClock
 from robotest.errors import UnknownNameError
 from robotest.hardware.cameras import drivers
 from robotest.hardware.cameras.drivers import Reader, RealSenseCamera, V4l2Camera
 from robotest.hardware.cameras.sources import Faults, FaultyCamera, RenderedCamera, ReplayCamera, camera_from
 from robotest.hardware.cameras.watch import Camera, CameraError, Frame, WatchedCamera, fitted, open_all
-from robotest.runtime.rollout import SimClock, WallClock
 
 SIZE = (12, 16)
 FPS = 30

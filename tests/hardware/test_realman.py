@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 import robotest.hardware
+from robotest.clock import WallClock
 from robotest.errors import RobotestError
 from robotest.hardware.control.client import RobotLink
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD, rm75_dual
 from robotest.hardware.robot import RobotError, Stop
 from robotest.hardware.simulated import controller
-from robotest.runtime.rollout import WallClock
 from tests.doubles.robots import (
     ROOT,
     Answer,

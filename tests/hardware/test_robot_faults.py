@@ -645,7 +645,7 @@ FULL_DISK = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
     from robotest.hardware.control.client import RobotLink
     from robotest.hardware.robot import RobotError
-    from robotest.runtime.rollout import WallClock
+    from robotest.clock import WallClock
     try:
         RobotLink("rm75-dual", json.loads(sys.argv[1]), Path(sys.argv[2]), WallClock())
     except RobotError as error:

@@ -44,7 +44,7 @@ class Process:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))
             self.udp_port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "robotest.hardware.simulated.server", "--hosts", *hosts, "--tcp-port", "0"]
+        command = [sys.executable, "-m", "robotest", "simulate-robot", "--hosts", *hosts, "--tcp-port", "0"]
         command += ["--udp-port", str(self.udp_port), "--bench-port", "0", *arguments]
         self.process = subprocess.Popen(  # noqa: S603 - this interpreter
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from robotest.evaluate import load_policy
+from robotest.loading import load_policy
 from robotest.policies import baselines
 from robotest.specs import Component, EnvSpec, VectorSpec
 from robotest.testing import check_policy

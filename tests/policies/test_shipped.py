@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from robotest.evaluate import EvalConfig, evaluate
+from robotest.config import EvalConfig
+from robotest.evaluate import evaluate
 from robotest.policies import mini_vla
 from robotest.runs import episode_file
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
-from robotest.evaluate import load_condition
+from robotest.loading import load_condition
 from robotest.policies import mini_vla, training
 from robotest.policies.mini_vla_network import cell_centres
 from robotest.policies.training import TrainConfig, train

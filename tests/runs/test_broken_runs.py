@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from robotest import evaluate as evaluation
 from robotest.cli.main import main
+from robotest.config import EvalConfig
 from robotest.errors import BrokenRunError, RobotestError
-from robotest.evaluate import EvalConfig, evaluate, load_policy
+from robotest.evaluate import evaluate
+from robotest.loading import default_verifiers, load_policy
 from robotest.runs.directory import episode_path, read_episodes
 from robotest.runtime.wire import Channel, WireError
 from robotest.specs import EnvSpec
@@ -278,9 +279,9 @@ def test_a_policys_factory_may_ask_for_the_environment(tmp_path: Path) -> None:
 
 
 def test_by_default_those_verifiers_are_compared_that_were_fitted(tmp_path: Path) -> None:
-    assert evaluation.default_verifiers(None) == ("random", "medoid")
+    assert default_verifiers(None) == ("random", "medoid")
     (tmp_path / "leverage.safetensors").touch()
-    assert evaluation.default_verifiers(tmp_path) == ("random", "medoid", "leverage")
+    assert default_verifiers(tmp_path) == ("random", "medoid", "leverage")
 
 
 def test_a_policy_of_another_kind_is_refused_in_words_about_it(tmp_path: Path) -> None:

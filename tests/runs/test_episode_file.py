@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
+from robotest.clock import SimClock
 from robotest.errors import ArtifactError
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file
-from robotest.runtime.rollout import SimClock, Trace, attempt, result
+from robotest.runtime.rollout import Trace, attempt, result
 from robotest.runtime.selector import DecisionRequest, Planner
 from robotest.types import Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls

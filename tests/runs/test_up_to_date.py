@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from robotest.evaluate import EvalConfig, evaluate
+from robotest.config import EvalConfig
+from robotest.evaluate import evaluate
 from robotest.runs import up_to_date
 
 

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robotest.clock import WallClock
+from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, RobotestError
-from robotest.evaluate import EvalConfig, Progress, evaluate
+from robotest.evaluate import Progress, evaluate
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file
 from robotest.runtime.pool import ATTEMPTS, Fleet
-from robotest.runtime.rollout import Trace, WallClock
+from robotest.runtime.rollout import Trace
 from robotest.runtime.runner import Assignment
 from robotest.runtime.selector import Planner
 from robotest.runtime.wire import Channel, DisconnectedError

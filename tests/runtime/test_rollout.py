@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robotest.clock import SimClock, WallClock
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.rollout import SimClock, Trace, WallClock, attempt, result, rollout
+from robotest.runtime.rollout import Trace, attempt, result, rollout
 from robotest.types import Candidates, Decision, EnvOptions, Episode, Observation
 from tests.doubles.fakes import FakeClock, PointEnv
 

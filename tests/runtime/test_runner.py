@@ -4,10 +4,10 @@ from contextlib import closing
 
 import pytest
 
+from robotest.clock import WallClock
 from robotest.errors import SpecMismatchError
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.runtime.rollout import WallClock
 from robotest.runtime.runner import Assignment, InProcess
 from robotest.runtime.selector import Planner
 from robotest.statistics import paired

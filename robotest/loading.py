@@ -1,0 +1,133 @@
+"""Policies and verifiers by the names that people give: registered, a folder, a file, or module:attribute."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from robotest import experts
+from robotest.errors import RobotestError, UnknownNameError, building
+from robotest.registry import resolve, table
+from robotest.runs import provenance
+from robotest.specs import EnvSpec
+from robotest.threads import one_thread
+from robotest.types import Policy, Verifier
+
+DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
+"""What is compared if nothing is said, as far as it was fitted to the policy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A named verifier and the fingerprint of the file it came from, None if it has none."""
+
+    name: str
+    verifier: Verifier
+    fingerprint: str | None
+
+
+def default_verifiers(folder: Path | None) -> tuple[str, ...]:
+    """Return what is compared if nothing is said: the controls, and what was fitted to the policy.
+
+    Args:
+        folder: where the policy's fitted verifiers lie, if anywhere.
+    """
+    *controls, cfn, leverage = DEFAULT_VERIFIERS
+    return (*controls, *(v for v in (cfn, leverage) if folder and (folder / f"{v}.safetensors").is_file()))
+
+
+def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
+    """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
+
+    Args:
+        text: as given.
+        env: says what the policy is for; called if its factory has a parameter ``env``.
+
+    Raises:
+        UnknownNameError: it is none of the three.
+        ArtifactError: its weights are missing or damaged.
+        RobotestError: whatever else its factory raises.
+    """
+    if experts.style_of(text) is not None:
+        raise RobotestError(
+            f"policy {text!r} acts beside its environment and has no weights; use `robotest eval --policy expert`"
+        )
+    known, folder = table("policy"), Path(text)
+    if text not in known and folder.is_dir():
+        with one_thread(), building(f"policy {text!r}"):
+            policy: Policy = resolve("policy", "mini_vla")(folder)
+        return policy, folder
+    if text not in known and ("/" in text or ":" not in text):
+        raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
+    factory = resolve("policy", text)
+    given: dict[str, Any] = {}
+    if takes_env(factory):
+        if env is None:
+            raise RobotestError(f"policy {text!r} is made for an environment; name one")
+        given["env"] = env()
+    with one_thread(), building(f"policy {text!r}"):
+        policy = factory(None, **given)
+    _require_made(text, policy, Policy)
+    return policy, provenance.weights_folder(text)
+
+
+def takes_env(factory: Callable[..., object]) -> bool:
+    """Return whether a policy's factory wants to know the `EnvSpec`."""
+    try:
+        return "env" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return False
+
+
+def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
+    """Make the verifier of ``NAME``, ``NAME=FILE``, ``lowest:NAME`` or ``module:attribute``.
+
+    Args:
+        text: as given; with a FILE the condition is called after its stem, so that one kind can be compared with
+            itself.
+        policy: what the verifier must fit.
+        folder: where the policy's fitted verifiers lie, as ``NAME.safetensors``.
+
+    Raises:
+        UnknownNameError: no such verifier.
+        ArtifactError: its file is missing, damaged or another's.
+    """
+    name, given, file = text.partition("=")
+    inverted, _, inner = name.partition(":")
+    if inverted == "lowest":
+        kind = inner or "leverage"
+        condition = load_condition(f"{kind}{given}{file}", policy, folder)
+        return Condition(
+            condition_name(text),
+            resolve("verifier", "robotest.verifiers.controls:Lowest")(condition.verifier),
+            condition.fingerprint,
+        )
+    path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
+    factory = resolve("verifier", name)
+    with building(f"verifier {name!r}"):
+        verifier: Verifier = factory(policy.spec, path)
+    _require_made(name, verifier, Verifier)
+    return Condition(condition_name(text), verifier, _fingerprint(path))
+
+
+def condition_name(text: str) -> str:
+    """Return what the condition of a verifier is called, given as to `load_condition`."""
+    name, given, file = text.partition("=")
+    inverted, _, inner = name.partition(":")
+    if inverted == "lowest" and (inner or given):
+        return f"lowest:{Path(file).stem if given else inner}"
+    return Path(file).stem if given else name
+
+
+def _require_made(name: str, made: object, protocol: type) -> None:
+    if not isinstance(made, protocol):
+        needed = protocol.__name__
+        raise RobotestError(f"{name!r} made a {type(made).__name__}; a {needed} is needed (robotest.types.{needed})")
+
+
+def _fingerprint(path: Path | None) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path and path.is_file() else None
