@@ -16,7 +16,7 @@ from checked import SHORT, add_short, refuse, require, require_finite, require_s
 from rich.console import Console
 from rich.table import Table
 
-from robotest.statistics import allocation, paired, sequential
+from robotest.statistics import allocation, intervals, paired, sequential
 from robotest.statistics.power import Question, pairs_needed
 
 Cells = tuple[float, float]
@@ -46,9 +46,9 @@ def coverage(rng: np.random.Generator, runs: int) -> dict[str, float]:
         wins = int(rng.binomial(600, 0.6))
         found = {
             "Tango": (paired.tango(a, b, 600), float(means.mean())),
-            "Wilson": (paired.wilson(wins, 600), 0.6),
-            "clustered": (paired.clustered(totals, sizes), _TRUE_MEAN),
-            "clustered bootstrap": (paired.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
+            "Wilson": (intervals.wilson(wins, 600), 0.6),
+            "clustered": (intervals.clustered(totals, sizes), _TRUE_MEAN),
+            "clustered bootstrap": (intervals.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
         }
         for name, (interval, truth) in found.items():
             if interval is None:

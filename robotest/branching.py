@@ -27,7 +27,7 @@ from robotest.runs import directory, episode_file
 from robotest.runtime.rollout import Origin
 from robotest.runtime.runner import Assignment, Crew, Finished
 from robotest.runtime.selector import DecisionRequest, Planner
-from robotest.statistics import paired
+from robotest.statistics import intervals
 from robotest.threads import one_thread
 from robotest.types import Candidates, Clock, Decision, EnvOptions, Outcome, Policy, Verifier
 
@@ -309,10 +309,10 @@ class Quality:
     """
 
     auc: float | None
-    auc_interval: paired.Interval | None
+    auc_interval: intervals.Interval | None
     correlation: float | None
     gain: float
-    gain_interval: paired.Interval | None
+    gain_interval: intervals.Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,15 +412,15 @@ def _quality(name: str, groups: Sequence[Group], level: float) -> Quality:
         if np.ptp(scores) > 0 and np.ptp(success) > 0:
             correlations.append(float(np.corrcoef(rankdata(scores), rankdata(success))[0, 1]))
     auc, auc_interval = _clustered(list(wins.values()), level)
-    auc_interval = paired.within(auc_interval, 0.0, 1.0)
+    auc_interval = intervals.within(auc_interval, 0.0, 1.0)
     gain, gain_interval = _clustered(list(gains.values()), level)
     assert gain is not None
     return Quality(auc, auc_interval, _mean(correlations) if correlations else None, gain, gain_interval)
 
 
-def _clustered(clusters: Sequence[Sequence[float]], level: float) -> tuple[float | None, paired.Interval | None]:
+def _clustered(clusters: Sequence[Sequence[float]], level: float) -> tuple[float | None, intervals.Interval | None]:
     totals, sizes = [sum(c) for c in clusters if c], [len(c) for c in clusters if c]
-    return (sum(totals) / sum(sizes), paired.clustered(totals, sizes, level)) if sizes else (None, None)
+    return (sum(totals) / sum(sizes), intervals.clustered(totals, sizes, level)) if sizes else (None, None)
 
 
 def _mean(values: Iterable[Any]) -> float:

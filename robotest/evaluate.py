@@ -21,12 +21,14 @@ from robotest.errors import (
 from robotest.loading import Condition, default_verifiers, load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
-from robotest.runs.directory import Arguments, GoingOn, Key, RunDirectory, Summary, episode_path, key_of, writing
+from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
+from robotest.runs.spec import Arguments, Key, key_of
 from robotest.runtime.pool import Fleet
 from robotest.runtime.runner import Assignment, Crew, Finished, InProcess, SuiteInfo
 from robotest.runtime.selector import Planner
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
+from robotest.statistics.summary import Summary
 from robotest.threads import one_thread
 from robotest.types import Clock, EnvOptions, Episode, Policy
 

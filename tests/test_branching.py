@@ -18,7 +18,7 @@ from robotest.errors import RobotestError, RunDirectoryError
 from robotest.evaluate import evaluate
 from robotest.loading import load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
-from robotest.runs import directory, episode_file
+from robotest.runs import directory, episode_file, spec
 from robotest.runtime.pool import Fleet
 from robotest.runtime.rollout import Origin
 from robotest.runtime.runner import Assignment, InProcess
@@ -53,7 +53,7 @@ def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> li
         return branching.run(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), crew, out)
 
 
-def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: directory.Key) -> None:
+def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.Key) -> None:
     """Go back to every decision of a recorded episode and go on: every bit of the rest comes out again."""
     whole = episode_file.read(directory.episode_path(run, key))
     asked = directory.read_arguments(run)

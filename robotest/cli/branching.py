@@ -16,7 +16,7 @@ from robotest.errors import RobotestError, UnknownNameError
 
 if TYPE_CHECKING:
     from robotest.branching import BranchPlanner
-    from robotest.runs.directory import Arguments
+    from robotest.runs.spec import Arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Branch:
         from robotest import branching
         from robotest.clock import WallClock
         from robotest.report import progress, tables
-        from robotest.runs import directory
+        from robotest.runs import directory, spec
         from robotest.runtime import pool
         from robotest.runtime.runner import Crew, InProcess
         from robotest.success import NONE
@@ -93,7 +93,7 @@ class Branch:
             sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
         else:
             standin_assets = bool(asked.identity.get("standin_assets"))
-            for part in tables.branches(report, standin_assets=standin_assets, notes=directory.notes(asked.identity)):
+            for part in tables.branches(report, standin_assets=standin_assets, notes=spec.notes(asked.identity)):
                 progress.console().print(part)
             sys.stderr.write(f"branches: {out / branching.FILE}\n")
         return 1 if any(b.outcome == "error" for b in branches) else 0

@@ -18,8 +18,9 @@ from robotest.errors import InterruptedRunError, RobotestError
 if TYPE_CHECKING:
     from robotest.config import EvalConfig
     from robotest.report.video import Selection
-    from robotest.runs.directory import Arguments, Key, Summary
+    from robotest.runs.spec import Arguments, Key
     from robotest.statistics.power import Measured, Question
+    from robotest.statistics.summary import Summary
     from robotest.types import Episode
 
 
@@ -205,27 +206,29 @@ class Compare:
 
     def _worse(self, sides: tuple[str, str], asked: Arguments, episodes: Mapping[Key, Episode]) -> bool:
         """Judge the pair, and say the verdict."""
-        from robotest.statistics import paired as stats
+        from robotest.statistics.paired import Comparison, compare
+        from robotest.statistics.returns import ReturnComparison, compare_returns
+        from robotest.statistics.unpaired import UnpairedComparison, compare_unpaired
         from robotest.success import NONE
 
         if not 0 < self.alpha < 1:
             raise RobotestError(f"--alpha {self.alpha} given; it lies between 0 and 1, e.g. 0.05")
         within = [e for e in episodes.values() if e.task in asked.tasks]
-        found: stats.Comparison | stats.UnpairedComparison | stats.ReturnComparison
+        found: Comparison | UnpairedComparison | ReturnComparison
         scale, unit = 100.0, " points"
         if asked.identity.get("success") == NONE:
-            found, scale, unit = stats.compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
+            found, scale, unit = compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
         elif self.unpaired:
-            found = stats.compare_unpaired(*sides, within, self.level)
+            found = compare_unpaired(*sides, within, self.level)
         else:
-            found = stats.compare(*sides, within, self.level)
-        p_value = found.mid_p_value if self.mid_p and isinstance(found, stats.Comparison) else found.p_value
+            found = compare(*sides, within, self.level)
+        p_value = found.mid_p_value if self.mid_p and isinstance(found, Comparison) else found.p_value
         if found.difference is None or p_value is None:
             raise RobotestError(
                 f"not enough data: {sides[0]} and {sides[1]} have no episodes without errors to compare"
             )
         worse = found.difference < 0 and p_value < self.alpha
-        how = f" over {found.pairs} pairs" if isinstance(found, stats.Comparison) else ""
+        how = f" over {found.pairs} pairs" if isinstance(found, Comparison) else ""
         sys.stderr.write(
             f"{sides[0]} is {'' if worse else 'not '}worse than {sides[1]}:"
             f" {scale * found.difference:+.4g}{unit}, p = {p_value:.2g}{how}\n"

@@ -8,10 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from robotest.branching import Report
-from robotest.runs.directory import Failure, Performance, Summary
 from robotest.statistics.allocation import Estimate
-from robotest.statistics.paired import Comparison, Interval, Rate, TaskDifference, UnpairedComparison
+from robotest.statistics.intervals import Interval
+from robotest.statistics.paired import Comparison, TaskDifference
+from robotest.statistics.rates import Rate
 from robotest.statistics.sequential import Monitor
+from robotest.statistics.summary import Failure, Performance, Summary
+from robotest.statistics.unpaired import UnpairedComparison
 
 _MOST_ERRORS = 5
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from robotest import experts, files, interrupt, registry
 from robotest.errors import RobotestError, VideoError
 from robotest.randomness import GlobalGenerators
-from robotest.runs import directory, episode_file
+from robotest.runs import directory, episode_file, spec
 from robotest.runs.episode_file import Recording
 from robotest.runtime.rollout import FILM_STRIDE
 from robotest.types import Episode, Outcome, SimulatedEnv
@@ -73,7 +73,7 @@ class VideoStyle:
     hold_s: float = 1.0
 
 
-def select(episodes: Iterable[Episode], selection: Selection) -> list[directory.Key]:
+def select(episodes: Iterable[Episode], selection: Selection) -> list[spec.Key]:
     """Return the first episodes, in order of their index, that a selection takes of each condition and task."""
     taken: dict[tuple[str, str, Outcome], int] = {}
     keys = []
@@ -81,13 +81,13 @@ def select(episodes: Iterable[Episode], selection: Selection) -> list[directory.
         group = (episode.condition, episode.task, episode.outcome)
         taken[group] = taken.get(group, 0) + 1
         if taken[group] <= _WANTED[selection].get(episode.outcome, 0):
-            keys.append(directory.key_of(episode))
+            keys.append(spec.key_of(episode))
     return sorted(keys)
 
 
 def render_run(
     run: Path,
-    keys: Sequence[directory.Key],
+    keys: Sequence[spec.Key],
     style: VideoStyle = VideoStyle(),
     done: Callable[[Path], None] = lambda _: None,
 ) -> list[Path]:

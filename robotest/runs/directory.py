@@ -9,41 +9,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, get_args
 
-import robotest
 from robotest import files
 from robotest.errors import RunDirectoryError
-from robotest.statistics import paired
-from robotest.statistics.allocation import Estimate
-from robotest.statistics.sequential import Monitor
-from robotest.success import PREDICATE
+from robotest.runs import provenance
+from robotest.runs.spec import CODE, Arguments, Key, key_of
+from robotest.statistics.summary import Summary
 from robotest.types import Episode, Outcome
 
 FORMAT = 1
-Key = tuple[str, str, int]
-"""(condition, task, index): what identifies an episode within a run."""
-Start = tuple[str, int]
-"""(task, index): what the conditions share."""
 ROUND = 10
 """Episodes of a task before the next one's turn; an environment is built again for every turn."""
 _LONGEST_FOLDER = 120
 """Bytes; file systems allow 255, and some encrypting ones 143."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
-CODE = ("code", "env_code")
-"""Parts of an identity that change with source files: of policy and verifiers, and of the environment."""
 _NEWER = ("success", "simulator")
 """Parts of an identity that earlier versions of robotest did not record."""
 _KINDS = {
@@ -55,135 +42,6 @@ _KINDS = {
     "decisions": int,
     "chosen": list,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What a run was asked for.
-
-    Attributes:
-        identity: everything that changes what an episode *is*; must be equal for a run to continue.
-        verifiers: condition -> fingerprint of its verifier's file, None if it has no file; must be equal for the
-            conditions that are already in the run. New conditions may come.
-        tasks: may change.
-        episodes: per task and condition, on average if the run is adaptive; may change.
-        pair: the two conditions that `alpha` and `adaptive` are about; None if neither is asked for. May change.
-        alpha: error rate at which the run stops as soon as the pair is told apart; None: it does not. May change.
-        adaptive: whether tasks get episodes by how much they tell about the pair. May change.
-    """
-
-    identity: Mapping[str, Any]
-    verifiers: Mapping[str, str | None]
-    tasks: tuple[str, ...]
-    episodes: int
-    pair: tuple[str, str] | None = None
-    alpha: float | None = None
-    adaptive: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class ConditionSummary:
-    """One condition, over all tasks and by task; `clustered` is for other tasks like these, None for fewer than two."""
-
-    overall: paired.Rate
-    clustered: paired.Interval | None
-    tasks: Mapping[str, paired.Rate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Performance:
-    """What the run cost, summed over its episodes.
-
-    Attributes:
-        episodes: how many.
-        steps: actions executed.
-        decisions: chunks requested.
-        wall_s: time in episodes [s].
-        decision_s: condition -> (policy, verifier) time of a decision [s]; None without decisions.
-    """
-
-    episodes: int
-    steps: int
-    decisions: int
-    wall_s: float
-    decision_s: Mapping[str, tuple[float, float] | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """Episodes of a condition that ended in the same error.
-
-    Attributes:
-        condition: of these episodes.
-        error: the line they have in common.
-        episodes: how many.
-        first: task and index of one of them.
-    """
-
-    condition: str
-    error: str
-    episodes: int
-    first: Start
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """A run in numbers: `summary.json`.
-
-    Attributes:
-        conditions: rates.
-        comparisons: of pairs of conditions; empty where starts are no pairs, or nothing is judged.
-        performance: what it cost.
-        level: of every interval.
-        sequential: verdict of a run that stops when it is decided.
-        adaptive: estimate of a run that spends episodes where they inform.
-        standin_assets: see `EnvSpec`.
-        unpaired: comparisons in the place of the paired ones, where starts differ.
-        returns: mean return of each condition; empty where the environment gives no rewards.
-        return_comparisons: of pairs of conditions.
-        errors: what went wrong, the most frequent first.
-        judged: whether success is defined.
-        notes: what every table must say: the rule of success, the simulator, caveats.
-    """
-
-    conditions: Mapping[str, ConditionSummary]
-    comparisons: tuple[paired.Comparison, ...]
-    performance: Performance
-    level: float = 0.95
-    sequential: Monitor | None = None
-    adaptive: Estimate | None = None
-    standin_assets: bool = False
-    unpaired: tuple[paired.UnpairedComparison, ...] = ()
-    returns: Mapping[str, paired.Returns] = dataclasses.field(default_factory=dict)
-    return_comparisons: tuple[paired.ReturnComparison, ...] = ()
-    errors: tuple[Failure, ...] = ()
-    judged: bool = True
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the layout of `summary.json`."""
-        return {
-            "conditions": {
-                name: {
-                    **_rate_json(c.overall),
-                    "clustered": c.clustered,
-                    "tasks": {task: _rate_json(r) for task, r in c.tasks.items()},
-                }
-                for name, c in self.conditions.items()
-            },
-            "comparisons": [
-                {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
-            ],
-            "unpaired_comparisons": [dataclasses.asdict(c) for c in self.unpaired],
-            "returns": {name: dataclasses.asdict(r) for name, r in self.returns.items()},
-            "return_comparisons": [dataclasses.asdict(c) for c in self.return_comparisons],
-            "errors": [dataclasses.asdict(e) for e in self.errors],
-            "performance": dataclasses.asdict(self.performance),
-            "standin_assets": self.standin_assets,
-            "notes": list(self.notes),
-            **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
-            **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +145,13 @@ class RunDirectory:
             _require_same(self.path, before, arguments, allow_code_changes=going_on.allow_code_changes or not kept)
         verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         _require_own(self.path, verifiers, episodes)
-        session = {**about, "versions": versions(), "commit": commit(), "machine": machine(), "renderer": renderer()}
+        session = {
+            **about,
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "machine": provenance.machine(),
+            "renderer": provenance.renderer(),
+        }
         session.update({name: arguments.identity.get(name) for name in CODE})
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
@@ -308,11 +172,6 @@ class RunDirectory:
 def _is_error(episode: Episode, arguments: Arguments) -> bool:
     asked = episode.condition in arguments.verifiers and episode.task in arguments.tasks
     return asked and episode.outcome == "error"
-
-
-def key_of(episode: Episode) -> Key:
-    """Return what identifies an episode within a run."""
-    return (episode.condition, episode.task, episode.index)
 
 
 def episode_path(run: Path, key: Key) -> Path:
@@ -399,118 +258,10 @@ def read_episodes(run: Path) -> dict[Key, Episode]:
     return episodes
 
 
-def summarise(
-    episodes: Sequence[Episode],
-    conditions: Sequence[str],
-    tasks: Sequence[str],
-    level: float = 0.95,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    *,
-    judged: bool = True,
-    unpaired: bool = False,
-) -> Summary:
-    """Compute the summary of some conditions and tasks.
-
-    Args:
-        episodes: those of other conditions and tasks are left out.
-        conditions: in the order to show them.
-        tasks: in the order to show them.
-        level: of every interval.
-        pairs: of conditions to compare; None: every pair, the later condition against the earlier.
-        judged: whether success is defined; if not, returns alone are compared.
-        unpaired: compare conditions as independent samples.
-    """
-    if pairs is None:
-        pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
-    within = [e for e in episodes if e.task in tasks and e.condition in conditions]
-    by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
-    rewarded = any(e.episode_return is not None for e in within)
-    return Summary(
-        conditions={
-            c: ConditionSummary(
-                overall=paired.rate(mine, level),
-                clustered=_clustered(mine, level),
-                tasks={t: paired.rate([e for e in mine if e.task == t], level) for t in tasks},
-            )
-            for c, mine in by_condition.items()
-        },
-        comparisons=tuple(paired.compare(a, b, within, level) for a, b in pairs if judged and not unpaired),
-        unpaired=tuple(paired.compare_unpaired(a, b, within, level) for a, b in pairs if judged and unpaired),
-        returns={c: paired.returns(mine, level) for c, mine in by_condition.items()} if rewarded else {},
-        return_comparisons=tuple(
-            paired.compare_returns(a, b, within, level, paired=not unpaired) for a, b in pairs if rewarded
-        ),
-        errors=_failures(within),
-        judged=judged,
-        performance=Performance(
-            episodes=len(within),
-            steps=sum(e.steps for e in within),
-            decisions=sum(e.decisions for e in within),
-            wall_s=sum(e.wall_s for e in within),
-            decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
-        ),
-        level=level,
-    )
-
-
-def _failures(episodes: Sequence[Episode]) -> tuple[Failure, ...]:
-    """Group errors by what they say."""
-    groups: dict[tuple[str, str], list[Episode]] = {}
-    for e in episodes:
-        if e.outcome == "error":
-            groups.setdefault((e.condition, e.error or "no reason recorded"), []).append(e)
-    found = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
-    return tuple(sorted(found, key=lambda failure: -failure.episodes))
-
-
-def notes(identity: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what every table of a run must say, beside that its assets are stand-ins."""
-    rule = identity.get("success", PREDICATE)
-    told = [] if rule == PREDICATE else [f"success: {rule}"]
-    told += [text for text in (identity.get("simulator"), *identity.get("caveats", ())) if text]
-    if not identity.get("repeatable", True):
-        told.append("starts laid out by people, not compared")
-    return tuple(told)
-
-
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     with files.replacing(path) as partial:
         partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("robotest", "numpy", "scipy", "mujoco", "torch", "h5py"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what computer this is."""
-    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "host": platform.node()}
-
-
-def renderer() -> str:
-    """Return what MuJoCo draws with; empty if it is its default."""
-    return os.environ.get("MUJOCO_GL", "")
-
-
-@functools.cache
-def commit() -> str | None:
-    """Return this package's git commit, with ``+`` if files were changed since; None if it is not a checkout."""
-    root, git = Path(robotest.__file__).resolve().parent.parent, shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return None
-
-    def ask(*arguments: str) -> str:
-        command = [git, "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - constants
-
-    head = ask("rev-parse", "HEAD")
-    return head + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "") if head else None
 
 
 def _position(arguments: Arguments) -> Callable[[Key], tuple[int, int, str, int, int]]:
@@ -523,14 +274,6 @@ def _position(arguments: Arguments) -> Callable[[Key], tuple[int, int, str, int,
         return (index // ROUND, tasks.get(task, len(tasks)), task, index, conditions[condition])
 
     return position
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _lock(path: Path) -> IO[str]:
@@ -609,19 +352,3 @@ def _from_line(data: dict[str, Any]) -> Episode:
         if type(data[name]) is not kind:
             raise ValueError(f"{name} {data[name]!r} is not of type {kind.__name__}")
     return Episode(**{**data, "chosen": tuple(data["chosen"])}, **times)
-
-
-def _rate_json(rate: paired.Rate) -> dict[str, Any]:
-    return {"episodes": rate.episodes, **dataclasses.asdict(rate)}
-
-
-def _clustered(episodes: Sequence[Episode], level: float) -> paired.Interval | None:
-    rates = [paired.rate([e for e in episodes if e.task == task]) for task in {e.task: None for e in episodes}]
-    valid = [r for r in rates if r.successes + r.failures]
-    interval = paired.clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
-    return paired.within(interval, 0.0, 1.0)
-
-
-def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:
-    n = sum(e.decisions for e in episodes)
-    return (sum(e.sample_s for e in episodes) / n, sum(e.verify_s for e in episodes) / n) if n else None

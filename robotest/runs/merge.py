@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robotest.errors import RunDirectoryError, UnpairedStartsError
 from robotest.runs import directory
-from robotest.runs.directory import Arguments, Key
+from robotest.runs.spec import Arguments, Key
 from robotest.runtime.rollout import SNAPSHOT
 from robotest.types import Episode
 

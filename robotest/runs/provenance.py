@@ -1,21 +1,72 @@
-"""Which source code stands behind ``module:attribute``, without importing it.
+"""Where results come from: versions, commit and machine, and the source behind ``module:attribute``.
 
-Code that a user gives by name can be edited between two commands, and nothing else about it says so.
+Code that a user gives by name can be edited between two commands, and nothing else about it says so. It is found
+without being imported.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
+import os
+import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import robotest
 from robotest import registry, success
 from robotest.registry import Kind
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("robotest", "numpy", "scipy", "mujoco", "torch", "h5py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what computer this is."""
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "host": platform.node()}
+
+
+def renderer() -> str:
+    """Return what MuJoCo draws with; empty if it is its default."""
+    return os.environ.get("MUJOCO_GL", "")
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return this package's git commit, with ``+`` if files were changed since; None if it is not a checkout."""
+    root, git = Path(robotest.__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - constants
+
+    head = ask("rev-parse", "HEAD")
+    return head + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "") if head else None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def environment_files(env: str, rule: str | None, env_args: Iterable[str]) -> set[Path]:

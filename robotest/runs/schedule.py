@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from robotest import success
 from robotest.randomness import derive
-from robotest.runs import directory
-from robotest.runs.directory import ROUND, Arguments, Key, Start
+from robotest.runs import spec
+from robotest.runs.directory import ROUND
 from robotest.runs.merge import require_same_starts
-from robotest.statistics import allocation
+from robotest.runs.spec import Arguments, Key, Start
+from robotest.statistics import allocation, summary
 from robotest.statistics.sequential import Monitor
 from robotest.types import Episode, Outcome
 
@@ -65,8 +66,8 @@ def summarise(
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
     unpaired: bool = False,
-) -> directory.Summary:
-    """Summarise what is finished of a run, leaving out what a decision made superfluous; see `runs.summarise`.
+) -> summary.Summary:
+    """Summarise what is finished of a run, leaving out what a decision made superfluous.
 
     Raises:
         UnpairedStartsError: conditions are to be paired that did not start alike.
@@ -75,7 +76,7 @@ def summarise(
     if not unpaired:
         require_same_starts(finished)
     judged = arguments.identity.get("success") != success.NONE
-    summary = directory.summarise(
+    found = summary.summarise(
         finished, list(arguments.verifiers), arguments.tasks, level, pairs, judged=judged, unpaired=unpaired
     )
     estimate = None
@@ -83,11 +84,11 @@ def summarise(
         first, second = _passes(arguments, episodes)
         estimate = allocation.estimate(first, second, arguments.episodes, level)
     return dataclasses.replace(
-        summary,
+        found,
         sequential=monitor(arguments, episodes),
         adaptive=estimate,
         standin_assets=bool(arguments.identity.get("standin_assets")),
-        notes=directory.notes(arguments.identity),
+        notes=spec.notes(arguments.identity),
     )
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from robotest.config import EvalConfig
 from robotest.runs import directory, provenance, schedule
+from robotest.statistics.summary import Summary
 
 FILE = "complete.json"
 _NO_MATTER = ("out", "workers", "env_python", "batch_window_s", "retry", "allow_code_changes")
 """Arguments that no result depends on."""
 
 
-def read(config: EvalConfig) -> directory.Summary | None:
+def read(config: EvalConfig) -> Summary | None:
     """Return the summary of a run that was completed with exactly these arguments and files, or None.
 
     Raises:
@@ -44,7 +45,7 @@ def read(config: EvalConfig) -> directory.Summary | None:
     return schedule.summarise(asked, finished, unpaired=config.unpaired)
 
 
-def write(config: EvalConfig, summary: directory.Summary) -> None:
+def write(config: EvalConfig, summary: Summary) -> None:
     """Note that `config` is done."""
     tasks = next(iter(summary.conditions.values())).tasks
     record = {"asked": _asked(config), "conditions": list(summary.conditions), "tasks": list(tasks)}

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from robotest.errors import RobotestError
-from robotest.statistics.paired import Comparison, Interval, wilson
+from robotest.statistics.intervals import Interval, wilson
+from robotest.statistics.paired import Comparison
 
 _LARGEST = 2**20
 _ROUNDING = 1e-9  # a discordance at the edge of what two rates allow is allowed

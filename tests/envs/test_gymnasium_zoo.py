@@ -19,6 +19,7 @@ from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnpairedStartsError
 from robotest.evaluate import evaluate
 from robotest.runs import directory, provenance
+from robotest.statistics.summary import Summary
 from tests.doubles.gymnasium_zoo import BEASTS, RULES, Beast, Expected, Fate, foretell
 
 EXAMPLES = int(os.environ.get("ROBOTEST_ZOO", "120"))
@@ -26,7 +27,7 @@ CONDITIONS = ("first", "random")
 EPISODES = 2
 
 
-def run(beast: Beast, success: str | None, seed: int, out: Path) -> tuple[Fate, directory.Summary | None, str]:
+def run(beast: Beast, success: str | None, seed: int, out: Path) -> tuple[Fate, Summary | None, str]:
     """Evaluate a described environment; return how it ended."""
     beast.register()
     config = EvalConfig(
@@ -48,7 +49,7 @@ def run(beast: Beast, success: str | None, seed: int, out: Path) -> tuple[Fate, 
         return "refused", None, str(error)
 
 
-def require(expected: Expected, summary: directory.Summary, out: Path) -> None:
+def require(expected: Expected, summary: Summary, out: Path) -> None:
     """Compare every episode, and the summary, with what was foretold."""
     episodes = directory.read_episodes(out)
     assert len(episodes) == len(CONDITIONS) * EPISODES
@@ -75,7 +76,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out, or do once, what is the same for all examples and takes longer than they do."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("robotest.evaluate.one_thread", contextlib.nullcontext)
-    monkeypatch.setattr(directory, "versions", functools.cache(directory.versions))
+    monkeypatch.setattr(directory, "versions", functools.cache(provenance.versions))
     monkeypatch.setattr(provenance, "digest", lambda _: None)
 
 

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from robotest.report import progress, tables
-from robotest.runs import directory
+from robotest.runs import spec
+from robotest.statistics.summary import Summary, summarise
 from robotest.types import Episode, Outcome
 
 
@@ -14,7 +15,7 @@ def _episode(condition: str, task: str, index: int, outcome: Outcome) -> Episode
     return Episode(condition, task, index, outcome, 10, 20, 2, "go", (0, 0), None, 0.01, 0.001, 0.5)
 
 
-def _summary(**outcomes: str) -> directory.Summary:
+def _summary(**outcomes: str) -> Summary:
     """One letter an episode, e.g. ``a="sfe"``; two tasks in turn."""
     words: dict[str, Outcome] = {"s": "success", "f": "failure", "e": "error"}
     episodes = [
@@ -22,10 +23,10 @@ def _summary(**outcomes: str) -> directory.Summary:
         for name, letters in outcomes.items()
         for i, letter in enumerate(letters)
     ]
-    return directory.summarise(episodes, tuple(outcomes), ("near", "far"))
+    return summarise(episodes, tuple(outcomes), ("near", "far"))
 
 
-def _text(summary: directory.Summary, width: int = 140) -> str:
+def _text(summary: Summary, width: int = 140) -> str:
     console = Console(width=width, file=io.StringIO())
     for part in tables.report(summary, detail=True):
         console.print(part)
@@ -96,7 +97,7 @@ def test_fits_the_terminal(width: int) -> None:
 
 def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     task, condition = "[/x] :smile:", "[bold]a"
-    summary = directory.summarise([_episode(condition, task, 0, "success")], (condition,), (task,))
+    summary = summarise([_episode(condition, task, 0, "success")], (condition,), (task,))
     for part in tables.report(dataclasses.replace(summary, notes=("success: info:[key]",))):
         progress.console().print(part)
     told = capsys.readouterr().out
@@ -113,12 +114,12 @@ def test_every_table_says_what_its_run_must_say() -> None:
 
 
 def test_notes_of_a_run() -> None:
-    assert directory.notes({}) == ()
+    assert spec.notes({}) == ()
     told = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ["other physics"], "repeatable": False}
-    assert directory.notes(told) == (
+    assert spec.notes(told) == (
         "success: info:won",
         "mujoco 3.3.7",
         "other physics",
         "starts laid out by people, not compared",
     )
-    assert directory.notes({"success": "predicate", "simulator": "", "caveats": [], "repeatable": True}) == ()
+    assert spec.notes({"success": "predicate", "simulator": "", "caveats": [], "repeatable": True}) == ()

@@ -11,7 +11,9 @@ import pytest
 
 from robotest.errors import RunDirectoryError
 from robotest.runs import directory
-from robotest.runs.directory import Arguments, RunDirectory
+from robotest.runs.directory import RunDirectory
+from robotest.runs.spec import Arguments
+from robotest.statistics.summary import summarise
 from robotest.types import Episode, Outcome
 
 ARGUMENTS = Arguments({"env": "fake", "seed": 0}, {"random": None, "cfn": "abc"}, ("near",), 3)
@@ -199,7 +201,7 @@ def test_episode_files_are_named_by_episode(tmp_path: Path) -> None:
 def test_the_summary_is_as_documented(tmp_path: Path) -> None:
     episodes = [episode("random", i, o) for i, o in enumerate(("success", "failure", "error"))]  # type: ignore[arg-type]
     episodes += [episode("cfn", i) for i in range(3)] + [episode("other", 0), episode("cfn", 0, task="elsewhere")]
-    summary = directory.summarise(episodes, ("random", "cfn"), ("near", "far"))
+    summary = summarise(episodes, ("random", "cfn"), ("near", "far"))
     with open_run(tmp_path) as run:
         run.finish(summary)
     data = json.loads((tmp_path / "summary.json").read_text())
@@ -238,7 +240,7 @@ def test_the_summary_is_as_documented(tmp_path: Path) -> None:
 
 
 def test_an_empty_summary_has_no_numbers() -> None:
-    data = directory.summarise([], ("a", "b"), ("near",)).to_json()
+    data = summarise([], ("a", "b"), ("near",)).to_json()
     assert data["conditions"]["a"]["rate"] is None
     assert data["comparisons"][0]["p_value"] is None
     assert data["performance"]["decision_s"] == {"a": None, "b": None}

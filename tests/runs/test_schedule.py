@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.evaluate import evaluate
 from robotest.runs import schedule
-from robotest.runs.directory import Arguments, read_arguments, read_episodes
+from robotest.runs.directory import read_arguments, read_episodes
+from robotest.runs.spec import Arguments
 from robotest.runs.up_to_date import read, write
 from robotest.statistics.allocation import first_pass, second_pass
 from tests.test_evaluate import TOWARDS, config, untimed

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, multinomial, norm, ttest_1samp
 
 from robotest.errors import RobotestError
-from robotest.statistics import paired
+from robotest.statistics import intervals, paired, rates
 from robotest.types import Episode, Outcome
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
@@ -35,15 +35,15 @@ def tables(draw: st.DrawFn) -> tuple[int, int, int]:
 
 
 def test_errors_stand_beside_the_rate() -> None:
-    rate = paired.rate(episodes("a", "++-!!"))
+    rate = rates.rate(episodes("a", "++-!!"))
     assert (rate.successes, rate.failures, rate.errors, rate.episodes) == (2, 1, 2, 5)
     assert rate.rate == pytest.approx(2 / 3)
-    assert rate.interval == paired.wilson(2, 3)
+    assert rate.interval == intervals.wilson(2, 3)
 
 
 @pytest.mark.parametrize("outcomes", ["", "!!"])
 def test_no_valid_episode_is_no_rate(outcomes: str) -> None:
-    rate = paired.rate(episodes("a", outcomes))
+    rate = rates.rate(episodes("a", outcomes))
     assert rate.rate is None
     assert rate.interval is None
 
@@ -52,17 +52,17 @@ def test_no_valid_episode_is_no_rate(outcomes: str) -> None:
 def test_wilson_agrees_with_scipy(n: int, data: st.DataObject, level: float) -> None:
     successes = data.draw(st.integers(0, n))
     theirs = binomtest(successes, n).proportion_ci(level, method="wilson")
-    assert paired.wilson(successes, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert intervals.wilson(successes, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_wilsons_example() -> None:
-    assert paired.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert intervals.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0, -1.0, math.nan])
 def test_a_level_is_a_fraction(level: float) -> None:
     with pytest.raises(RobotestError, match="confidence level"):
-        paired.wilson(1, 2, level)
+        intervals.wilson(1, 2, level)
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
@@ -106,9 +106,9 @@ def test_clustered_with_equal_sizes_is_the_t_interval_of_the_task_means() -> Non
     totals, sizes = [12, 17, 9, 15], [20, 20, 20, 20]
     means = np.array(totals) / 20
     theirs = ttest_1samp(means, 0).confidence_interval(0.9)
-    assert paired.clustered(totals, sizes, 0.9) == pytest.approx((theirs.low, theirs.high))
-    assert paired.clustered([3], [20]) is None
-    assert paired.clustered([0, 0], [0, 0]) is None
+    assert intervals.clustered(totals, sizes, 0.9) == pytest.approx((theirs.low, theirs.high))
+    assert intervals.clustered([3], [20]) is None
+    assert intervals.clustered([0, 0], [0, 0]) is None
 
 
 def test_clustered_covers_the_rate_of_all_tasks() -> None:
@@ -116,7 +116,7 @@ def test_clustered_covers_the_rate_of_all_tasks() -> None:
     covered = []
     for _ in range(4000):
         rates = rng.beta(3, 2, 8)  # tasks differ; their mean over all that could be drawn is 0.6
-        interval = paired.clustered(rng.binomial(50, rates).tolist(), [50] * 8)
+        interval = intervals.clustered(rng.binomial(50, rates).tolist(), [50] * 8)
         assert interval is not None
         covered.append(interval[0] <= 0.6 <= interval[1])
     assert 0.935 <= np.mean(covered) <= 0.965
@@ -177,7 +177,7 @@ def test_tango_grows_with_the_level_and_shrinks_with_the_sample(table: tuple[int
 
 
 @functools.cache
-def cached_tango(only_a: int, only_b: int, n: int) -> paired.Interval:
+def cached_tango(only_a: int, only_b: int, n: int) -> intervals.Interval:
     interval = paired.tango(only_a, only_b, n)
     assert interval is not None
     return interval
@@ -199,7 +199,7 @@ def test_coverage_of_wilson_by_enumeration() -> None:
     n = 100
     coverage = []
     for p in [k / 20 for k in range(2, 19)]:
-        intervals = [paired.wilson(k, n) or (0, 0) for k in range(n + 1)]
+        intervals = [intervals.wilson(k, n) or (0, 0) for k in range(n + 1)]
         coverage.append(sum(binom.pmf(k, n, p) for k, (low, high) in enumerate(intervals) if low <= p <= high))
     assert min(coverage) > 0.92
     assert 0.94 <= sum(coverage) / len(coverage) <= 0.96
@@ -242,7 +242,7 @@ def test_tasks_are_compared_one_by_one_and_adjusted_together() -> None:
     assert near.interval == paired.tango(8, 0, 8)
     assert (near.adjusted_p_value, far.adjusted_p_value) == paired.holm([paired.mcnemar(8, 0), paired.mcnemar(1, 0)])
     assert comparison.mid_p_value == paired.mcnemar(9, 0, mid=True)
-    wide = paired.clustered([8, 1], [8, 3])
+    wide = intervals.clustered([8, 1], [8, 3])
     assert wide is not None
     assert wide[0] < -1
     assert comparison.clustered == (-1.0, 1.0)
@@ -254,7 +254,7 @@ def test_tasks_are_compared_one_by_one_and_adjusted_together() -> None:
 def test_the_bootstrap_agrees_with_every_set_of_weights(tasks: list[tuple[int, int]], level: float) -> None:
     """With few tasks all 6^tasks can be enumerated."""
     totals, sizes = map(np.array, zip(*tasks, strict=True))
-    found = paired.clustered_bootstrap(totals.tolist(), sizes.tolist(), level)
+    found = intervals.clustered_bootstrap(totals.tolist(), sizes.tolist(), level)
     mean = totals.sum() / sizes.sum()
     residuals = totals - mean * sizes
     if np.abs(residuals).max() < 1e-9:
@@ -278,7 +278,7 @@ def test_the_bootstrap_agrees_with_every_set_of_weights(tasks: list[tuple[int, i
 @pytest.mark.parametrize("n_tasks", [5, 6, 10])
 def test_coverage_of_what_is_said_about_other_tasks(n_tasks: int) -> None:
     rng, runs = np.random.default_rng(7), 3000
-    covered = {paired.clustered: 0, paired.clustered_bootstrap: 0}
+    covered = {intervals.clustered: 0, intervals.clustered_bootstrap: 0}
     for _ in range(runs):
         means = rng.normal(0.1, 0.08, n_tasks)
         totals = [int(rng.choice([1, -1, 0], 100, p=[0.25 + m / 2, 0.25 - m / 2, 0.5]).sum()) for m in means]
@@ -291,10 +291,10 @@ def test_coverage_of_what_is_said_about_other_tasks(n_tasks: int) -> None:
 
 
 def test_one_task_says_nothing_of_others() -> None:
-    assert paired.clustered([3], [9]) is None
-    assert paired.clustered_bootstrap([3, 2, 1, 4], [9] * 4) is None
-    assert paired.clustered_bootstrap([0] * 6, [0] * 6) is None
-    assert paired.clustered_bootstrap([3] * 6, [9] * 6) is None
+    assert intervals.clustered([3], [9]) is None
+    assert intervals.clustered_bootstrap([3, 2, 1, 4], [9] * 4) is None
+    assert intervals.clustered_bootstrap([0] * 6, [0] * 6) is None
+    assert intervals.clustered_bootstrap([3] * 6, [9] * 6) is None
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_one_task_says_nothing_of_others() -> None:
     [([0, 0], [4, 4]), ([5, 5], [5, 5]), ([3, 1], [9, 3]), ([1] * 7, [10] * 7), ([0.1] * 6, [1] * 6)],
 )
 def test_tasks_that_came_out_alike_give_no_interval_of_no_width(totals: list[float], sizes: list[int]) -> None:
-    assert paired.clustered(totals, sizes) is None
-    assert paired.clustered_bootstrap(totals, sizes) is None
+    assert intervals.clustered(totals, sizes) is None
+    assert intervals.clustered_bootstrap(totals, sizes) is None
 
 
 def test_two_tasks_with_the_same_difference_say_nothing_of_other_tasks() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from robotest.errors import RobotestError
 from robotest.statistics import power
-from robotest.statistics.paired import Comparison, compare, mcnemar, wilson
+from robotest.statistics.intervals import wilson
+from robotest.statistics.paired import Comparison, compare, mcnemar
 from robotest.statistics.power import (
     Question,
     episodes_needed_unpaired,

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import fisher_exact, t, ttest_ind
 
 from robotest.statistics import paired as stats
+from robotest.statistics import rates
+from robotest.statistics.returns import compare_returns, mean_return
+from robotest.statistics.unpaired import compare_unpaired, newcombe
 from robotest.types import Episode
 from tests.statistics.test_paired import episodes
 
@@ -27,14 +30,14 @@ def paid(condition: str, returns: list[float]) -> list[Episode]:
 
 def test_newcombes_example() -> None:
     """56/70 against 48/80: his table II, method 10, 0.0524 to 0.3339."""
-    x, y = stats.rate(episodes("a", "+" * 56 + "-" * 14)), stats.rate(episodes("b", "+" * 48 + "-" * 32))
-    assert stats.newcombe(x, y) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    x, y = rates.rate(episodes("a", "+" * 56 + "-" * 14)), rates.rate(episodes("b", "+" * 48 + "-" * 32))
+    assert newcombe(x, y) == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
 def test_independent_samples(a_won: int, a_lost: int, b_won: int, b_lost: int) -> None:
     both = episodes("a", "+" * a_won + "-" * a_lost) + episodes("b", "+" * b_won + "-" * b_lost + "!")
-    found, turned = (stats.compare_unpaired(*sides, both) for sides in (("a", "b"), ("b", "a")))
+    found, turned = (compare_unpaired(*sides, both) for sides in (("a", "b"), ("b", "a")))
     if not a_won + a_lost or not b_won + b_lost:
         assert found.difference is None
         assert found.interval is None
@@ -53,7 +56,7 @@ def test_paired_returns_are_differences() -> None:
     start = rng.normal(0, 100, 12)  # what pairs have in common
     a, b = list(start + rng.normal(8, 1, 12)), list(start + rng.normal(0, 1, 12))
     both = paid("a", a) + paid("b", b)
-    paired, unpaired = (stats.compare_returns("a", "b", both, paired=p) for p in (True, False))
+    paired, unpaired = (compare_returns("a", "b", both, paired=p) for p in (True, False))
     assert (paired.episodes, unpaired.episodes) == (12, 24)
     d = np.array(a) - np.array(b)
     half = t.ppf(0.975, 11) * d.std(ddof=1) / math.sqrt(12)
@@ -67,7 +70,7 @@ def test_paired_returns_are_differences() -> None:
 
 @given(RETURNS, RETURNS, st.booleans())
 def test_returns_never_give_what_is_not_there(a: list[float], b: list[float], paired: bool) -> None:
-    found = stats.compare_returns("a", "b", paid("a", a) + paid("b", b), paired=paired)
+    found = compare_returns("a", "b", paid("a", a) + paid("b", b), paired=paired)
     n = min(len(a), len(b)) if paired else (len(a) + len(b) if a and b else 0)
     assert found.episodes == n
     if not n:
@@ -82,19 +85,19 @@ def test_returns_never_give_what_is_not_there(a: list[float], b: list[float], pa
 
 
 def test_what_does_not_vary_has_no_interval_of_width_zero() -> None:
-    assert stats.returns(paid("a", [10.0, 10.0, 10.0])).interval is None
-    assert stats.returns(paid("a", [10.0])).interval is None
-    assert stats.returns(paid("a", [])).mean is None
-    alike = stats.compare_returns("a", "b", paid("a", [1.0, 2.0]) + paid("b", [1.0, 2.0]))
+    assert mean_return(paid("a", [10.0, 10.0, 10.0])).interval is None
+    assert mean_return(paid("a", [10.0])).interval is None
+    assert mean_return(paid("a", [])).mean is None
+    alike = compare_returns("a", "b", paid("a", [1.0, 2.0]) + paid("b", [1.0, 2.0]))
     assert (alike.difference, alike.interval, alike.p_value) == (0.0, None, 1.0)
 
 
 def test_errors_have_no_return() -> None:
     broken = [dataclasses.replace(e, outcome="error") for e in paid("a", [1.0])]
-    assert stats.returns([*broken, *paid("a", [3.0])]).mean == 3.0
+    assert mean_return([*broken, *paid("a", [3.0])]).mean == 3.0
 
 
 def test_what_is_not_judged_is_no_pair_and_no_error() -> None:
     found = stats.compare("a", "b", paid("a", [1.0, 2.0]) + paid("b", [0.0, 1.0]))
     assert (found.pairs, found.excluded, found.difference) == (0, 0, None)
-    assert stats.rate(paid("a", [1.0])).unjudged == 1
+    assert rates.rate(paid("a", [1.0])).unjudged == 1

@@ -1,0 +1,201 @@
+"""A run in numbers: rates of every condition, comparisons, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robotest.statistics.allocation import Estimate
+from robotest.statistics.intervals import Interval, clustered, within
+from robotest.statistics.paired import Comparison, compare
+from robotest.statistics.rates import Rate, rate
+from robotest.statistics.returns import ReturnComparison, Returns, compare_returns, mean_return
+from robotest.statistics.sequential import Monitor
+from robotest.statistics.unpaired import UnpairedComparison, compare_unpaired
+from robotest.types import Episode
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionSummary:
+    """One condition, over all tasks and by task; `clustered` is for other tasks like these, None for fewer than two."""
+
+    overall: Rate
+    clustered: Interval | None
+    tasks: Mapping[str, Rate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Performance:
+    """What the run cost, summed over its episodes.
+
+    Attributes:
+        episodes: how many.
+        steps: actions executed.
+        decisions: chunks requested.
+        wall_s: time in episodes [s].
+        decision_s: condition -> (policy, verifier) time of a decision [s]; None without decisions.
+    """
+
+    episodes: int
+    steps: int
+    decisions: int
+    wall_s: float
+    decision_s: Mapping[str, tuple[float, float] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Episodes of a condition that ended in the same error.
+
+    Attributes:
+        condition: of these episodes.
+        error: the line they have in common.
+        episodes: how many.
+        first: task and index of one of them.
+    """
+
+    condition: str
+    error: str
+    episodes: int
+    first: tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A run in numbers: `summary.json`.
+
+    Attributes:
+        conditions: rates.
+        comparisons: of pairs of conditions; empty where starts are no pairs, or nothing is judged.
+        performance: what it cost.
+        level: of every interval.
+        sequential: verdict of a run that stops when it is decided.
+        adaptive: estimate of a run that spends episodes where they inform.
+        standin_assets: see `EnvSpec`.
+        unpaired: comparisons in the place of the paired ones, where starts differ.
+        returns: mean return of each condition; empty where the environment gives no rewards.
+        return_comparisons: of pairs of conditions.
+        errors: what went wrong, the most frequent first.
+        judged: whether success is defined.
+        notes: what every table must say: the rule of success, the simulator, caveats.
+    """
+
+    conditions: Mapping[str, ConditionSummary]
+    comparisons: tuple[Comparison, ...]
+    performance: Performance
+    level: float = 0.95
+    sequential: Monitor | None = None
+    adaptive: Estimate | None = None
+    standin_assets: bool = False
+    unpaired: tuple[UnpairedComparison, ...] = ()
+    returns: Mapping[str, Returns] = dataclasses.field(default_factory=dict)
+    return_comparisons: tuple[ReturnComparison, ...] = ()
+    errors: tuple[Failure, ...] = ()
+    judged: bool = True
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout of `summary.json`."""
+        return {
+            "conditions": {
+                name: {
+                    **_rate_json(c.overall),
+                    "clustered": c.clustered,
+                    "tasks": {task: _rate_json(r) for task, r in c.tasks.items()},
+                }
+                for name, c in self.conditions.items()
+            },
+            "comparisons": [
+                {**dataclasses.asdict(c), "pairs": c.pairs, "discordance": c.discordance} for c in self.comparisons
+            ],
+            "unpaired_comparisons": [dataclasses.asdict(c) for c in self.unpaired],
+            "returns": {name: dataclasses.asdict(r) for name, r in self.returns.items()},
+            "return_comparisons": [dataclasses.asdict(c) for c in self.return_comparisons],
+            "errors": [dataclasses.asdict(e) for e in self.errors],
+            "performance": dataclasses.asdict(self.performance),
+            "standin_assets": self.standin_assets,
+            "notes": list(self.notes),
+            **({"sequential": dataclasses.asdict(self.sequential)} if self.sequential else {}),
+            **({"adaptive": dataclasses.asdict(self.adaptive)} if self.adaptive else {}),
+        }
+
+
+def summarise(
+    episodes: Sequence[Episode],
+    conditions: Sequence[str],
+    tasks: Sequence[str],
+    level: float = 0.95,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    judged: bool = True,
+    unpaired: bool = False,
+) -> Summary:
+    """Compute the summary of some conditions and tasks.
+
+    Args:
+        episodes: those of other conditions and tasks are left out.
+        conditions: in the order to show them.
+        tasks: in the order to show them.
+        level: of every interval.
+        pairs: of conditions to compare; None: every pair, the later condition against the earlier.
+        judged: whether success is defined; if not, returns alone are compared.
+        unpaired: compare conditions as independent samples.
+    """
+    if pairs is None:
+        pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
+    within = [e for e in episodes if e.task in tasks and e.condition in conditions]
+    by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
+    rewarded = any(e.episode_return is not None for e in within)
+    return Summary(
+        conditions={
+            c: ConditionSummary(
+                overall=rate(mine, level),
+                clustered=_clustered(mine, level),
+                tasks={t: rate([e for e in mine if e.task == t], level) for t in tasks},
+            )
+            for c, mine in by_condition.items()
+        },
+        comparisons=tuple(compare(a, b, within, level) for a, b in pairs if judged and not unpaired),
+        unpaired=tuple(compare_unpaired(a, b, within, level) for a, b in pairs if judged and unpaired),
+        returns={c: mean_return(mine, level) for c, mine in by_condition.items()} if rewarded else {},
+        return_comparisons=tuple(
+            compare_returns(a, b, within, level, paired=not unpaired) for a, b in pairs if rewarded
+        ),
+        errors=_failures(within),
+        judged=judged,
+        performance=Performance(
+            episodes=len(within),
+            steps=sum(e.steps for e in within),
+            decisions=sum(e.decisions for e in within),
+            wall_s=sum(e.wall_s for e in within),
+            decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
+        ),
+        level=level,
+    )
+
+
+def _failures(episodes: Sequence[Episode]) -> tuple[Failure, ...]:
+    """Group errors by what they say."""
+    groups: dict[tuple[str, str], list[Episode]] = {}
+    for e in episodes:
+        if e.outcome == "error":
+            groups.setdefault((e.condition, e.error or "no reason recorded"), []).append(e)
+    found = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
+    return tuple(sorted(found, key=lambda failure: -failure.episodes))
+
+
+def _rate_json(rate: Rate) -> dict[str, Any]:
+    return {"episodes": rate.episodes, **dataclasses.asdict(rate)}
+
+
+def _clustered(episodes: Sequence[Episode], level: float) -> Interval | None:
+    rates = [rate([e for e in episodes if e.task == task]) for task in {e.task: None for e in episodes}]
+    valid = [r for r in rates if r.successes + r.failures]
+    interval = clustered([r.successes for r in valid], [r.successes + r.failures for r in valid], level)
+    return within(interval, 0.0, 1.0)
+
+
+def _decision_time(episodes: Sequence[Episode]) -> tuple[float, float] | None:
+    n = sum(e.decisions for e in episodes)
+    return (sum(e.sample_s for e in episodes) / n, sum(e.verify_s for e in episodes) / n) if n else None
