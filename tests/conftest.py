@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
@@ -25,6 +26,10 @@ PARTS = """
 """
 if "ROBOTEST_UNCHECKED" not in os.environ:
     jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
+
+# How long an example takes says more about this machine than about the code.
+hypothesis.settings.register_profile("robotest", deadline=None)
+hypothesis.settings.load_profile("robotest")
 
 # MuJoCo chooses its renderer when it is first imported, and some tests import it before any of this package.
 use_headless_gl()

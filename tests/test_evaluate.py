@@ -298,7 +298,7 @@ def test_lowest_alone_is_that_of_leverage(tmp_path: Path, monkeypatch: pytest.Mo
 
         return make
 
-    monkeypatch.setattr("robotest.evaluate.resolve", resolve)
+    monkeypatch.setattr("robotest.loading.resolve", resolve)
     condition = load_condition("lowest", fakes.policy(), tmp_path)
     assert asked == [tmp_path / "leverage.safetensors"]
     assert (condition.name, condition.verifier.spec.name) == ("lowest", "lowest:towards")
@@ -311,7 +311,7 @@ def test_a_folder_is_a_policy_of_ours_and_holds_its_verifiers(tmp_path: Path, mo
         given.append(path)
         return fakes.policy()
 
-    monkeypatch.setattr("robotest.evaluate.resolve", lambda kind, name: {"mini_vla": load}[name])
+    monkeypatch.setattr("robotest.loading.resolve", lambda kind, name: {"mini_vla": load}[name])
     assert load_policy(str(tmp_path))[1] == tmp_path
     load_policy("mini_vla")
     assert given == [tmp_path, None]

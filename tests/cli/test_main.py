@@ -173,7 +173,7 @@ def test_error_episodes_exit_with_1(capsys: pytest.CaptureFixture[str], tmp_path
 def test_the_default_directory_follows_from_the_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["eval", *FAKES, "--episodes", "1", "--videos", "none", "--seed", "3"]) == 0
-    assert (tmp_path / "runs" / "tests.doubles.fakes-suite-tests.fakes-policy-seed3" / "summary.json").is_file()
+    assert (tmp_path / "runs" / "tests.doubles.fakes-suite-tests.doubles.fakes-policy-seed3" / "summary.json").is_file()
 
 
 def test_videos_by_default_and_on_demand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

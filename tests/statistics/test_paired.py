@@ -199,8 +199,8 @@ def test_coverage_of_wilson_by_enumeration() -> None:
     n = 100
     coverage = []
     for p in [k / 20 for k in range(2, 19)]:
-        intervals = [intervals.wilson(k, n) or (0, 0) for k in range(n + 1)]
-        coverage.append(sum(binom.pmf(k, n, p) for k, (low, high) in enumerate(intervals) if low <= p <= high))
+        bounds = [intervals.wilson(k, n) or (0, 0) for k in range(n + 1)]
+        coverage.append(sum(binom.pmf(k, n, p) for k, (low, high) in enumerate(bounds) if low <= p <= high))
     assert min(coverage) > 0.92
     assert 0.94 <= sum(coverage) / len(coverage) <= 0.96
 
