@@ -21,19 +21,19 @@ from rich.table import Table
 from robotest.clock import WallClock
 from robotest.loading import load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.pool import Fleet
-from robotest.runtime.runner import Assignment, Crew, InProcess
-from robotest.runtime.selector import Planner
+from robotest.runtime.pool import WorkerPool
+from robotest.runtime.runner import EpisodeJob, EpisodeRunner, InProcessRunner
+from robotest.runtime.selector import Selector
 from robotest.threads import one_thread
 from robotest.types import EnvOptions
 
 ENV, TASKS = "dual_arm", ("handover_block", "lift_tray")
 
 
-def rate(crew: Crew, planner: Planner, work: Sequence[Assignment]) -> float:
+def rate(runner: EpisodeRunner, selector: Selector, work: Sequence[EpisodeJob]) -> float:
     """Return episodes per second."""
     start = time.perf_counter()
-    episodes = [finished.episode for finished in crew.run(planner, work)]
+    episodes = [finished.episode for finished in runner.run(selector, work)]
     taken = time.perf_counter() - start
     require_episodes(episodes, len(work))
     return len(episodes) / taken
@@ -51,26 +51,26 @@ def main() -> None:
         arguments.episodes, arguments.rounds, tasks = 1, 1, TASKS[1:]
     policy, folder = load_policy("mini_vla")
     verifier = load_condition("leverage", policy, folder).verifier
-    planner = Planner(policy, {"leverage": verifier}, 8, WallClock())
-    crews: dict[str, Crew] = {
-        "this process alone": InProcess(ENV, WallClock()),
-        "1 worker": Fleet(ENV, 1),
-        "2 workers": Fleet(ENV, 2),
+    selector = Selector(policy, {"leverage": verifier}, 8, WallClock())
+    runners: dict[str, EpisodeRunner] = {
+        "this process alone": InProcessRunner(ENV, WallClock()),
+        "1 worker": WorkerPool(ENV, 1),
+        "2 workers": WorkerPool(ENV, 2),
     }
-    rates: dict[str, list[float]] = {name: [] for name in crews}
+    rates: dict[str, list[float]] = {name: [] for name in runners}
     with one_thread():
         for round_ in range(-1, arguments.rounds):  # the first warms up
-            for name, crew in crews.items():
+            for name, runner in runners.items():
                 work = [
-                    Assignment("leverage", EpisodeSeeds(max(0, round_), task, i), EnvOptions(), policy.spec.horizon)
+                    EpisodeJob("leverage", EpisodeSeeds(max(0, round_), task, i), EnvOptions(), policy.spec.horizon)
                     for task in tasks
                     for i in range(arguments.episodes if round_ >= 0 else len(tasks))
                 ]
-                measured = rate(crew, planner, work)
+                measured = rate(runner, selector, work)
                 if round_ >= 0:
                     rates[name].append(measured)
-    for crew in crews.values():
-        crew.close()
+    for runner in runners.values():
+        runner.close()
     ratios = {name: np.array(own) / np.array(rates["1 worker"]) for name, own in rates.items()}
     if arguments.json:
         sys.stdout.write(

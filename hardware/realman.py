@@ -365,7 +365,7 @@ SYSTEM_ERRORS: Final[Mapping[int, str]] = {
     0x1003: "a singular, unreachable target",
     0x1004: "a fault of its real-time kernel",
     0x1005: "a fault of the joint bus",
-    0x1006: "a fault of its planner",
+    0x1006: "a fault of its selector",
     0x1007: "a joint that is too fast",
     0x1008: "that the end board does not answer",
     0x1009: "too high a speed",

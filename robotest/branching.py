@@ -25,8 +25,8 @@ from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryErro
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file
 from robotest.runtime.rollout import Origin
-from robotest.runtime.runner import Assignment, Crew, Finished
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.statistics import intervals
 from robotest.threads import one_thread
 from robotest.types import Candidates, Clock, Decision, EnvOptions, Outcome, Policy, Verifier
@@ -73,7 +73,7 @@ class Branch:
     scores: Mapping[str, float]
 
 
-class BranchPlanner(Planner):
+class BranchPlanner(Selector):
     """Executes a given candidate at a given decision, and elsewhere what the base condition chooses.
 
     Args:
@@ -137,14 +137,18 @@ class Plan:
 
 
 def run(
-    plan: Plan, planner: BranchPlanner, crew: Crew, out: Path, done: Callable[[int, int], None] = lambda *_: None
+    plan: Plan,
+    selector: BranchPlanner,
+    runner: EpisodeRunner,
+    out: Path,
+    done: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Branch]:
     """Run the branches that are not in `out` yet and return all of the plan.
 
     Args:
         plan: what to branch.
-        planner: decides.
-        crew: runs.
+        selector: decides.
+        runner: runs.
         out: directory of `branches.jsonl`; one line a branch, flushed.
         done: told how many are done, and of how many.
 
@@ -152,22 +156,22 @@ def run(
         RobotestError: episodes are missing or have no snapshots, or the file is damaged or of another plan.
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
-    assignments = {_place(a.condition): (a, n) for a, n in _assignments(plan)}
+    jobs = {_place(a.condition): (a, n) for a, n in _jobs(plan)}
     found = _read(out / FILE, _identity(plan))
-    missing = [a for place, (a, _) in assignments.items() if place not in found]
-    total, there = len(assignments), len(assignments) - len(missing)
+    missing = [a for place, (a, _) in jobs.items() if place not in found]
+    total, there = len(jobs), len(jobs) - len(missing)
     done(there, total)
     if not missing:  # then nothing is written: the directory may be one that is only read
-        return [found[place] for place in assignments]
+        return [found[place] for place in jobs]
     try:
         with (
             one_thread(),
             interrupt.deferred(),
             _lines(out / FILE, plan) as append,
-            contextlib.closing(crew.run(planner, missing)) as ended,
+            contextlib.closing(runner.run(selector, missing)) as ended,
         ):
             for count, finished in enumerate(ended, there + 1):
-                branch = _branch(finished, assignments, planner)
+                branch = _branch(finished, jobs, selector)
                 append(dataclasses.asdict(branch))
                 found[branch.place] = branch
                 done(count, total)
@@ -175,7 +179,7 @@ def run(
         raise InterruptedRunError(
             f"interrupted; the {len(found)} finished branches are kept in {out}; the same command goes on"
         ) from pressed
-    return [found[place] for place in assignments]
+    return [found[place] for place in jobs]
 
 
 @contextlib.contextmanager
@@ -200,7 +204,7 @@ def _lines(file: Path, plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], Non
             lines.close()  # writes what an interrupted `append` left in the buffer
 
 
-def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:
+def _jobs(plan: Plan) -> Iterator[tuple[EpisodeJob, int]]:
     """Yield every branch of the plan, with the number of decisions of its episode."""
     asked = directory.read_arguments(plan.run)
     for task, index in itertools.product(plan.tasks, range(plan.episodes)):
@@ -214,7 +218,7 @@ def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:
         ):
             step = int(recorded.decision_steps[decision])
             yield (
-                Assignment(
+                EpisodeJob(
                     condition=_name(Place(task, index, decision, candidate, continuation)),
                     seeds=EpisodeSeeds(asked.identity["seed"], task, index, continuation),
                     options=options,
@@ -225,10 +229,10 @@ def _assignments(plan: Plan) -> Iterator[tuple[Assignment, int]]:
             )
 
 
-def _branch(finished: Finished, assignments: Mapping[Place, tuple[Assignment, int]], planner: BranchPlanner) -> Branch:
+def _branch(finished: EpisodeResult, jobs: Mapping[Place, tuple[EpisodeJob, int]], selector: BranchPlanner) -> Branch:
     episode = finished.episode
     place = _place(episode.condition)
-    return Branch(place, assignments[place][1], episode.outcome, episode.steps, planner.scores.pop(place, {}))
+    return Branch(place, jobs[place][1], episode.outcome, episode.steps, selector.scores.pop(place, {}))
 
 
 def _name(place: Place) -> str:

@@ -1,4 +1,4 @@
-"""The main job: tasks x episodes x conditions, paired, resumable."""
+"""The main evaluation: tasks x episodes x conditions, paired, resumable."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
 from robotest.runs.spec import Arguments, Key, key_of
-from robotest.runtime.pool import Fleet
-from robotest.runtime.runner import Assignment, Crew, Finished, InProcess, SuiteInfo
-from robotest.runtime.selector import Planner
+from robotest.runtime.pool import WorkerPool
+from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
+from robotest.runtime.selector import Selector
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
 from robotest.statistics.summary import Summary
@@ -58,7 +58,7 @@ def evaluate(
     progress: Callable[[Progress], None] = lambda _: None,
     timer: Clock | None = None,
     about: Mapping[str, Any] | None = None,
-    crew: Crew | None = None,
+    runner: EpisodeRunner | None = None,
 ) -> Summary:
     """Run what is missing of `config` and return the summary, also written to ``summary.json``.
 
@@ -69,86 +69,86 @@ def evaluate(
         progress: called once before the first episode and after each.
         timer: measures; does not influence results. Real time if None.
         about: what else `run.json` should tell, e.g. the command line.
-        crew: who runs the episodes, closed at the end; None: as `config` says.
+        runner: who runs the episodes, closed at the end; None: as `config` says.
 
     Raises:
         RobotestError: anything wrong with the arguments, before the first episode.
         InterruptedRunError: Ctrl-C; what is finished is kept.
     """
     # One thread: sums are taken in the same order on every machine, and at this size two threads gain nothing.
-    with one_thread(), contextlib.closing(crew or _crew(config, timer or WallClock())) as crew:
-        job = _prepare(config, crew, timer or WallClock())
+    with one_thread(), contextlib.closing(runner or _runner(config, timer or WallClock())) as runner:
+        evaluation = _prepare(config, runner, timer or WallClock())
         going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
-        told = {**(about or {}), "precision": job.precision}
-        with RunDirectory(config.out, job.arguments, told, going_on) as run:
+        told = {**(about or {}), "precision": evaluation.precision}
+        with RunDirectory(config.out, evaluation.arguments, told, going_on) as run:
             try:
                 with interrupt.deferred():
-                    _run_missing(job, crew, run, progress)
+                    _run_missing(evaluation, runner, run, progress)
             except KeyboardInterrupt as pressed:
                 raise InterruptedRunError(
                     f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
                     " the same command goes on from there"
                 ) from pressed
-            summary = schedule.summarise(job.arguments, run.episodes, unpaired=config.unpaired)
+            summary = schedule.summarise(evaluation.arguments, run.episodes, unpaired=config.unpaired)
             run.finish(summary)
     return summary
 
 
-def prepare(config: EvalConfig, crew: Crew, timer: Clock) -> tuple[Planner, list[Assignment]]:
-    """Return a configuration's planner and all its episodes, in their order, without running or filing any.
+def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[Selector, list[EpisodeJob]]:
+    """Return a configuration's selector and all its episodes, in their order, without running or filing any.
 
     Args:
         config: what would be run.
-        crew: of its environment.
+        runner: of its environment.
         timer: measures.
 
     Raises:
         RobotestError: anything wrong with the arguments.
     """
-    job = _prepare(config, crew, timer)
-    keys = schedule.keys(job.arguments, {})
-    return job.planner, [
-        Assignment(condition, EpisodeSeeds(config.seed, task, index), job.options, job.execute)
+    evaluation = _prepare(config, runner, timer)
+    keys = schedule.keys(evaluation.arguments, {})
+    return evaluation.selector, [
+        EpisodeJob(condition, EpisodeSeeds(config.seed, task, index), evaluation.options, evaluation.execute)
         for condition, task, index in keys
     ]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class _Evaluation:
     """A configuration with its names resolved and its parts found to fit each other."""
 
     config: EvalConfig
     options: EnvOptions
-    planner: Planner
+    selector: Selector
     execute: int
     arguments: Arguments
     precision: str
 
 
-def _crew(config: EvalConfig, timer: Clock) -> Crew:
+def _runner(config: EvalConfig, timer: Clock) -> EpisodeRunner:
     if config.workers < 0:
         raise RobotestError(f"--workers {config.workers} given; at least 1 is needed, or 0 for none but this process")
     if config.workers == 0 and config.env_python is None:
-        return InProcess(config.env, timer)
-    return Fleet(config.env, max(1, config.workers), config.env_python, config.batch_window_s)
+        return InProcessRunner(config.env, timer)
+    return WorkerPool(config.env, max(1, config.workers), config.env_python, config.batch_window_s)
 
 
-def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
+def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evaluation:
     """Load everything and check it, the cheap things first."""
-    suite, style = crew.suite(), experts.style_of(config.policy)
+    suite, style = runner.suite(), experts.style_of(config.policy)
     if style is not None:
         config = _for_expert(config, style)
     tasks = _check(config, suite)
     if style is None:
-        policy, folder = load_policy(config.policy, lambda: crew.spec(tasks[0], _plain_options(config, suite)))
+        policy, folder = load_policy(config.policy, lambda: runner.spec(tasks[0], _plain_options(config, suite)))
     else:
-        policy, folder = _expert(config, crew, style), None
+        policy, folder = _expert(config, runner, style), None
     verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
     conditions = _load_conditions(verifiers, policy, folder)
-    planner = Planner(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
+    selector = Selector(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
     execute, options = _execute(config.execute, policy), _options(config, suite, policy, style)
-    spec = crew.spec(tasks[0], options)
-    planner.require_fits(spec)
+    spec = runner.spec(tasks[0], options)
+    selector.require_fits(spec)
     _require_comparable(config, spec)
     identity = _identity(config, spec, policy.spec, options, execute)
     identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
@@ -163,7 +163,7 @@ def _prepare(config: EvalConfig, crew: Crew, timer: Clock) -> _Job:
         alpha=config.alpha if config.stop_when_decided else None,
         adaptive=config.allocate == "adaptive",
     )
-    return _Job(config, options, planner, execute, arguments, policy.spec.precision)
+    return _Evaluation(config, options, selector, execute, arguments, policy.spec.precision)
 
 
 class _Watch:
@@ -182,7 +182,7 @@ class _Watch:
         for episode in run.episodes.values():
             self._starts.setdefault((episode.task, episode.index), []).append(episode)
 
-    def look(self, finished: Finished) -> None:
+    def look(self, finished: EpisodeResult) -> None:
         """Look at an episode that was just filed.
 
         Raises:
@@ -208,27 +208,29 @@ class _Watch:
             )
 
 
-def _run_missing(job: _Job, crew: Crew, run: RunDirectory, progress: Callable[[Progress], None]) -> None:
+def _run_missing(
+    evaluation: _Evaluation, runner: EpisodeRunner, run: RunDirectory, progress: Callable[[Progress], None]
+) -> None:
     """Run what is not in the directory yet; an adaptive run's second pass is known when its first is done."""
-    watch = _Watch(run, unpaired=job.config.unpaired)
-    found = sum(key in run.episodes for key in schedule.keys(job.arguments, run.episodes))
-    total = len(job.arguments.verifiers) * len(job.arguments.tasks) * job.arguments.episodes
+    watch = _Watch(run, unpaired=evaluation.config.unpaired)
+    found = sum(key in run.episodes for key in schedule.keys(evaluation.arguments, run.episodes))
+    total = len(evaluation.arguments.verifiers) * len(evaluation.arguments.tasks) * evaluation.arguments.episodes
     done = found
     progress(Progress(total, found, found, None))
-    while missing := [key for key in schedule.keys(job.arguments, run.episodes) if key not in run.episodes]:
-        if job.config.shuffle:
-            missing = schedule.shuffled(missing, job.config.seed)
-        with contextlib.closing(crew.run(job.planner, _until_decided(job, run, missing))) as ended:
+    while missing := [key for key in schedule.keys(evaluation.arguments, run.episodes) if key not in run.episodes]:
+        if evaluation.config.shuffle:
+            missing = schedule.shuffled(missing, evaluation.config.seed)
+        with contextlib.closing(runner.run(evaluation.selector, _until_decided(evaluation, run, missing))) as ended:
             for finished in ended:
-                _file(job, run, finished)
+                _file(evaluation, run, finished)
                 done += 1
                 progress(Progress(total, done, found, finished.episode))
                 watch.look(finished)
 
 
-def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iterator[Assignment]:
+def _until_decided(evaluation: _Evaluation, run: RunDirectory, missing: Sequence[Key]) -> Iterator[EpisodeJob]:
     """Yield what is missing, but nothing that a decision has made superfluous in the meantime."""
-    arguments = job.arguments
+    arguments = evaluation.arguments
     watched = schedule.monitor(arguments, run.episodes)
     planned = schedule.planned(arguments.tasks, arguments.episodes)
     position = {start: i for i, start in enumerate(planned)}
@@ -237,18 +239,18 @@ def _until_decided(job: _Job, run: RunDirectory, missing: Sequence[Key]) -> Iter
             watched.look(planned, schedule.outcomes(run.episodes))
             if watched.decided_after is not None and position[task, index] >= watched.decided_after:
                 return
-        seeds = EpisodeSeeds(job.config.seed, task, index)
-        film = job.config.record == "images"
-        yield Assignment(condition, seeds, job.options, job.execute, film=film)
+        seeds = EpisodeSeeds(evaluation.config.seed, task, index)
+        film = evaluation.config.record == "images"
+        yield EpisodeJob(condition, seeds, evaluation.options, evaluation.execute, film=film)
 
 
-def _file(job: _Job, run: RunDirectory, finished: Finished) -> None:
+def _file(evaluation: _Evaluation, run: RunDirectory, finished: EpisodeResult) -> None:
     """Write an episode's files, then its line, which makes it count."""
     path = episode_path(run.path, key_of(finished.episode))
-    seeds = EpisodeSeeds(job.config.seed, finished.episode.task, finished.episode.index)
-    scene = episode_file.Scene(job.config.env, seeds.task, job.options, seeds.reset, finished.control_dt)
+    seeds = EpisodeSeeds(evaluation.config.seed, finished.episode.task, finished.episode.index)
+    scene = episode_file.Scene(evaluation.config.env, seeds.task, evaluation.options, seeds.reset, finished.control_dt)
     with writing(run.path):
-        if job.config.record != "none":
+        if evaluation.config.record != "none":
             episode_file.write(path, episode_file.from_trace(finished.episode, scene, finished.trace))
         if finished.traceback:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -327,10 +329,10 @@ def _for_expert(config: EvalConfig, style: str) -> EvalConfig:
     return dataclasses.replace(config, tasks=config.tasks or asked.tasks, verifiers=verifiers, candidates=1, execute=1)
 
 
-def _expert(config: EvalConfig, crew: Crew, style: str) -> Policy:
+def _expert(config: EvalConfig, runner: EpisodeRunner, style: str) -> Policy:
     """Return the policy that does what the suite's expert proposes."""
     options = dataclasses.replace(experts.experts_of(config.env).options, cameras=())
-    return experts.ExpertPolicy(crew.spec(config.tasks[0], options), style)
+    return experts.ExpertPolicy(runner.spec(config.tasks[0], options), style)
 
 
 def _require_comparable(config: EvalConfig, spec: EnvSpec) -> None:

@@ -19,10 +19,10 @@ from robotest.evaluate import evaluate
 from robotest.loading import load_condition, load_policy
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file, spec
-from robotest.runtime.pool import Fleet
+from robotest.runtime.pool import WorkerPool
 from robotest.runtime.rollout import Origin
-from robotest.runtime.runner import Assignment, InProcess
-from robotest.runtime.selector import Planner
+from robotest.runtime.runner import EpisodeJob, InProcessRunner
+from robotest.runtime.selector import Selector
 from robotest.types import Outcome, Verifier
 from tests.doubles.options import changed
 from tests.test_evaluate import TOWARDS, config
@@ -44,13 +44,15 @@ def make_planner(policy_name: str, names: tuple[str, ...], n_candidates: int) ->
 
 
 def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> list[Branch]:
-    crew = (
-        Fleet("tests.doubles.fakes:suite", workers) if workers else InProcess("tests.doubles.fakes:suite", WallClock())
+    runner = (
+        WorkerPool("tests.doubles.fakes:suite", workers)
+        if workers
+        else InProcessRunner("tests.doubles.fakes:suite", WallClock())
     )
-    with contextlib.closing(crew):
+    with contextlib.closing(runner):
         judged = {"random": None, TOWARDS: None}
         plan = Plan(run, "random", ("far",), EPISODES, judged, continuations)
-        return branching.run(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), crew, out)
+        return branching.run(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), runner, out)
 
 
 def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.Key) -> None:
@@ -60,13 +62,13 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
     assert whole.snapshots is not None
     policy, folder = load_policy(policy_name)
     verifier = load_condition(key[0], policy, folder).verifier
-    planner = Planner(policy, {key[0]: verifier}, asked.identity["candidates"], WallClock())
+    selector = Selector(policy, {key[0]: verifier}, asked.identity["candidates"], WallClock())
     seeds = EpisodeSeeds(asked.identity["seed"], key[1], key[2])
-    with contextlib.closing(InProcess(env, WallClock())) as crew:
+    with contextlib.closing(InProcessRunner(env, WallClock())) as runner:
         for number, step in enumerate(whole.decision_steps):
             origin = Origin(whole.snapshots[step], int(step), number)
-            work = Assignment(key[0], seeds, whole.scene.options, asked.identity["execute"], origin)
-            (again,) = crew.run(planner, [work])
+            work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity["execute"], origin)
+            (again,) = runner.run(selector, [work])
             assert again.episode.outcome == whole.episode.outcome
             assert again.episode.chosen == whole.episode.chosen[number:]
             np.testing.assert_array_equal(np.stack(again.trace.actions), whole.actions[step:])

@@ -1,4 +1,4 @@
-"""Experts beside the simulation: what they propose is what the policy `expert` does, through any crew."""
+"""Experts beside the simulation: what they propose is what the policy `expert` does, through any runner."""
 
 from __future__ import annotations
 

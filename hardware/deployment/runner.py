@@ -1,4 +1,4 @@
-"""A policy on a robot: the loop, the planner and the run directory of `robotest eval`, with arms at the other end."""
+"""A policy on a robot: the loop, the selector and the run directory of `robotest eval`, with arms at the other end."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from robotest.hardware.robot import RobotError, Stop
 from robotest.report.video import Film
 from robotest.runs.directory import episode_path
 from robotest.runtime.rollout import Decide, Trace, attempt, result
-from robotest.runtime.runner import Assignment, Finished, SuiteInfo
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
 
@@ -117,8 +117,8 @@ class _Table:
     z: float = 0.0
 
 
-class RobotCrew:
-    """A `robotest.runtime.runner.Crew` that is one robot.
+class RobotRunner:
+    """A `robotest.runtime.runner.EpisodeRunner` that is one robot.
 
     Args:
         rig: what to run on.
@@ -154,24 +154,24 @@ class RobotCrew:
         return SuiteInfo(tuple(self._scene.tasks), self._scene.settings, tuple(ACTIONS))
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """See `Crew.spec`."""
+        """See `EpisodeRunner.spec`."""
         return self._environment(task, options).spec
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+    def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
         """Check everything, power the arms, run the episodes, and bring the arms home; any key stops them."""
         with self._console.watched(self._pressed):
-            yield from self._run(planner, assignments)
+            yield from self._run(selector, jobs)
 
-    def _run(self, planner: Planner, assignments: Iterable[Assignment]) -> Iterator[Finished]:
+    def _run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Iterator[EpisodeResult]:
         checked = False
-        for assignment in assignments:
-            env = self._environment(assignment.seeds.task, assignment.options)
-            planner.require_fits(env.spec)
+        for job in jobs:
+            env = self._environment(job.seeds.task, job.options)
+            selector.require_fits(env.spec)
             self._power()
             if not checked:
-                self._preflight(planner, assignment, env)
+                self._preflight(selector, job, env)
                 checked = True
-            while (finished := self._episode(planner, assignment, env)) is None:
+            while (finished := self._episode(selector, job, env)) is None:
                 self._console.tell("again")
             yield finished
         if checked and self._env is not None:
@@ -182,17 +182,17 @@ class RobotCrew:
         """Stop the arms, take their power, and close cameras and links."""
         self._open.close()
 
-    def _episode(self, planner: Planner, assignment: Assignment, env: RobotEnv) -> Finished | None:
+    def _episode(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> EpisodeResult | None:
         """Run one episode; None if it is to be done again."""
-        seeds, trace = assignment.seeds, Trace()
-        name = "" if self._blind else f" [{assignment.condition}]"
+        seeds, trace = job.seeds, Trace()
+        name = "" if self._blind else f" [{job.condition}]"
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
         self._power()
 
-        decide = self._decides(planner, assignment)
-        path = episode_path(self._out, (assignment.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
+        decide = self._decides(selector, job)
+        path = episode_path(self._out, (job.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
         with self._filming(env, path):
-            ended = attempt(env, decide, seeds, trace, self._clock, self._clock, assignment.execute)
+            ended = attempt(env, decide, seeds, trace, self._clock, self._clock, job.execute)
         interrupt.check()
         fault = self._link.status.get("fault")
         if ended.outcome != "error" or (fault and fault["name"] == "operator"):
@@ -201,8 +201,8 @@ class RobotCrew:
             if label is None:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
-        episode = result(assignment.condition, seeds, env.spec.max_steps, ended, trace)
-        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        episode = result(job.condition, seeds, env.spec.max_steps, ended, trace)
+        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
@@ -217,9 +217,9 @@ class RobotCrew:
             self._console.confirm("the arms will be powered and move home slowly; keep clear. Enter to go on")
             self._link.enable()
 
-    def _preflight(self, planner: Planner, assignment: Assignment, env: RobotEnv) -> None:
+    def _preflight(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> None:
         """Look at everything once before the first episode; `RobotError` names what is wrong."""
-        env.reset(assignment.seeds.reset, assignment.seeds.episode)
+        env.reset(job.seeds.reset, job.seeds.episode)
         for opening in (0.7, 1.0):
             measured = env.open_gripper(np.full(2, opening))
             if np.abs(measured - opening).max() > _GRIPPER_TOLERANCE:
@@ -228,10 +228,10 @@ class RobotCrew:
         for number in range(_LATENCY_DECISIONS):
             observation = env.observe()
             start = self._clock.now()
-            planner.decide([DecisionRequest(assignment.condition, assignment.seeds, number, observation)])
+            selector.decide([DecisionRequest(job.condition, job.seeds, number, observation)])
             taken.append(self._clock.now() - start)
             self._clock.sleep_until(start + env.spec.control_dt)
-        duration = assignment.execute * env.spec.control_dt
+        duration = job.execute * env.spec.control_dt
         if statistics.median(taken) > duration:
             raise RobotError(
                 f"a decision takes {statistics.median(taken):.2f} s and its chunk {duration:.2f} s; the arms would"
@@ -299,13 +299,13 @@ class RobotCrew:
             for name in names
         }
 
-    def shadow(self, planner: Planner, assignments: Iterable[Assignment], log: Path) -> None:
+    def shadow(self, selector: Selector, jobs: Iterable[EpisodeJob], log: Path) -> None:
         """Let the policy run beside the arms without sending anything; see `robotest.hardware.deployment.shadow`."""
         with log.open("a", encoding="utf-8", buffering=1) as lines:
-            for assignment in assignments:
-                task, options = assignment.seeds.task, assignment.options
+            for job in jobs:
+                task, options = job.seeds.task, job.options
                 made = self._environment(task, options)
-                planner.require_fits(made.spec)
+                selector.require_fits(made.spec)
                 env = ShadowEnv(
                     lines,
                     self._rig.robot_config.get("limits", {}),
@@ -319,17 +319,17 @@ class RobotCrew:
                     max_steps=made.spec.max_steps,
                     options=options,
                 )
-                decide = self._decides(planner, assignment)
-                ended = attempt(env, decide, assignment.seeds, Trace(), self._clock, self._clock, assignment.execute)
+                decide = self._decides(selector, job)
+                ended = attempt(env, decide, job.seeds, Trace(), self._clock, self._clock, job.execute)
                 interrupt.check()
                 if ended.outcome == "error":
                     raise RobotError(ended.error or "the shadow's episode ended in an error")
 
-    def _decides(self, planner: Planner, assignment: Assignment) -> Decide:
+    def _decides(self, selector: Selector, job: EpisodeJob) -> Decide:
         def decide(observation: Observation, number: int) -> Decision:
             interrupt.check()
-            request = DecisionRequest(assignment.condition, assignment.seeds, number, observation)
-            decision = planner.decide([request])[0]
+            request = DecisionRequest(job.condition, job.seeds, number, observation)
+            decision = selector.decide([request])[0]
             interrupt.check()  # before anything of it is sent
             return decision
 

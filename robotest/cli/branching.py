@@ -55,7 +55,7 @@ class Branch:
         from robotest.report import progress, tables
         from robotest.runs import directory, spec
         from robotest.runtime import pool
-        from robotest.runtime.runner import Crew, InProcess
+        from robotest.runtime.runner import EpisodeRunner, InProcessRunner
         from robotest.success import NONE
 
         for name in ("episodes", "continuations", "every"):
@@ -74,20 +74,20 @@ class Branch:
                     f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
                     f" run more with `robotest eval --episodes`, or give --episodes {there}"
                 )
-        planner, judged = self._planner(asked)
+        selector, judged = self._selector(asked)
         plan = branching.Plan(
             self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every
         )
         workers = pool.usable_cores() if self.workers == "auto" else self.workers
         env = asked.identity["env"]
-        crew: Crew
+        runner: EpisodeRunner
         if workers == 0 and self.env_python is None:
-            crew = InProcess(env, WallClock())
+            runner = InProcessRunner(env, WallClock())
         else:
-            crew = pool.Fleet(env, workers or 1, self.env_python)
+            runner = pool.WorkerPool(env, workers or 1, self.env_python)
         out = self.out or self.run_directory / f"branches-{self.condition}"
-        with contextlib.closing(crew), progress.counter("branches") as update:
-            branches = branching.run(plan, planner, crew, out, update)
+        with contextlib.closing(runner), progress.counter("branches") as update:
+            branches = branching.run(plan, selector, runner, out, update)
         report = branching.report(branches)
         if self.json:
             sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
@@ -98,7 +98,7 @@ class Branch:
             sys.stderr.write(f"branches: {out / branching.FILE}\n")
         return 1 if any(b.outcome == "error" for b in branches) else 0
 
-    def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+    def _selector(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
         """Load the run's policy and everything that is to be judged; return its fingerprints too."""
         from robotest.branching import BranchPlanner
         from robotest.clock import WallClock
@@ -113,5 +113,5 @@ class Branch:
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
         verifiers = {c.name: c.verifier for c in judged}
-        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
-        return planner, {c.name: c.fingerprint for c in judged}
+        selector = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
+        return selector, {c.name: c.fingerprint for c in judged}

@@ -15,7 +15,7 @@ from robotest.errors import RobotestError
 
 if TYPE_CHECKING:
     from robotest.config import EvalConfig
-    from robotest.hardware.deployment.runner import RobotCrew
+    from robotest.hardware.deployment.runner import RobotRunner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Deploy:
         from robotest.config import EvalConfig
         from robotest.evaluate import evaluate
         from robotest.hardware.deployment.console import Terminal, Unattended
-        from robotest.hardware.deployment.runner import Rig, RobotCrew, simulated_robot
+        from robotest.hardware.deployment.runner import Rig, RobotRunner, simulated_robot
 
         if self.config is None and not self.simulate:
             raise RobotestError("no --config given; a robot needs its robot.toml, or try --simulate")
@@ -142,16 +142,16 @@ class Deploy:
             else:
                 assert self.config is not None
                 rig = Rig.read(self.robot, self.config)
-            crew = RobotCrew(rig, evaluation.out, console, blind=self.blind, film=self.film)
+            runner = RobotRunner(rig, evaluation.out, console, blind=self.blind, film=self.film)
             if self.shadow:
-                return _shadow(crew, evaluation)
-            summary = evaluate(evaluation, crew=crew)
+                return _shadow(runner, evaluation)
+            summary = evaluate(evaluation, runner=runner)
         print_summary(summary, as_json=self.json)
         sys.stderr.write(f"run directory: {evaluation.out}\n")
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
 
 
-def _shadow(crew: RobotCrew, evaluation: EvalConfig) -> int:
+def _shadow(runner: RobotRunner, evaluation: EvalConfig) -> int:
     """Run beside the arms and print what came of it."""
     import contextlib
 
@@ -160,7 +160,7 @@ def _shadow(crew: RobotCrew, evaluation: EvalConfig) -> int:
     from robotest.hardware.deployment import shadow
 
     log = evaluation.out / "shadow.jsonl"
-    with contextlib.closing(crew), interrupt.deferred():
-        crew.shadow(*evaluate.prepare(evaluation, crew, WallClock()), log)
+    with contextlib.closing(runner), interrupt.deferred():
+        runner.shadow(*evaluate.prepare(evaluation, runner, WallClock()), log)
     sys.stdout.write(json_format.dumps(shadow.summary(log)) + "\n")
     return 0

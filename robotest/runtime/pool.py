@@ -1,7 +1,7 @@
-"""A crew of processes: environments in workers, the policy and the verifiers here.
+"""A runner of processes: environments in workers, the policy and the verifiers here.
 
 A worker (`robotest.runtime.worker`) runs the same `rollout` as everybody and asks for a decision when its chunk is used
-up. Planner threads take whatever waits, as one batch, so nobody waits for the slowest episode. A worker that dies or
+up. Selector threads take whatever waits, as one batch, so nobody waits for the slowest episode. A worker that dies or
 hangs is replaced and its episode run again; after `ATTEMPTS` it is an error.
 """
 
@@ -29,8 +29,8 @@ import robotest
 from robotest import interrupt
 from robotest.errors import RobotestError, describe
 from robotest.runtime.rollout import Attempt, Trace, result
-from robotest.runtime.runner import Assignment, Finished, SuiteInfo
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.runtime.wire import Channel, DisconnectedError, WireError
 from robotest.runtime.worker import DUMP_SIGNAL, PROTOCOL
 from robotest.specs import EnvSpec
@@ -47,14 +47,14 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP
 """Workers compute on one core each: more threads would only fight over them. LP is Mesa's software renderer."""
 
 
-class Fleet:
-    """A `Crew` of `n_workers` processes.
+class WorkerPool:
+    """A `EpisodeRunner` of `n_workers` processes.
 
     Args:
         env: name of the suite.
         n_workers: at least 1. They start at once and load while this process goes on.
         python: interpreter of the workers; None is this one.
-        window_s: how long a planner thread waits for more requests before it begins a batch [s].
+        window_s: how long a selector thread waits for more requests before it begins a batch [s].
 
     Raises:
         RobotestError: `n_workers` is below 1, or there is no such interpreter.
@@ -73,22 +73,22 @@ class Fleet:
             raise
 
     def suite(self) -> SuiteInfo:
-        """See `Crew.suite`."""
+        """See `EpisodeRunner.suite`."""
         return self._workers[0].suite()
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """See `Crew.spec`."""
+        """See `EpisodeRunner.spec`."""
         return self._workers[0].spec(task, options)
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
-        """See `Crew.run`."""
-        todo, finished = _Queue(iter(assignments)), list[Finished]()
-        with _Planning(planner, len(self._workers), self._window_s) as planning:
+    def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
+        """See `EpisodeRunner.run`."""
+        todo, finished = _Queue(iter(jobs)), list[EpisodeResult]()
+        with _SelectorThreads(selector, len(self._workers), self._window_s) as threads:
             while True:
                 interrupt.check()
                 for worker in self._workers:
-                    if worker.idle and (assignment := todo.take()) is not None:
-                        worker.begin(assignment)
+                    if worker.idle and (job := todo.take()) is not None:
+                        worker.begin(job)
                 yield from finished  # after the workers have something to do while these are written
                 finished.clear()
                 busy = [worker for worker in self._workers if not worker.idle]
@@ -97,17 +97,17 @@ class Fleet:
                 speaking, _, _ = select.select(busy, [], [], _until_next(busy))
                 for worker in busy:
                     if worker in speaking or worker.overdue:
-                        finished += self._attend(worker, worker in speaking, planning, todo)
+                        finished += self._attend(worker, worker in speaking, threads, todo)
 
     def close(self) -> None:
-        """See `Crew.close`."""
+        """See `EpisodeRunner.close`."""
         for worker in self._workers:
             worker.end()
         self._workers.clear()
 
-    def _attend(self, worker: _Worker, speaks: bool, planning: _Planning, todo: _Queue) -> list[Finished]:
+    def _attend(self, worker: _Worker, speaks: bool, threads: _SelectorThreads, todo: _Queue) -> list[EpisodeResult]:
         try:
-            return worker.advance(planning) if speaks else worker.give_up()
+            return worker.advance(threads) if speaks else worker.give_up()
         except _LostError as lost:
             self._replace(worker)
             return todo.again(worker, lost)
@@ -118,7 +118,7 @@ class Fleet:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, 8 at most: with more workers the planner is what everybody waits for.
+    """Return how many cores this process may use, 8 at most: with more workers everybody waits for the selector.
 
     Linux knows; elsewhere it is what the machine has.
     """
@@ -137,47 +137,47 @@ class _LostError(Exception):
 class _Queue:
     """Assignments in their order; those whose worker was lost come first."""
 
-    def __init__(self, assignments: Iterator[Assignment]) -> None:
-        self._assignments = assignments
-        self._again: deque[Assignment] = deque()
+    def __init__(self, jobs: Iterator[EpisodeJob]) -> None:
+        self._jobs = jobs
+        self._again: deque[EpisodeJob] = deque()
         self._attempts: dict[tuple[str, str, int], int] = {}
 
-    def take(self) -> Assignment | None:
-        return self._again.popleft() if self._again else next(self._assignments, None)
+    def take(self) -> EpisodeJob | None:
+        return self._again.popleft() if self._again else next(self._jobs, None)
 
-    def again(self, worker: _Worker, lost: _LostError) -> list[Finished]:
+    def again(self, worker: _Worker, lost: _LostError) -> list[EpisodeResult]:
         """Put back what a lost worker was at, or give it up as an error."""
-        assignment = worker.assignment
-        assert assignment is not None
-        key = (assignment.condition, assignment.seeds.task, assignment.seeds.episode)
+        job = worker.job
+        assert job is not None
+        key = (job.condition, job.seeds.task, job.seeds.episode)
         self._attempts[key] = self._attempts.get(key, 0) + 1
         if self._attempts[key] < ATTEMPTS:
-            self._again.append(assignment)
+            self._again.append(job)
             return []
         error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
         return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace())]
 
 
-class _Planning:
+class _SelectorThreads:
     """Threads that answer requests. Use it in a ``with`` statement.
 
-    Where the planner is `concurrent` every request has a thread to itself; elsewhere one thread takes all that wait as
+    Where the selector is `concurrent` every request has a thread to itself; elsewhere one thread takes all that wait as
     one batch.
 
     Args:
-        planner: decides.
+        selector: decides.
         n_workers: how many requests there can be at a time.
         window_s: how long to wait for more requests after the first [s].
     """
 
-    def __init__(self, planner: Planner, n_workers: int, window_s: float) -> None:
-        self.planner = planner
+    def __init__(self, selector: Selector, n_workers: int, window_s: float) -> None:
+        self.selector = selector
         self._window_s = window_s
         self._waiting: queue.SimpleQueue[tuple[_Worker, DecisionRequest] | None] = queue.SimpleQueue()
-        n_threads = n_workers if planner.concurrent else 1
-        self._threads = [threading.Thread(target=self._serve, name=f"planner-{i}") for i in range(n_threads)]
+        n_threads = n_workers if selector.concurrent else 1
+        self._threads = [threading.Thread(target=self._serve, name=f"selector-{i}") for i in range(n_threads)]
 
-    def __enter__(self) -> _Planning:
+    def __enter__(self) -> _SelectorThreads:
         for thread in self._threads:
             thread.start()
         return self
@@ -189,7 +189,7 @@ class _Planning:
             thread.join()
 
     def submit(self, worker: _Worker, request: DecisionRequest) -> None:
-        """Have a request answered; the worker is told from a planner thread."""
+        """Have a request answered; the worker is told from a selector thread."""
         self._waiting.put((worker, request))
 
     def _serve(self) -> None:
@@ -212,7 +212,7 @@ class _Planning:
         if first is None:
             return None
         batch = [first]
-        if self.planner.concurrent:
+        if self.selector.concurrent:
             return batch
         until = time.monotonic() + self._window_s
         with contextlib.suppress(queue.Empty):
@@ -224,7 +224,7 @@ class _Planning:
     def _decide(self, requests: list[DecisionRequest]) -> list[Decision | Exception]:
         """Decide together, or one by one where that fails, so that a fault stays with its own request."""
         try:
-            return [*self.planner.decide(requests)]
+            return [*self.selector.decide(requests)]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes the result of that episode
             if len(requests) == 1:
                 return [error if isinstance(error, Exception) else RobotestError(describe(error))]
@@ -267,7 +267,7 @@ class _Worker:
         self._allowed_s, self._deadline = START_S, math.inf
         self._made: tuple[str, EnvOptions] | None = None
         self._spec: EnvSpec | None = None
-        self.assignment: Assignment | None = None
+        self.job: EpisodeJob | None = None
         self._began = 0.0
         self._decisions: list[Decision] = []
         self._refusal: Exception | None = None
@@ -278,8 +278,8 @@ class _Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for an assignment."""
-        return self.assignment is None
+        """Whether it waits for an job."""
+        return self.job is None
 
     @property
     def deadline(self) -> float:
@@ -308,26 +308,26 @@ class _Worker:
         self._spec = EnvSpec.from_json(answer["spec"])
         return self._spec
 
-    def begin(self, assignment: Assignment) -> None:
+    def begin(self, job: EpisodeJob) -> None:
         """Start an episode; `advance` goes on with it."""
-        self.assignment, self._began = assignment, time.monotonic()
+        self.job, self._began = job, time.monotonic()
         self._decisions, self._refusal = [], None
-        wanted = (assignment.seeds.task, assignment.options)
+        wanted = (job.seeds.task, job.options)
         self._expect(self._spec.patience_s if self._spec and self._made == wanted else START_S)
         self._made = wanted
         self._send(
             {
                 "do": "run",
                 "env": self._env,
-                "seeds": dataclasses.asdict(assignment.seeds),
-                "options": dataclasses.asdict(assignment.options),
-                "execute": assignment.execute,
-                "origin": vars(assignment.origin) if assignment.origin else None,
-                "film": assignment.film,
+                "seeds": dataclasses.asdict(job.seeds),
+                "options": dataclasses.asdict(job.options),
+                "execute": job.execute,
+                "origin": vars(job.origin) if job.origin else None,
+                "film": job.film,
             }
         )
 
-    def advance(self, planning: _Planning) -> list[Finished]:
+    def advance(self, threads: _SelectorThreads) -> list[EpisodeResult]:
         """Take its message; return the episode if that ended it.
 
         Raises:
@@ -341,10 +341,10 @@ class _Worker:
             case "spec":
                 self._spec = EnvSpec.from_json(message["spec"])
                 self._expect(self._spec.patience_s)
-                planning.planner.require_fits(self._spec)
+                threads.selector.require_fits(self._spec)
             case "ask":
                 self._deadline = math.inf
-                planning.submit(self, self._request(message))
+                threads.submit(self, self._request(message))
             case "ended":
                 trace = Trace(
                     instruction=message["instruction"],
@@ -368,7 +368,7 @@ class _Worker:
         raise _LostError(f"the worker was silent for {self._allowed_s:g} s and was ended", self._last_words())
 
     def answer(self, decision: Decision | Exception) -> None:
-        """Tell it what was decided. Called by a planner thread while the worker waits."""
+        """Tell it what was decided. Called by a selector thread while the worker waits."""
         assert self._spec is not None
         self._expect(self._spec.patience_s)
         if isinstance(decision, Exception):
@@ -382,14 +382,14 @@ class _Worker:
                 self._decisions.pop()
                 raise
 
-    def finished(self, ended: Attempt, trace: Trace) -> Finished:
+    def finished(self, ended: Attempt, trace: Trace) -> EpisodeResult:
         """File an episode and be idle again."""
-        assert self.assignment is not None
+        assert self.job is not None
         max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
-        episode = result(self.assignment.condition, self.assignment.seeds, max_steps, ended, trace)
-        self.assignment, self._deadline = None, math.inf
+        episode = result(self.job.condition, self.job.seeds, max_steps, ended, trace)
+        self.job, self._deadline = None, math.inf
         began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
-        return Finished(episode, trace, control_dt, ended.traceback, began)
+        return EpisodeResult(episode, trace, control_dt, ended.traceback, began)
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
@@ -425,9 +425,9 @@ class _Worker:
         self._greeted = True
 
     def _request(self, message: Mapping[str, Any]) -> DecisionRequest:
-        assert self.assignment is not None
+        assert self.job is not None
         observation = Observation(**message["observation"])
-        return DecisionRequest(self.assignment.condition, self.assignment.seeds, message["number"], observation)
+        return DecisionRequest(self.job.condition, self.job.seeds, message["number"], observation)
 
     def _explained(self, ended: Attempt) -> Attempt:
         """Put in the reason that the worker was not told."""
@@ -471,5 +471,5 @@ def _failed(lost: _LostError) -> RobotestError:
 
 
 def _until_next(workers: Iterable[_Worker]) -> float:
-    """Return how long nothing can become overdue [s], looking at least once a second: planner threads set deadlines."""
+    """Return how long nothing can become overdue [s], looking at least once a second: other threads set deadlines."""
     return max(0.0, min(1.0, min(worker.deadline for worker in workers) - time.monotonic()))

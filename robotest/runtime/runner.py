@@ -1,4 +1,4 @@
-"""Who runs the episodes: this process (`InProcess`) or others (`robotest.runtime.pool.Fleet`). Results are the same."""
+"""Who runs the episodes: this process (`InProcessRunner`) or others (`robotest.runtime.pool`). Results are the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robotest.clock import SimClock
 from robotest.randomness import EpisodeSeeds, GlobalGenerators
 from robotest.registry import resolve
 from robotest.runtime.rollout import Origin, Trace, attempt, result
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observation, Suite
 
@@ -37,7 +37,7 @@ class SuiteInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assignment:
+class EpisodeJob:
     """One episode to run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Assignment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
+class EpisodeResult:
     """One episode that ended.
 
     Attributes:
@@ -77,7 +77,7 @@ class Finished:
 
 
 @runtime_checkable
-class Crew(Protocol):
+class EpisodeRunner(Protocol):
     """Runs episodes of one suite."""
 
     def suite(self) -> SuiteInfo:
@@ -88,11 +88,11 @@ class Crew(Protocol):
         """Build an environment and say what it takes and gives; `RobotestError` if it cannot be built."""
         ...
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
+    def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
         """Run episodes and yield each as it ends. Assignments are asked for as they are needed, in their order.
 
         Close it when leaving early: what has not ended then is given up.
-        `SpecMismatchError` if the planner's policy cannot act in a task.
+        `SpecMismatchError` if the selector's policy cannot act in a task.
         """
         ...
 
@@ -101,8 +101,8 @@ class Crew(Protocol):
         ...
 
 
-class InProcess:
-    """A `Crew` in this process, one episode after the other: for debuggers, and where processes cannot be started.
+class InProcessRunner:
+    """Runs episodes in this process, one after the other: for debuggers, and where processes cannot be started.
 
     Args:
         env: name of the suite.
@@ -115,39 +115,39 @@ class InProcess:
         self._made: tuple[str, EnvOptions, Env] | None = None
 
     def suite(self) -> SuiteInfo:
-        """See `Crew.suite`."""
+        """See `EpisodeRunner.suite`."""
         return SuiteInfo.of(self._suite)
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """See `Crew.spec`."""
+        """See `EpisodeRunner.spec`."""
         return self._env(task, options).spec
 
-    def run(self, planner: Planner, assignments: Iterable[Assignment]) -> Generator[Finished, None, None]:
-        """See `Crew.run`."""
-        for assignment in assignments:
-            env = self._env(assignment.seeds.task, assignment.options)
-            planner.require_fits(env.spec)
-            yield self._run(planner, assignment, env)
+    def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
+        """See `EpisodeRunner.run`."""
+        for job in jobs:
+            env = self._env(job.seeds.task, job.options)
+            selector.require_fits(env.spec)
+            yield self._run(selector, job, env)
 
     def close(self) -> None:
-        """See `Crew.close`."""
+        """See `EpisodeRunner.close`."""
         if self._made is not None:
             self._made[2].close()
             self._made = None
 
-    def _run(self, planner: Planner, assignment: Assignment, env: Env) -> Finished:
-        condition, seeds, trace = assignment.condition, assignment.seeds, Trace(film=assignment.film)
+    def _run(self, selector: Selector, job: EpisodeJob, env: Env) -> EpisodeResult:
+        condition, seeds, trace = job.condition, job.seeds, Trace(film=job.film)
 
         def decide(observation: Observation, number: int) -> Decision:
             interrupt.check()
             with policys.lent():
-                return planner.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+                return selector.decide([DecisionRequest(condition, seeds, number, observation)])[0]
 
         policys, clock = GlobalGenerators.present(), SimClock()
-        ended = attempt(env, decide, seeds, trace, clock, self._timer, assignment.execute, assignment.origin)
+        ended = attempt(env, decide, seeds, trace, clock, self._timer, job.execute, job.origin)
         policys.resume()
         episode = result(condition, seeds, env.spec.max_steps, ended, trace)
-        return Finished(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
 
     def _env(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

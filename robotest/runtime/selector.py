@@ -33,7 +33,7 @@ class DecisionRequest:
     observation: Observation
 
 
-class Planner:
+class Selector:
     """Samples for all requests in one batch, then lets each condition's verifier choose.
 
     Args:

@@ -1,4 +1,4 @@
-"""An environment process of a fleet: ``python -m robotest.runtime.worker SOCKET PARENT [PATH ...]``.
+"""An environment process of a pool: ``python -m robotest.runtime.worker SOCKET PARENT [PATH ...]``.
 
 `robotest.runtime.pool` starts it.
 
@@ -123,7 +123,7 @@ class Worker:
         match self._channel.receive():
             case {"do": "chunk", "actions": actions}:
                 return Decision(Candidates(actions[None]), np.zeros(1), 0, 0.0, 0.0)
-        raise RefusedError("the planner has no decision")
+        raise RefusedError("the selector has no decision")
 
     def _make(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

@@ -13,10 +13,13 @@ GONE = "gone"
 """A standard output that nobody reads any more."""
 _DRIVER = """
 import io, json, os, sys
-from robotest import branching, completion, evaluate, fleet, progress, runs, tables, video
+from robotest import branching, evaluate
+from robotest.report import progress, tables, video
+from robotest.runs import directory, provenance, up_to_date
+from robotest.runtime import pool
 from robotest.cli.main import main
 import tests.doubles.fakes
-runs.commit()
+provenance.commit()
 
 def lead(stream, to, encoding):
     if to == "gone":

@@ -551,20 +551,20 @@ def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation:
     """Run what is missing."""
     from robotest.config import EvalConfig
     from robotest.evaluate import evaluate
-    from robotest.hardware.deployment.runner import Rig, RobotCrew
+    from robotest.hardware.deployment.runner import Rig, RobotRunner
 
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}
     config = EvalConfig(out=Path(out), env="rm75-dual-simulated", episodes=1, shuffle=True, **told)
-    crew = RobotCrew(
+    runner = RobotRunner(
         Rig("rm75-dual", rig["robot_config"], bench=(rig["bench"][0], rig["bench"][1])),
         config.out,
         Unattended(),
         film=film,
     )
-    assert isinstance(crew._scene, BenchScene)
-    crew._scene.tasks = dict.fromkeys(config.tasks, steps)  # whole episodes would take minutes
+    assert isinstance(runner._scene, BenchScene)
+    runner._scene.tasks = dict.fromkeys(config.tasks, steps)  # whole episodes would take minutes
     try:
-        evaluate(config, crew=crew)
+        evaluate(config, runner=runner)
     except InterruptedRunError as error:
         _say(error)
         return 130

@@ -161,12 +161,12 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
         )
         evaluate.evaluate(dataclasses.replace(config, setting="sampled"))
         made[workers] = episode_file.read(directory.episode_path(out, ("first", task, 0)))
-    recorded, fleet = made[0], made[2]
+    recorded, pool = made[0], made[2]
     assert len(recorded.actions) == PROTOCOLS["sampled"].max_steps["libero_object"]
-    assert np.array_equal(recorded.actions, fleet.actions)
+    assert np.array_equal(recorded.actions, pool.actions)
     assert recorded.snapshots is not None
-    assert fleet.snapshots is not None
-    assert np.array_equal(recorded.snapshots, fleet.snapshots)
+    assert pool.snapshots is not None
+    assert np.array_equal(recorded.snapshots, pool.snapshots)
     assert len(np.unique(recorded.actions, axis=0)) > 20
     with closing(make("libero_object", 7, EnvOptions(setting="sampled", action_mode="osc_pose"))) as live:
         live.reset(recorded.scene.reset_seed, 0)

@@ -22,7 +22,7 @@ from robotest.cli.main import main
 from robotest.hardware.cameras.watch import CameraError
 from robotest.hardware.control import black_box
 from robotest.hardware.deployment.console import Unattended
-from robotest.hardware.deployment.runner import Rig, RobotCrew
+from robotest.hardware.deployment.runner import Rig, RobotRunner
 from robotest.runs.directory import read_episodes
 from robotest.types import EnvOptions, Episode
 from tests.doubles.robots import (
@@ -253,10 +253,10 @@ def test_an_unplugged_camera_is_said_soon(simulator: Simulator, tmp_path: Path, 
     device = {"device": "/dev/video99"} if kind == "v4l2" else {"serial": "000000000000"}
     tasks = Rig.read("rm75-dual", written(tmp_path, TASK)).tasks
     rig = Rig("rm75-dual", simulator.place.config, {"head": {**mode, **device}}, tasks)
-    with closing(RobotCrew(rig, tmp_path / "run", Unattended())) as crew:
+    with closing(RobotRunner(rig, tmp_path / "run", Unattended())) as runner:
         start = time.monotonic()
         with pytest.raises(CameraError, match=r"head|pip install"):
-            crew.spec("wave", EnvOptions(image_size=48, cameras=("head",)))
+            runner.spec("wave", EnvOptions(image_size=48, cameras=("head",)))
         assert time.monotonic() - start < 3.0
 
 

@@ -12,7 +12,7 @@ from robotest.errors import ArtifactError
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file
 from robotest.runtime.rollout import Trace, attempt, result
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.types import Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls
 from tests.doubles.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
@@ -22,10 +22,10 @@ SEEDS = EpisodeSeeds(0, "near", 1)
 
 
 def record(policy: PointPolicy) -> tuple[episode_file.Recording, Trace]:
-    planner = Planner(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
+    selector = Selector(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
 
     def decide(observation: Observation, number: int) -> Decision:
-        return planner.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
+        return selector.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
 
     trace = Trace()
     ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)

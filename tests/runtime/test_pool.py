@@ -23,10 +23,10 @@ from robotest.errors import InterruptedRunError, RobotestError
 from robotest.evaluate import Progress, evaluate
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file
-from robotest.runtime.pool import ATTEMPTS, Fleet
+from robotest.runtime.pool import ATTEMPTS, WorkerPool
 from robotest.runtime.rollout import Trace
-from robotest.runtime.runner import Assignment
-from robotest.runtime.selector import Planner
+from robotest.runtime.runner import EpisodeJob
+from robotest.runtime.selector import Selector
 from robotest.runtime.wire import Channel, DisconnectedError
 from robotest.runtime.worker import Worker
 from robotest.types import Candidates, EnvOptions, Observation
@@ -187,14 +187,14 @@ class CountingPolicy(fakes.PointPolicy):
 def test_requests_that_wait_are_one_batch_unless_the_policy_prefers_threads(concurrent: bool) -> None:
     policy = CountingPolicy(concurrent)
     verifier = fakes.TowardsVerifier(policy.spec)
-    planner = Planner(policy, {"towards": verifier}, 4, WallClock())
+    selector = Selector(policy, {"towards": verifier}, 4, WallClock())
     options = EnvOptions(image_size=16)
-    work = [Assignment("towards", EpisodeSeeds(0, "far", i), options, 2) for i in range(8)]
-    fleet = Fleet("tests.doubles.fakes:suite", 4)
+    work = [EpisodeJob("towards", EpisodeSeeds(0, "far", i), options, 2) for i in range(8)]
+    pool = WorkerPool("tests.doubles.fakes:suite", 4)
     try:
-        finished = list(fleet.run(planner, work))
+        finished = list(pool.run(selector, work))
     finally:
-        fleet.close()
+        pool.close()
     assert sorted(f.episode.index for f in finished) == list(range(8))
     assert all(f.episode.outcome == "success" for f in finished)
     if concurrent:

@@ -8,8 +8,8 @@ from robotest.clock import WallClock
 from robotest.errors import SpecMismatchError
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.runtime.runner import Assignment, InProcess
-from robotest.runtime.selector import Planner
+from robotest.runtime.runner import EpisodeJob, InProcessRunner
+from robotest.runtime.selector import Selector
 from robotest.statistics import paired
 from robotest.types import EnvOptions
 from tests.doubles import fakes
@@ -17,23 +17,23 @@ from tests.doubles import fakes
 OPTIONS = EnvOptions(image_size=16)
 
 
-def make_planner(*names: str) -> Planner:
+def make_planner(*names: str) -> Selector:
     policy = fakes.policy()
-    return Planner(policy, {name: resolve("verifier", name)(policy.spec, None) for name in names}, 4, WallClock())
+    return Selector(policy, {name: resolve("verifier", name)(policy.spec, None) for name in names}, 4, WallClock())
 
 
 @pytest.mark.slow
 def test_two_names_for_one_thing_are_seldom_called_different() -> None:
     """`first` and `random` take one of the same independent candidates: 40 comparisons through the whole loop."""
-    planner, called = make_planner("first", "random"), 0
-    with closing(InProcess("tests.doubles.fakes:suite", WallClock())) as crew:
+    selector, called = make_planner("first", "random"), 0
+    with closing(InProcessRunner("tests.doubles.fakes:suite", WallClock())) as runner:
         for seed in range(40):
             work = [
-                Assignment(condition, EpisodeSeeds(seed, "far", index), OPTIONS, 6)
+                EpisodeJob(condition, EpisodeSeeds(seed, "far", index), OPTIONS, 6)
                 for index in range(15)
                 for condition in ("first", "random")
             ]
-            found = paired.compare("first", "random", [f.episode for f in crew.run(planner, work)])
+            found = paired.compare("first", "random", [f.episode for f in runner.run(selector, work)])
             assert found.p_value is not None
             called += found.p_value <= 0.05
     assert called <= 5  # P(X > 5) < 0.02 for a binomial of 40 at 5 %; the exact test stays below that
@@ -47,15 +47,15 @@ def test_environments_are_made_once_per_task_and_closed() -> None:
             made.append(super().make(task, options))
             return made[-1]
 
-    crew = InProcess("tests.doubles.fakes:suite", WallClock())
-    crew._suite = Suite()
-    work = [Assignment("first", EpisodeSeeds(0, task, i), OPTIONS, 6) for task in ("near", "far") for i in range(3)]
-    assert [f.episode.task for f in crew.run(make_planner("first"), work)] == ["near"] * 3 + ["far"] * 3
-    crew.close()
+    runner = InProcessRunner("tests.doubles.fakes:suite", WallClock())
+    runner._suite = Suite()
+    work = [EpisodeJob("first", EpisodeSeeds(0, task, i), OPTIONS, 6) for task in ("near", "far") for i in range(3)]
+    assert [f.episode.task for f in runner.run(make_planner("first"), work)] == ["near"] * 3 + ["far"] * 3
+    runner.close()
     assert [(env.spec.task, env.closed) for env in made] == [("near", True), ("far", True)]
 
 
 def test_a_policy_that_does_not_fit_is_refused() -> None:
-    work = [Assignment("first", EpisodeSeeds(0, "near", 0), EnvOptions(image_size=8), 6)]
-    with closing(InProcess("tests.doubles.fakes:suite", WallClock())) as crew, pytest.raises(SpecMismatchError):
-        list(crew.run(make_planner("first"), work))
+    work = [EpisodeJob("first", EpisodeSeeds(0, "near", 0), EnvOptions(image_size=8), 6)]
+    with closing(InProcessRunner("tests.doubles.fakes:suite", WallClock())) as runner, pytest.raises(SpecMismatchError):
+        list(runner.run(make_planner("first"), work))

@@ -7,7 +7,7 @@ import pytest
 
 from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.selector import DecisionRequest, Planner
+from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.specs import Component, PolicySpec, VectorSpec, VerifierSpec
 from robotest.types import Candidates, EnvOptions, Observation, Verifier
 from robotest.verifiers import controls
@@ -33,18 +33,18 @@ def observe() -> Observation:
     return env.observe()
 
 
-def planner(policy: PointPolicy | None = None, n: int = 4, **verifiers: Verifier) -> Planner:
-    return Planner(policy or PointPolicy(), verifiers, n, FakeClock())
+def selector(policy: PointPolicy | None = None, n: int = 4, **verifiers: Verifier) -> Selector:
+    return Selector(policy or PointPolicy(), verifiers, n, FakeClock())
 
 
 def test_the_highest_score_wins_and_the_first_of_equals() -> None:
-    p = planner(a=Given(0, 2, 1, 2), b=Given(5, 5, 5, 5), c=Given(-3, -2, -1, 0))
+    p = selector(a=Given(0, 2, 1, 2), b=Given(5, 5, 5, 5), c=Given(-3, -2, -1, 0))
     decisions = p.decide([DecisionRequest(c, SEEDS, 0, observe()) for c in "abc"])
     assert [d.chosen for d in decisions] == [1, 0, 3]
 
 
 def test_all_conditions_choose_among_the_same_candidates() -> None:
-    p = planner(a=Given(0, 1, 0, 0), b=Given(1, 0, 0, 0))
+    p = selector(a=Given(0, 1, 0, 0), b=Given(1, 0, 0, 0))
     a, b, later = p.decide([DecisionRequest(c, SEEDS, k, observe()) for c, k in (("a", 0), ("b", 0), ("a", 1))])
     assert np.array_equal(a.candidates.actions, b.candidates.actions)
     assert not np.array_equal(a.candidates.actions, later.candidates.actions)
@@ -52,14 +52,14 @@ def test_all_conditions_choose_among_the_same_candidates() -> None:
 
 
 def test_a_batch_decides_as_its_members_alone() -> None:
-    p = planner(random=controls.random(PointPolicy().spec))
+    p = selector(random=controls.random(PointPolicy().spec))
     requests = [DecisionRequest("random", EpisodeSeeds(0, "near", i), 2, observe()) for i in range(4)]
     alone = [p.decide([r])[0] for r in requests]
     assert [d.chosen for d in p.decide(requests)] == [d.chosen for d in alone]
 
 
 def test_time_is_measured_and_the_policys_is_shared_out() -> None:
-    p = planner(a=Given(0, 0, 0, 0))
+    p = selector(a=Given(0, 0, 0, 0))
     decisions = p.decide([DecisionRequest("a", SEEDS, 0, observe())] * 4)
     assert [(d.sample_s, d.verify_s) for d in decisions] == [(0.25, 1.0)] * 4
 
@@ -67,12 +67,12 @@ def test_time_is_measured_and_the_policys_is_shared_out() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_an_error(bad: float) -> None:
     with pytest.raises(InvalidActionError, match="verifier 'given' gave non-finite scores"):
-        planner(a=Given(0, bad, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
+        selector(a=Given(0, bad, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
 
 
 def test_scores_of_another_number_are_an_error() -> None:
     with pytest.raises(InvalidActionError, match=r"shape \(3,\); \(4,\) is needed"):
-        planner(a=Given(0, 1, 2)).decide([DecisionRequest("a", SEEDS, 0, observe())])
+        selector(a=Given(0, 1, 2)).decide([DecisionRequest("a", SEEDS, 0, observe())])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -84,7 +84,7 @@ def test_actions_that_are_not_finite_are_an_error_even_if_not_chosen(bad: float)
             return candidates
 
     with pytest.raises(InvalidActionError, match="non-finite action in candidate 2"):
-        planner(Broken(), a=Given(1, 0, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
+        selector(Broken(), a=Given(1, 0, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
 
 
 def test_chunks_of_another_shape_are_an_error() -> None:
@@ -93,13 +93,13 @@ def test_chunks_of_another_shape_are_an_error() -> None:
             return Candidates(super()._one(observation, seed, n).actions[:, : HORIZON - 1])
 
     with pytest.raises(InvalidActionError, match=r"shape \(4, 5, 3\); \(4, 6, 3\) is needed"):
-        planner(Short(), a=Given(1, 0, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
+        selector(Short(), a=Given(1, 0, 0, 0)).decide([DecisionRequest("a", SEEDS, 0, observe())])
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_at_least_one_candidate(n: int) -> None:
     with pytest.raises(RobotestError, match=f"{n} candidates given"):
-        planner(n=n, a=Given(1))
+        selector(n=n, a=Given(1))
 
 
 class Seeing(PointPolicy):
@@ -111,12 +111,12 @@ class Seeing(PointPolicy):
 def test_a_verifier_of_another_policy_does_not_fit() -> None:
     theirs: PolicySpec = PointPolicy("other-weights").spec
     with pytest.raises(SpecMismatchError, match="fitted to policy other-weights"):
-        planner(a=TowardsVerifier(theirs))
+        selector(a=TowardsVerifier(theirs))
 
 
 def test_a_verifier_that_needs_features_does_not_fit_a_policy_without() -> None:
     with pytest.raises(SpecMismatchError, match="needs features"):
-        planner(Seeing(feature_shapes={}), a=TowardsVerifier(PointPolicy().spec))
+        selector(Seeing(feature_shapes={}), a=TowardsVerifier(PointPolicy().spec))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_a_verifier_that_needs_features_does_not_fit_a_policy_without() -> None:
 )
 def test_a_policy_that_does_not_fit_the_environment(changes: dict[str, object], message: str) -> None:
     env = PointEnv("near", EnvOptions(image_size=16))
-    planner(a=Given(1)).require_fits(env.spec)
+    selector(a=Given(1)).require_fits(env.spec)
     with pytest.raises(SpecMismatchError, match=message):
-        planner(Seeing(**changes), a=Given(1)).require_fits(env.spec)
+        selector(Seeing(**changes), a=Given(1)).require_fits(env.spec)
 
 
 def test_a_verifier_is_given_the_seed_of_its_decision() -> None:
@@ -146,5 +146,5 @@ def test_a_verifier_is_given_the_seed_of_its_decision() -> None:
             return super().score(observation, candidates, seed)
 
     listening = Listening(0, 0, 0, 0)
-    planner(a=listening).decide([DecisionRequest("a", SEEDS, number, observe()) for number in (0, 3)])
+    selector(a=listening).decide([DecisionRequest("a", SEEDS, number, observe()) for number in (0, 3)])
     assert listening.seeds == (SEEDS.verifier(0), SEEDS.verifier(3))
