@@ -25,8 +25,7 @@ SOURCE = """
 import dataclasses, os
 from pathlib import Path
 import numpy as np
-from robotest.experts import Command
-from robotest.types import EnvOptions
+from robotest.types import Command, EnvOptions
 from tests.doubles.fakes import PointEnv, PointSuite
 
 NOTES = Path(os.environ["NOTES"])

@@ -238,7 +238,7 @@ def test_a_reset_that_finds_no_place_ends(bowl: LiberoEnv, monkeypatch: pytest.M
         bowl.reset(0, 0)
 
 
-IMPORT = "from robotest.envs import libero_files; libero_files.import_libero()"
+IMPORT = "from robotest.envs.libero import files; files.import_libero()"
 
 
 def run_at_home(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """Objects of LIBERO's first starts come to rest where they did on the MuJoCo of its published rates.
 
 ``data/libero_settling_VERSION.json`` is written by `benchmarks/libero_settling.py`: all 40 starts on 3.3.7, on 3.8.1
-those that differ. They were made with assets of which 22 files are stand-ins (`libero_files.Assets.standins`): with the
+those that differ. They were made with assets of which 22 files are stand-ins (`files.Assets.standins`): with the
 originals a bowl may rest elsewhere, and the file is to be written anew.
 """
 
