@@ -330,7 +330,7 @@ class Report:
         steps: simulated for them.
         mean: success of a random candidate.
         headroom: success of the best candidate minus the mean. With few futures the best is partly luck.
-        undecided: share of decisions at which candidates differ at all.
+        contested: share of decisions at which candidates differ at all.
         verifiers: name -> quality.
         along: by fifths of an episode, (decisions, share at which candidates differ, headroom).
     """
@@ -341,7 +341,7 @@ class Report:
     steps: int
     mean: float
     headroom: float
-    undecided: float
+    contested: float
     verifiers: Mapping[str, Quality]
     along: tuple[tuple[int, float, float], ...]
 
@@ -364,7 +364,7 @@ def report(branches: Sequence[Branch], level: float = 0.95) -> Report:
         steps=sum(b.steps for b in branches),
         mean=_mean(g.success.mean() for g in groups),
         headroom=_headroom(groups),
-        undecided=_undecided(groups),
+        contested=_contested(groups),
         verifiers={name: _quality(name, groups, level) for name in groups[0].scores},
         along=tuple(
             (
@@ -381,7 +381,7 @@ def _headroom(groups: Sequence[Group]) -> float:
     return _mean(g.success.max() - g.success.mean() for g in groups)
 
 
-def _undecided(groups: Sequence[Group]) -> float:
+def _contested(groups: Sequence[Group]) -> float:
     return _mean(np.ptp(g.success) > 0 for g in groups)
 
 

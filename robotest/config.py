@@ -18,7 +18,7 @@ class EvalConfig:
     policy: str = "mini_vla"
     """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
     verifiers: tuple[str, ...] | None = None
-    """Conditions to compare: NAME, NAME=FILE, lowest:NAME or module:attribute. With a FILE, its stem is the name.
+    """Conditions to compare: NAME, NAME=FILE, inverted:NAME or module:attribute. With a FILE, its stem is the name.
     None: random, medoid, and of cfn and leverage those that were fitted to the policy."""
     tasks: tuple[str, ...] = ()
     """Tasks; all of the suite if none is given."""

@@ -84,7 +84,7 @@ def takes_env(factory: Callable[..., object]) -> bool:
 
 
 def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
-    """Make the verifier of ``NAME``, ``NAME=FILE``, ``lowest:NAME`` or ``module:attribute``.
+    """Make the verifier of ``NAME``, ``NAME=FILE``, ``inverted:NAME`` or ``module:attribute``.
 
     Args:
         text: as given; with a FILE the condition is called after its stem, so that one kind can be compared with
@@ -97,13 +97,13 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
         ArtifactError: its file is missing, damaged or another's.
     """
     name, given, file = text.partition("=")
-    inverted, _, inner = name.partition(":")
-    if inverted == "lowest":
+    prefix, _, inner = name.partition(":")
+    if prefix in provenance.INVERTED:
         kind = inner or "leverage"
         condition = load_condition(f"{kind}{given}{file}", policy, folder)
         return Condition(
             condition_name(text),
-            resolve("verifier", "robotest.verifiers.controls:Lowest")(condition.verifier),
+            resolve("verifier", "robotest.verifiers.controls:Inverted")(condition.verifier),
             condition.fingerprint,
         )
     path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
@@ -117,9 +117,9 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
 def condition_name(text: str) -> str:
     """Return what the condition of a verifier is called, given as to `load_condition`."""
     name, given, file = text.partition("=")
-    inverted, _, inner = name.partition(":")
-    if inverted == "lowest" and (inner or given):
-        return f"lowest:{Path(file).stem if given else inner}"
+    prefix, _, inner = name.partition(":")
+    if prefix in provenance.INVERTED and (inner or given):
+        return f"{prefix}:{Path(file).stem if given else inner}"
     return Path(file).stem if given else name
 
 

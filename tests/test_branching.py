@@ -196,7 +196,7 @@ def test_candidates_that_are_all_alike_say_nothing_of_order() -> None:
     found = report(group("++", [1, 0]) + group("--", [1, 0], index=1))
     assert found.verifiers["v"].auc is None
     assert found.verifiers["v"].correlation is None
-    assert (found.verifiers["v"].gain, found.undecided) == (0.0, 0.0)
+    assert (found.verifiers["v"].gain, found.contested) == (0.0, 0.0)
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 

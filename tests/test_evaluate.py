@@ -276,16 +276,16 @@ def test_a_file_names_its_condition_and_its_contents_count(tmp_path: Path) -> No
         evaluate(config(tmp_path / "run", verifiers=(up, down), episodes=1))
 
 
-def test_lowest_turns_another_verifier_round(tmp_path: Path) -> None:
+def test_inverted_turns_another_verifier_round(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("1")
     given = f"tests.doubles.fakes:from_file={tmp_path}/v.txt"
-    evaluate(config(tmp_path / "run", verifiers=(f"lowest:{given}", f"lowest:{TOWARDS}"), episodes=1))
+    evaluate(config(tmp_path / "run", verifiers=(f"inverted:{given}", f"inverted:{TOWARDS}"), episodes=1))
     chosen = {c: set(e.chosen) for (c, _, _), e in read_episodes(tmp_path / "run").items()}
-    assert chosen["lowest:v"] == {0}
-    assert set(chosen) == {"lowest:v", f"lowest:{TOWARDS}"}
+    assert chosen["inverted:v"] == {0}
+    assert set(chosen) == {"inverted:v", f"inverted:{TOWARDS}"}
 
 
-def test_lowest_alone_is_that_of_leverage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inverted_alone_is_that_of_leverage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, asked = registry.resolve, []
 
     def resolve(kind: Any, name: str) -> Any:
@@ -299,9 +299,9 @@ def test_lowest_alone_is_that_of_leverage(tmp_path: Path, monkeypatch: pytest.Mo
         return make
 
     monkeypatch.setattr("robotest.loading.resolve", resolve)
-    condition = load_condition("lowest", fakes.policy(), tmp_path)
+    condition = load_condition("inverted", fakes.policy(), tmp_path)
     assert asked == [tmp_path / "leverage.safetensors"]
-    assert (condition.name, condition.verifier.spec.name) == ("lowest", "lowest:towards")
+    assert (condition.name, condition.verifier.spec.name) == ("inverted", "inverted:towards")
 
 
 def test_a_folder_is_a_policy_of_ours_and_holds_its_verifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

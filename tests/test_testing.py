@@ -34,7 +34,7 @@ def test_the_fake_policy_and_all_controls_conform() -> None:
     policy, env = fakes.policy(), make_env()
     check_policy(policy, env)
     made = [make(policy.spec) for make in (controls.first, controls.random, controls.medoid)]
-    for verifier in (*made, fakes.towards(policy.spec, None), controls.Lowest(fakes.towards(policy.spec, None))):
+    for verifier in (*made, fakes.towards(policy.spec, None), controls.Inverted(fakes.towards(policy.spec, None))):
         check_verifier(verifier, policy, env)
 
 

@@ -29,7 +29,7 @@ class Branch:
     """Whose episodes are branched; it also finishes them."""
     policy: str | None = None
     """The run's policy, where it has no registered name: a folder or module:attribute."""
-    verifiers: str = "random,medoid,leverage,cfn,knn,lowest"
+    verifiers: str = "random,medoid,leverage,cfn,knn,inverted"
     """What to judge, given as to `robotest eval`."""
     tasks: str = "all"
     r"""Tasks, separated by commas; one that has a comma itself: \,."""

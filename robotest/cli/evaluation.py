@@ -33,7 +33,7 @@ class Eval:
     policy: str = "mini_vla"
     """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
     verifiers: str | None = None
-    """Conditions to compare, separated by commas: NAME, NAME=FILE, lowest, lowest:NAME or module:attribute. None:
+    """Conditions to compare, separated by commas: NAME, NAME=FILE, inverted, inverted:NAME or module:attribute. None:
     random, medoid, and of cfn and leverage those that were fitted to the policy."""
     tasks: str = "all"
     r"""Tasks, separated by commas; one that has a comma itself: \,."""

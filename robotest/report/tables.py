@@ -91,7 +91,7 @@ def branches(found: Report, *, standin_assets: bool = False, notes: Iterable[str
         Text(
             f"{found.decisions} decisions of {found.episodes} episodes ({found.excluded} left out for errors),"
             f" {found.steps} control steps: a random candidate succeeds in {100 * found.mean:.1f} %,"
-            f" candidates differ in {100 * found.undecided:.0f} % of the decisions,"
+            f" candidates differ in {100 * found.contested:.0f} % of the decisions,"
             f" the best is {100 * found.headroom:+.1f} points above the mean"
         ),
     ]

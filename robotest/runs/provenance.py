@@ -26,6 +26,9 @@ import robotest
 from robotest import registry, success
 from robotest.registry import Kind
 
+INVERTED = ("inverted", "lowest")
+"""What stands before the colon of a verifier that takes the worst; the second is how it was spelt before."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
@@ -94,7 +97,7 @@ def _kind(verifier: str) -> str:
     """Return the registered name or module:attribute in a verifier's text."""
     text = verifier.partition("=")[0]
     name, _, inner = text.partition(":")
-    return (inner or "leverage") if name == "lowest" else text
+    return (inner or "leverage") if name in INVERTED else text
 
 
 def digest(files: Iterable[Path]) -> str | None:

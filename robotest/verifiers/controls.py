@@ -33,13 +33,13 @@ class Control:
         return self._score(candidates, seed)
 
 
-class Lowest:
+class Inverted:
     """The negated score of another verifier. If that one carries signal, this one must do harm."""
 
     def __init__(self, verifier: Verifier) -> None:
         spec = verifier.spec
         self._verifier = verifier
-        self._spec = VerifierSpec(f"lowest:{spec.name}", spec.feature, spec.policy_fingerprint)
+        self._spec = VerifierSpec(f"inverted:{spec.name}", spec.feature, spec.policy_fingerprint)
 
     @property
     def spec(self) -> VerifierSpec:
@@ -78,6 +78,6 @@ def medoid(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: A
     return Control("medoid", score)
 
 
-def lowest(policy: PolicySpec, path: Path | None = None) -> Verifier:
-    """Make `Lowest` of the `leverage` verifier in file `path`; the name ``lowest:NAME`` inverts another one."""
-    return Lowest(resolve("verifier", "leverage")(policy, path))
+def inverted(policy: PolicySpec, path: Path | None = None) -> Verifier:
+    """Make `Inverted` of the `leverage` verifier in file `path`; the name ``inverted:NAME`` inverts another one."""
+    return Inverted(resolve("verifier", "leverage")(policy, path))

@@ -290,11 +290,11 @@ def test_collect_train_fit_eval(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert main(again) == 2
         assert "is there already; choose another --out, or give --overwrite" in capsys.readouterr().err
     assert main(["fit", "--data", demos, "--candidates", "2"]) == 2  # a name is not a folder to write to
-    arguments = ["--policy", policy, "--verifiers", "random,leverage,lowest", "--tasks", "lift_tray"]
+    arguments = ["--policy", policy, "--verifiers", "random,leverage,inverted", "--tasks", "lift_tray"]
     assert main(["eval", *arguments, "--episodes", "1", "--out", run, "--videos", "none"]) == 0
     assert main(["check", "verifier", "leverage", "--policy", policy]) == 0
     assert main(["check", "policy", policy]) == 0
-    assert "lowest" in capsys.readouterr().out
+    assert "inverted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

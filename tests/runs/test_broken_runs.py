@@ -311,5 +311,5 @@ def test_names_stay_in_the_run_directory_and_apart(tmp_path: Path, names: tuple[
 
 
 def test_plain_names_are_folders_as_they_are(tmp_path: Path) -> None:
-    path = episode_path(tmp_path, ("lowest:leverage", "tests.doubles.third_party:Lamp-v3", 12))
-    assert path == tmp_path / "episodes" / "lowest:leverage" / "tests.doubles.third_party:Lamp-v3" / "00012.h5"
+    path = episode_path(tmp_path, ("inverted:leverage", "tests.doubles.third_party:Lamp-v3", 12))
+    assert path == tmp_path / "episodes" / "inverted:leverage" / "tests.doubles.third_party:Lamp-v3" / "00012.h5"

@@ -65,16 +65,16 @@ def test_one_candidate_is_its_own_medoid() -> None:
     assert controls.medoid(SPEC).score(HERE, chunks(3), 0).tolist() == [0.0]
 
 
-def test_lowest_takes_what_the_other_verifier_likes_least() -> None:
+def test_inverted_takes_what_the_other_verifier_likes_least() -> None:
     towards = TowardsVerifier(SPEC)
     candidates = PointPolicy().sample([HERE], [5], 8)[0]
-    lowest = controls.Lowest(towards)
-    assert lowest.score(HERE, candidates, 0).argmax() == towards.score(HERE, candidates, 0).argmin()
-    assert lowest.spec.name == "lowest:towards"
-    assert (lowest.spec.feature, lowest.spec.policy_fingerprint) == ("hidden", SPEC.fingerprint)
+    inverted = controls.Inverted(towards)
+    assert inverted.score(HERE, candidates, 0).argmax() == towards.score(HERE, candidates, 0).argmin()
+    assert inverted.spec.name == "inverted:towards"
+    assert (inverted.spec.feature, inverted.spec.policy_fingerprint) == ("hidden", SPEC.fingerprint)
 
 
-def test_the_lowest_factory_inverts_leverage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_inverted_factory_inverts_leverage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 
     def resolve(kind: str, name: str) -> object:
@@ -82,5 +82,5 @@ def test_the_lowest_factory_inverts_leverage(monkeypatch: pytest.MonkeyPatch) ->
         return lambda policy, path: TowardsVerifier(policy)
 
     monkeypatch.setattr(controls, "resolve", resolve)
-    assert controls.lowest(SPEC, Path("leverage.safetensors")).spec.name == "lowest:towards"
+    assert controls.inverted(SPEC, Path("leverage.safetensors")).spec.name == "inverted:towards"
     assert asked == [("verifier", "leverage")]
