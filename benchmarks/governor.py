@@ -25,7 +25,7 @@ from rich.table import Table
 
 from robotest.embodiment import rm75, workcell
 from robotest.embodiment.collision import Twin
-from robotest.hardware.control.governor import Chunk, Governor, RejectedChunkError, Shaped, Tolerances
+from robotest.hardware.control.governor import Governor, JointTrajectory, RejectedChunkError, Shaped, Tolerances
 from robotest.hardware.limits import DEFAULT_LIMITS
 
 TICK_S = 0.01
@@ -287,7 +287,7 @@ def _put_through(
     before = governor.commanded
     kind, fields, is_nonsense = adversary.chunk(before.joints, number, now)
     try:
-        governor.admit(Chunk(**fields), now)
+        governor.admit(JointTrajectory(**fields), now)
         admitted = True
     except (RejectedChunkError, ValueError, TypeError) as error:  # the executor stops for each of them
         admitted = False
@@ -349,7 +349,7 @@ def timing(rounds: int) -> dict[str, np.ndarray]:
             -0.1, 0.1, (2, 7)
         )
         joints = workcell.DOWN_REST_RAD + waves
-        chunk = Chunk(number, joints, np.ones((50, 2)), 0.05, 0.0)
+        chunk = JointTrajectory(number, joints, np.ones((50, 2)), 0.05, 0.0)
         timed("admit, 50 steps", lambda chunk=chunk: governor.admit(chunk, 0.0))  # type: ignore[misc]
         timed("its poses in the twin", lambda joints=joints: [twin.contact(q) for q in joints])  # type: ignore[misc]
         for _ in range(250):

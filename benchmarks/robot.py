@@ -35,8 +35,8 @@ from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.hardware.control import black_box
 from robotest.hardware.control import process as station
-from robotest.hardware.control.client import RobotFaultError, RobotLink
-from robotest.hardware.control.governor import Chunk
+from robotest.hardware.control.client import ExecutorClient, RobotFaultError
+from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.control.process import TICK_S
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
@@ -123,9 +123,9 @@ def _sleeper(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
 
 
 def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
-    priority = "real-time" if realtime and station.be_prompt() else "normal"
+    priority = "real-time" if realtime and station.request_realtime_priority() else "normal"
     if awake:
-        station.stay_awake()
+        station.disable_cpu_idle()
     start = time.perf_counter()
     late = []
     for number in range(1, int(seconds / TICK_S)):
@@ -340,14 +340,14 @@ def _bad_chunk(
     return {"number": number, "joints": joints, "openings": openings, "dt": dt, "observed": observed}
 
 
-def _sweep(link: RobotLink, number: int, start: np.ndarray[Any, Any], seconds: float, sign: int) -> None:
+def _sweep(link: ExecutorClient, number: int, start: np.ndarray[Any, Any], seconds: float, sign: int) -> None:
     """Turn both arms' first joints at a constant rate: out from `start`, or back to it."""
     n = round(seconds / DT)
     way = np.repeat(start[None], n, 0)
     done = RATE * DT * np.arange(1, n + 1)
     way[:, :, 0] += (done if sign > 0 else done[-1] - done)[:, None]
     openings = np.repeat(link.status["commanded_openings"][None], n, 0)
-    link.follow(Chunk(number, way, openings, DT, time.perf_counter()))
+    link.follow(JointTrajectory(number, way, openings, DT, time.perf_counter()))
 
 
 def _send_home() -> None:
@@ -371,15 +371,15 @@ def _send_home() -> None:
 
 def _rollout(folder: Path, *, realtime: bool) -> None:
     """Be a rollout that gets killed."""
-    link = RobotLink("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=realtime)
+    link = ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=realtime)
     link.enable()
     _sweep(link, 1, link.status["commanded"], 3.0, 1)
     print(json.dumps({"executor": link.process.pid}), flush=True)
     time.sleep(60)
 
 
-def _link(folder: Path, given: argparse.Namespace) -> RobotLink:
-    return RobotLink("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=not given.normal_priority)
+def _link(folder: Path, given: argparse.Namespace) -> ExecutorClient:
+    return ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=not given.normal_priority)
 
 
 @contextlib.contextmanager

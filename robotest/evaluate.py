@@ -248,7 +248,7 @@ def _file(evaluation: _Evaluation, run: RunDirectory, finished: EpisodeResult) -
     """Write an episode's files, then its line, which makes it count."""
     path = episode_path(run.path, key_of(finished.episode))
     seeds = EpisodeSeeds(evaluation.config.seed, finished.episode.task, finished.episode.index)
-    scene = episode_file.Scene(evaluation.config.env, seeds.task, evaluation.options, seeds.reset, finished.control_dt)
+    scene = episode_file.Recipe(evaluation.config.env, seeds.task, evaluation.options, seeds.reset, finished.control_dt)
     with writing(run.path):
         if evaluation.config.record != "none":
             episode_file.write(path, episode_file.from_trace(finished.episode, scene, finished.trace))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from robotest.embodiment.workcell import SIDES
 from robotest.hardware.control.executor import Watchdogs
-from robotest.hardware.control.governor import Chunk
+from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.control.process import PACKET_BYTES
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire
@@ -32,7 +32,7 @@ class RobotFaultError(RobotError):
     """The arms were stopped, and stay so until somebody resets them."""
 
 
-class RobotLink:
+class ExecutorClient:
     """One robot, behind its executor.
 
     Args:
@@ -113,7 +113,7 @@ class RobotLink:
         except OSError as error:
             raise RobotError(f"the executor is gone ({error.strerror or error})") from error
 
-    def follow(self, chunk: Chunk) -> None:
+    def follow(self, chunk: JointTrajectory) -> None:
         """Hand over a chunk. Whether it was admitted is in the status."""
         self.send({"do": "chunk", **vars(chunk)})
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from robotest.errors import RobotestError
 from robotest.hardware.control.black_box import BlackBox, Entry
-from robotest.hardware.control.governor import Chunk, Governor, RejectedChunkError, Shaped
+from robotest.hardware.control.governor import Governor, JointTrajectory, RejectedChunkError, Shaped
 from robotest.hardware.robot import Robot, RobotState, Setpoint, Stop
 
 
@@ -154,7 +154,7 @@ class Executor:
                 case {"do": "beat"}:
                     pass
                 case {"do": "chunk", **fields}:
-                    self._admit(Chunk(**cast("dict[str, Any]", fields)), now)
+                    self._admit(JointTrajectory(**cast("dict[str, Any]", fields)), now)
                 case {"do": "stop", "kind": kind, "text": str(text)}:
                     self.trip(Fault("operator", text, Stop(kind)))
                 case {"do": "hold"}:
@@ -172,7 +172,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - there is no end of what a message may hold
             self.trip(Fault("message", f"a message that nobody understands: {error}", Stop.HOLD))
 
-    def _admit(self, chunk: Chunk, now: float) -> None:
+    def _admit(self, chunk: JointTrajectory, now: float) -> None:
         if self._fault is not None:
             return  # whoever sent it does not know yet
         if self._mode not in (Mode.HOLDING, Mode.FOLLOWING):

@@ -31,7 +31,7 @@ class RejectedChunkError(RobotestError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
+class JointTrajectory:
     """Where to be at the ends of the steps that follow.
 
     Attributes:
@@ -159,7 +159,7 @@ class Governor:
         self._position, self._velocity, self._plan = position, np.zeros((2, 7), np.int64), None
         self._openings = np.clip(openings, 0.0, 1.0)
 
-    def admit(self, chunk: Chunk, now: float) -> list[str]:
+    def admit(self, chunk: JointTrajectory, now: float) -> list[str]:
         """Take a chunk in place of what is left of the one before, and return what was clipped.
 
         Raises:
@@ -226,7 +226,7 @@ class Governor:
         """Take it that the arms stand still at the set-point given out last: nothing was sent for a while."""
         self._plan, self._velocity = None, np.zeros((2, 7), np.int64)
 
-    def _require_timely(self, chunk: Chunk, now: float) -> None:
+    def _require_timely(self, chunk: JointTrajectory, now: float) -> None:
         age = now - chunk.observed
         if not 0 <= age <= self._tolerances.age:
             raise RejectedChunkError(f"decided on a state {age:.2f} s old; 0 to {self._tolerances.age:g} s are allowed")
@@ -346,7 +346,9 @@ def _braked(velocity: Int64[np.ndarray, "2 7"], acceleration: Int64[np.ndarray, 
     return braked
 
 
-def _numbers(chunk: Chunk, allowed: Tolerances) -> tuple[Float64[np.ndarray, "H 2 7"], Float64[np.ndarray, "H 2"]]:
+def _numbers(
+    chunk: JointTrajectory, allowed: Tolerances
+) -> tuple[Float64[np.ndarray, "H 2 7"], Float64[np.ndarray, "H 2"]]:
     """Return the chunk's arrays if they are arrays of finite numbers, of the right shapes and durations."""
     joints, openings = np.asarray(chunk.joints), np.asarray(chunk.openings)
     n = len(joints) if joints.ndim == 3 else 0

@@ -46,7 +46,7 @@ _BEATS_ONLY_S = 0.12  # where a stopped process can only be told by its silence
 _log = logging.getLogger(__name__)
 
 
-class Neighbour:
+class PeerProcess:
     """Another process of this machine, looked at without asking it anything.
 
     Args:
@@ -64,7 +64,7 @@ class Neighbour:
         """Whether this system tells about processes."""
         return self._file is not None
 
-    def ails(self) -> str | None:
+    def failure(self) -> str | None:
         """Say what keeps the process from running for good; None if nothing is known to."""
         if self._file is None:
             return None
@@ -85,7 +85,7 @@ class Station:
         rollout: the process at the other end.
     """
 
-    def __init__(self, executor: Executor, connection: socket.socket, clock: Clock, rollout: Neighbour) -> None:
+    def __init__(self, executor: Executor, connection: socket.socket, clock: Clock, rollout: PeerProcess) -> None:
         self._executor, self._socket, self._clock, self._rollout = executor, connection, clock, rollout
         self._buffer = bytearray(PACKET_BYTES)
         self._ended = False
@@ -108,7 +108,7 @@ class Station:
             now = self._clock.now()
             if self._ended:
                 self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
-            if self._executor.powered and (ailment := self._rollout.ails()):
+            if self._executor.powered and (ailment := self._rollout.failure()):
                 self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
             try:
                 messages = self._messages()
@@ -174,7 +174,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
     connection = socket.socket(fileno=int(sys.argv[1]))
     request = wire.unpack(connection.recv(PACKET_BYTES))
-    realtime = request["realtime"] and be_prompt()
+    realtime = request["realtime"] and request_realtime_priority()
     clock = WallClock()
     try:
         robot = resolve("robot", request["robot"])(request["config"])
@@ -185,7 +185,7 @@ def main() -> None:
         text = str(error) if isinstance(error, RobotestError) else f"{type(error).__name__}: {error}"
         connection.send(wire.pack({"error": text}))
         _leave()
-    rollout = Neighbour(os.getppid())
+    rollout = PeerProcess(os.getppid())
     watchdogs = Watchdogs() if rollout.known else Watchdogs(heartbeat=_BEATS_ONLY_S)
     station = Station(Executor(robot, governor, box, clock.now(), watchdogs), connection, clock, rollout)
     signal.signal(signal.SIGTERM, station.end)
@@ -194,14 +194,14 @@ def main() -> None:
     gc.freeze()
     if request["realtime"]:  # granted or not
         _stay_in_memory()
-        stay_awake()
+        disable_cpu_idle()
     station.serve()
     robot.disconnect()
     box.close()
     _leave()
 
 
-def be_prompt() -> bool:
+def request_realtime_priority() -> bool:
     """Ask for a real-time priority, for the SDK's threads too; return whether it was given."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
@@ -216,7 +216,7 @@ def _stay_in_memory() -> None:
         ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)
 
 
-def stay_awake() -> None:
+def disable_cpu_idle() -> None:
     """Ask that idle processors do not sleep deeply: to wake one up takes longer than a tick may be late.
 
     Holds while the file is open, to the end of this process (Linux's PM quality of service interface).

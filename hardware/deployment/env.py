@@ -15,9 +15,9 @@ from robotest.envs.dual_arm.suite import ACTIONS, STATE, WORKSPACE_HIGH_M, WORKS
 from robotest.envs.dual_arm.world import CONTROL_DT
 from robotest.errors import InvalidActionError
 from robotest.hardware.cameras.watch import WatchedCamera
-from robotest.hardware.control.client import RobotLink
-from robotest.hardware.control.governor import Chunk
-from robotest.hardware.deployment.supervisor import Scene
+from robotest.hardware.control.client import ExecutorClient
+from robotest.hardware.control.governor import JointTrajectory
+from robotest.hardware.deployment.supervisor import Supervisor
 from robotest.hardware.robot import RobotError
 from robotest.specs import EnvSpec
 from robotest.types import Clock, EnvOptions, Observation, StepStatus
@@ -34,9 +34,9 @@ class RobotEnv:
     """One task on one robot. Implements `robotest.types.Env`.
 
     Args:
-        link: to the executor.
+        client: to the executor.
         cameras: what the policy sees, by its names for them.
-        scene: lays out and judges.
+        supervisor: lays out and judges.
         task: its name.
         max_steps: of an episode.
         options: setting, action mode and picture size.
@@ -46,16 +46,16 @@ class RobotEnv:
 
     def __init__(
         self,
-        link: RobotLink,
+        client: ExecutorClient,
         cameras: Mapping[str, WatchedCamera],
-        scene: Scene,
+        supervisor: Supervisor,
         task: str,
         max_steps: int,
         options: EnvOptions,
         clock: Clock,
         table_z: float = 0.0,
     ) -> None:
-        self._link, self._cameras, self._scene, self._clock = link, cameras, scene, clock
+        self._client, self._cameras, self._supervisor, self._clock = client, cameras, supervisor, clock
         self.filmed: Callable[[], object] | None = None
         """Called after every action; None: nothing is filmed."""
         kinematics = DualArmKinematics()
@@ -64,7 +64,7 @@ class RobotEnv:
         low = np.array([*WORKSPACE_LOW_M[:2], table_z + TIP_FLOOR_M])
         self._commands = ArmCommands(options.action_mode, CONTROL_DT, low, WORKSPACE_HIGH_M, kinematics)
         self.spec: Final = EnvSpec(
-            name=link.about["capabilities"]["name"],
+            name=client.about["capabilities"]["name"],
             task=task,
             setting=options.setting,
             action=ACTIONS[options.action_mode],
@@ -85,7 +85,7 @@ class RobotEnv:
     def reset(self, seed: int, episode: int = 0) -> None:
         """Bring the arms home slowly, have the episode laid out, and start it."""
         self.home()
-        self._instruction = self._scene.prepare(self.spec.task, seed, episode)
+        self._instruction = self._supervisor.prepare(self.spec.task, seed, episode)
         self._commands.start(HOME_TIP)
         self._steps = 0
 
@@ -94,7 +94,7 @@ class RobotEnv:
         images: dict[str, UInt8[np.ndarray, "height width 3"]] = {
             name: camera.look().image for name, camera in self._cameras.items()
         }
-        status = self._link.require_well()
+        status = self._client.require_well()
         self._observed = float(status["stamps"].min())
         state = arm_state(status["joints"], self._commands.tips, status["openings"])
         return Observation(images, state, self._instruction, self._steps * CONTROL_DT)
@@ -110,7 +110,7 @@ class RobotEnv:
             needed = f"{self.spec.action.mode} takes (H, {len(self._low)}) finite numbers"
             raise InvalidActionError(f"actions of shape {announced.shape}; {needed}")
         self._announced = np.clip(announced, self._low, self._high)
-        joints = self._from(self._link.require_well())
+        joints = self._from(self._client.require_well())
         self._commands.begin_chunk()
         waypoints, openings = [], []
         for action in self._announced:
@@ -130,18 +130,18 @@ class RobotEnv:
         self._steps += 1
         if self.filmed is not None:
             self.filmed()
-        verdict = self._scene.judge()
+        verdict = self._supervisor.judge()
         return StepStatus(success=verdict.success, done=verdict.done, sent=self._announced[k])
 
     def stop(self) -> None:
         """Hold the arms where they are. Called on every exit; a fault is not worth another here."""
         try:
-            self._link.send({"do": "hold"})
+            self._client.send({"do": "hold"})
         except RobotError:
             return
 
     def close(self) -> None:
-        """Nothing: link, cameras and scene belong to whoever made them."""
+        """Nothing: client, cameras and supervisor belong to whoever made them."""
 
     def home(self) -> None:
         """Bring the arms to where every episode starts, grippers open, slowly; over the table if the way is not free.
@@ -149,9 +149,9 @@ class RobotEnv:
         Raises:
             RobotFaultError: neither way is free; the arms have to be moved by hand.
         """
-        status = self._link.require_well()
+        status = self._client.require_well()
         if status["mode"] == "following":
-            self._link.send({"do": "hold"})
+            self._client.send({"do": "hold"})
             status = self._at_rest()
         start = status["commanded"]
         lifted = self._lifted(start)
@@ -160,7 +160,7 @@ class RobotEnv:
 
     def open_gripper(self, openings: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " 2"]:
         """Move the grippers, the arms staying where they are, and return the measured openings."""
-        joints = self._link.require_well()["commanded"]
+        joints = self._client.require_well()["commanded"]
         self._observed = self._clock.now()
         self._follow(np.repeat(joints[None], 10, 0), np.repeat(openings[None], 10, 0))
         measured: Float64[np.ndarray, " 2"] = self._at_rest()["openings"]
@@ -190,9 +190,9 @@ class RobotEnv:
 
     def _follow(self, joints: Float64[np.ndarray, "H 2 7"], openings: Float64[np.ndarray, "H 2"]) -> None:
         # Numbers go on over environments of one robot: the governor takes an old one for an old chunk.
-        self._number = max(self._number, int(self._link.status["chunk"])) + 1
+        self._number = max(self._number, int(self._client.status["chunk"])) + 1
         self._in_chunk = 0
-        self._link.follow(Chunk(self._number, joints, openings, CONTROL_DT, self._observed))
+        self._client.follow(JointTrajectory(self._number, joints, openings, CONTROL_DT, self._observed))
 
     def _wait(self, k: int) -> None:
         """Wait until step `k` of the chunk is executed; its last, until the arms have come to its end."""
@@ -200,10 +200,10 @@ class RobotEnv:
         def executed(status: dict[str, Any]) -> bool:
             return status["chunk"] == self._number and bool(status["step"] > k or status["mode"] == "holding")
 
-        self._link.wait(executed, (k + 1) * CONTROL_DT + _SETTLE_S, f"step {k} of the chunk")
+        self._client.wait(executed, (k + 1) * CONTROL_DT + _SETTLE_S, f"step {k} of the chunk")
 
     def _at_rest(self, longer_s: float = 0.0) -> dict[str, Any]:
         def rests(status: dict[str, Any]) -> bool:
             return bool(status["at_rest"]) and status["mode"] == "holding" and status["chunk"] == self._number
 
-        return self._link.wait(rests, longer_s + 3 * _SETTLE_S, "the arms to come to rest")
+        return self._client.wait(rests, longer_s + 3 * _SETTLE_S, "the arms to come to rest")

@@ -26,11 +26,11 @@ from robotest.errors import RobotestError, UnknownNameError, VideoError
 from robotest.files import replacing
 from robotest.hardware.cameras.sources import RenderedCamera, camera_from
 from robotest.hardware.cameras.watch import WatchedCamera, open_all
-from robotest.hardware.control.client import RobotLink
+from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.deployment.console import CONTROL_C, Console
 from robotest.hardware.deployment.env import RobotEnv
 from robotest.hardware.deployment.shadow import ShadowEnv
-from robotest.hardware.deployment.supervisor import BenchScene, OperatorScene, RealTask, Scene
+from robotest.hardware.deployment.supervisor import BenchSupervisor, OperatorSupervisor, RealTask, Supervisor
 from robotest.hardware.limits import from_table
 from robotest.hardware.robot import RobotError, Stop
 from robotest.report.video import Film
@@ -138,20 +138,20 @@ class RobotRunner:
         out.mkdir(parents=True, exist_ok=True)
         box = out / f"black-box-{time.strftime('%Y%m%d-%H%M%S')}.bin"
         with contextlib.ExitStack() as opened:
-            self._scene: Scene
+            self._supervisor: Supervisor
             if rig.bench:
-                self._scene = opened.enter_context(contextlib.closing(BenchScene(rig.bench, EnvOptions())))
+                self._supervisor = opened.enter_context(contextlib.closing(BenchSupervisor(rig.bench, EnvOptions())))
             else:
-                self._scene = OperatorScene(console, rig.tasks)
-            link = RobotLink(rig.robot, rig.robot_config, box, self._clock, rig.table_z)
-            self._link = opened.enter_context(contextlib.closing(link))
+                self._supervisor = OperatorSupervisor(console, rig.tasks)
+            client = ExecutorClient(rig.robot, rig.robot_config, box, self._clock, rig.table_z)
+            self._client = opened.enter_context(contextlib.closing(client))
             self._open = opened.pop_all()
-        if not link.about["realtime"]:
+        if not client.about["realtime"]:
             console.tell("the executor has no real-time priority; ticks may come late (see docs/safety.md)")
 
     def suite(self) -> SuiteInfo:
         """The tasks that can be laid out."""
-        return SuiteInfo(tuple(self._scene.tasks), self._scene.settings, tuple(ACTIONS))
+        return SuiteInfo(tuple(self._supervisor.tasks), self._supervisor.settings, tuple(ACTIONS))
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
         """See `EpisodeRunner.spec`."""
@@ -194,10 +194,10 @@ class RobotRunner:
         with self._filming(env, path):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, job.execute)
         interrupt.check()
-        fault = self._link.status.get("fault")
+        fault = self._client.status.get("fault")
         if ended.outcome != "error" or (fault and fault["name"] == "operator"):
             why = fault["text"] if fault else "the episode is over"
-            label = self._scene.label("failure" if ended.outcome == "error" else ended.outcome, why)
+            label = self._supervisor.label("failure" if ended.outcome == "error" else ended.outcome, why)
             if label is None:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
@@ -206,16 +206,16 @@ class RobotRunner:
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
-        status = self._link.status
+        status = self._client.status
         if fault := status.get("fault"):
             text = f"stopped: {fault['text']}"
-            if fault["stop"] != Stop.HOLD.value and (arms := self._link.with_power()):
+            if fault["stop"] != Stop.HOLD.value and (arms := self._client.with_power()):
                 text += f". KEEP AWAY: the {' and the '.join(arms)} arm was not seen to lose its power"
             self._console.confirm(f"{text}. When that is mended, Enter resets it")
-            self._link.reset()
-        if self._link.status["mode"] == "disabled":
+            self._client.reset()
+        if self._client.status["mode"] == "disabled":
             self._console.confirm("the arms will be powered and move home slowly; keep clear. Enter to go on")
-            self._link.enable()
+            self._client.enable()
 
     def _preflight(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> None:
         """Look at everything once before the first episode; `RobotError` names what is wrong."""
@@ -244,7 +244,7 @@ class RobotRunner:
 
     def _pressed(self, key: bytes) -> None:
         """Stop the arms, if any key was pressed or there is nobody left to press one."""
-        self._link.stop(Stop.HOLD, "the operator pressed a key" if key else "the terminal is gone")
+        self._client.stop(Stop.HOLD, "the operator pressed a key" if key else "the terminal is gone")
         if CONTROL_C in key:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -255,8 +255,8 @@ class RobotRunner:
             yield
             return
         picture: Callable[[], Any]
-        if isinstance(self._scene, BenchScene):
-            picture = functools.partial(self._scene.look, "front", *_FILM_SIZE)
+        if isinstance(self._supervisor, BenchSupervisor):
+            picture = functools.partial(self._supervisor.look, "front", *_FILM_SIZE)
         else:
             picture = next(iter(self._cameras.values())).newest
         try:
@@ -272,14 +272,14 @@ class RobotRunner:
 
     def _environment(self, task: str, options: EnvOptions) -> RobotEnv:
         if self._env is None or self._made != (task, options):
-            if isinstance(self._scene, BenchScene):
-                self._scene.options = options
+            if isinstance(self._supervisor, BenchSupervisor):
+                self._supervisor.options = options
             if not self._cameras:
                 self._cameras = self._watched(options)
                 self._open.enter_context(open_all(list(self._cameras.values())))
-            limit = self._scene.tasks[task]
+            limit = self._supervisor.tasks[task]
             self._env = RobotEnv(
-                self._link, self._cameras, self._scene, task, limit, options, self._clock, self._rig.table_z
+                self._client, self._cameras, self._supervisor, task, limit, options, self._clock, self._rig.table_z
             )
             self._made = (task, options)
         return self._env
@@ -287,8 +287,8 @@ class RobotRunner:
     def _watched(self, options: EnvOptions) -> Mapping[str, WatchedCamera]:
         size = (options.image_size, ASPECT * options.image_size)
         names = options.cameras or CAMERAS
-        if isinstance(self._scene, BenchScene):
-            rendered = {n: RenderedCamera(n, size, self._scene.picture(n, *size), self._clock) for n in names}
+        if isinstance(self._supervisor, BenchSupervisor):
+            rendered = {n: RenderedCamera(n, size, self._supervisor.picture(n, *size), self._clock) for n in names}
             # Rendering shares the machine with the simulation: being late is no fault of a camera here.
             return {n: WatchedCamera(camera, size, self._clock, _RENDERED_S) for n, camera in rendered.items()}
         for name in names:
@@ -310,11 +310,11 @@ class RobotRunner:
                     lines,
                     self._rig.robot_config.get("limits", {}),
                     self._clock,
-                    self._link.about["capabilities"]["resolution"],
+                    self._client.about["capabilities"]["resolution"],
                     self._rig.table_z,
-                    link=self._link,
+                    client=self._client,
                     cameras=self._cameras,
-                    scene=self._scene,
+                    supervisor=self._supervisor,
                     task=task,
                     max_steps=made.spec.max_steps,
                     options=options,

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 from robotest.embodiment.collision import Twin
 from robotest.envs.dual_arm.world import CONTROL_DT
 from robotest.errors import RobotestError
-from robotest.hardware.control.governor import Chunk, Governor
+from robotest.hardware.control.governor import Governor, JointTrajectory
 from robotest.hardware.control.process import TICK_S
 from robotest.hardware.deployment.env import RobotEnv
 from robotest.hardware.limits import arm_limits
@@ -53,7 +53,7 @@ class ShadowEnv(RobotEnv):
 
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Say what would have been done from where the arms are now, whoever brought them there."""
-        self._commands.start(self._kinematics.tips(self._from(self._link.status)))
+        self._commands.start(self._kinematics.tips(self._from(self._client.status)))
         super().begin_chunk(actions)
 
     def stop(self) -> None:
@@ -67,11 +67,11 @@ class ShadowEnv(RobotEnv):
         self._number += 1
         self._in_chunk, self._waypoints, self._began = 0, joints, self._time.now()
         told: dict[str, Any] = {"chunk": self._number, "steps": len(joints)}
-        status = self._link.status
+        status = self._client.status
         try:
             self._governor.start_at(status["joints"], status["openings"])
             told["notes"] = self._governor.admit(
-                Chunk(self._number, joints, openings, CONTROL_DT, self._observed), self._began
+                JointTrajectory(self._number, joints, openings, CONTROL_DT, self._observed), self._began
             )
         except RobotestError as error:
             told["rejected"] = str(error)
@@ -79,7 +79,7 @@ class ShadowEnv(RobotEnv):
 
     def _wait(self, k: int) -> None:
         self._time.sleep_until(self._began + (k + 1) * CONTROL_DT)
-        away = np.abs(self._waypoints[k] - self._link.status["joints"])
+        away = np.abs(self._waypoints[k] - self._client.status["joints"])
         self._write(
             {"chunk": self._number, "step": k, "difference_rad": [_measured(float(d)) for d in away.max(axis=1)]}
         )

@@ -32,7 +32,7 @@ class Verdict:
 
 
 @runtime_checkable
-class Scene(Protocol):
+class Supervisor(Protocol):
     """Lays out and judges."""
 
     @property
@@ -86,7 +86,7 @@ class RealTask:
             raise RobotError(f"setup = {self.setup!r} in robot.toml; only {{episode}} can stand in it") from error
 
 
-class OperatorScene:
+class OperatorSupervisor:
     """A person at the console.
 
     Args:
@@ -116,7 +116,7 @@ class OperatorScene:
         return labels[answer]
 
 
-class BenchScene:
+class BenchSupervisor:
     """The bench of `robotest.hardware.simulated.server`: the same starts, judgement and pictures as in simulation.
 
     Args:

@@ -829,7 +829,7 @@ def _number(request: dict[str, Any], key: str, default: int) -> int:
     return value
 
 
-def prefer_real_time(priority: int = 10) -> bool:
+def request_realtime_priority(priority: int = 10) -> bool:
     """Ask for SCHED_FIFO, so that states go out in time on a busy machine; return whether it was granted."""
     if sys.platform != "linux":
         return False

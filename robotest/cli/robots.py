@@ -56,7 +56,7 @@ class SimulateRobot:
             server.Start(self.task, self.setting, seed=self.seed),
         )
         if self.real_time:
-            server.prefer_real_time()
+            server.request_realtime_priority()
         (left, left_port), (right, right_port) = robot.arms
         host, port = robot.bench
         sys.stdout.write(

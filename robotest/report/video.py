@@ -337,11 +337,11 @@ class Film:
 
 
 @contextlib.contextmanager
-def _environments() -> Iterator[Callable[[episode_file.Scene], SimulatedEnv]]:
+def _environments() -> Iterator[Callable[[episode_file.Recipe], SimulatedEnv]]:
     """Build each environment once, and close them all at the end."""
     built: dict[Any, SimulatedEnv] = {}
 
-    def environment_of(scene: episode_file.Scene) -> SimulatedEnv:
+    def environment_of(scene: episode_file.Recipe) -> SimulatedEnv:
         options = dataclasses.replace(scene.options, cameras=None, expert=None)  # all, not those of the policy
         key = (scene.env, scene.task, options)
         if key not in built:

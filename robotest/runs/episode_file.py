@@ -22,7 +22,7 @@ FORMAT = "robotest-episode-1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class Recipe:
     """What must be built again before a recorded state can be restored: ``suite.make(task, options)``, then a reset.
 
     Attributes:
@@ -60,7 +60,7 @@ class Recording:
     """
 
     episode: Episode
-    scene: Scene
+    scene: Recipe
     actions: Float32[np.ndarray, "T A"]
     success: Bool[np.ndarray, " T"]
     rewards: Float64[np.ndarray, " T"] | None
@@ -73,7 +73,7 @@ class Recording:
     chosen: Int64[np.ndarray, " D"]
 
 
-def from_trace(episode: Episode, scene: Scene, trace: Trace) -> Recording:
+def from_trace(episode: Episode, scene: Recipe, trace: Trace) -> Recording:
     """Stack a `Trace` into arrays; what an episode never reached has length 0."""
     decisions = [d for _, d in trace.decisions]
     n_actions = decisions[0].chunk.shape[1] if decisions else 0
@@ -141,7 +141,7 @@ def read(path: Path) -> Recording:
         absent = {"snapshots": None, "rewards": None, "frame_steps": np.zeros(0, np.int64)}
         return Recording(
             episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
-            scene=Scene(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
+            scene=Recipe(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
             **{**absent, **{name: file[name][()] for name in file}, "frames": frames},
         )
 

@@ -28,10 +28,10 @@ import pytest
 from robotest.clock import WallClock
 from robotest.envs.dual_arm.suite import ACTIONS, STATE
 from robotest.errors import InterruptedRunError, RobotestError
-from robotest.hardware.control.client import RobotLink
-from robotest.hardware.control.governor import Chunk
+from robotest.hardware.control.client import ExecutorClient
+from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.deployment.console import Unattended
-from robotest.hardware.deployment.supervisor import BenchScene
+from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.realman import RealManPair, rm75_dual
 from robotest.hardware.robot import RobotError, Setpoint, Stop
 from robotest.hardware.simulated.controller import Controller, PushConfig, parse
@@ -184,57 +184,57 @@ class Simulator:
 
 
 class Bridge:
-    """A link to simulated controllers, as a rollout has it."""
+    """A client of simulated controllers, as a rollout has it."""
 
     def __init__(self, simulator: Simulator, box: Path) -> None:
         self.simulator, self.box = simulator, box
         self.clock = WallClock()
-        self._link: RobotLink | None = None
+        self._client: ExecutorClient | None = None
         self._number = 0
 
     @property
-    def link(self) -> RobotLink:
-        assert self._link is not None
-        return self._link
+    def client(self) -> ExecutorClient:
+        assert self._client is not None
+        return self._client
 
     def close(self) -> None:
-        if self._link is not None:
-            self._link.close()
+        if self._client is not None:
+            self._client.close()
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._link.process.pid, signal.SIGKILL)
-            self._link.process.wait()
-            self._link = None
+                os.kill(self._client.process.pid, signal.SIGKILL)
+            self._client.process.wait()
+            self._client = None
 
     def drop(self) -> None:
-        """Forget a link whose executor is gone."""
-        self.link.process.wait()
-        self._link = None
+        """Forget a client whose executor is gone."""
+        self.client.process.wait()
+        self._client = None
 
     def open(self) -> None:
         """Connect anew: the SDK does not."""
         self.close()
-        self._link = RobotLink("rm75-dual", self.simulator.place.config, self.box, self.clock)
+        self._client = ExecutorClient("rm75-dual", self.simulator.place.config, self.box, self.clock)
         self._number = 0
 
     def ready(self) -> None:
         """Whatever happened before, hold the arms with power and without faults."""
         self.simulator.clear()
-        if self._link is None or self.link.process.poll() is not None:
+        if self._client is None or self.client.process.poll() is not None:
             self.open()
         try:
-            if self.link.status["fault"]:
+            if self.client.status["fault"]:
                 self.settled()
-                self.link.reset()
-            self.link.enable()
+                self.client.reset()
+            self.client.enable()
         except RobotError:
             self.open()
-            self.link.enable()
+            self.client.enable()
         until(lambda: self.status["mode"] == "holding", "arms at rest")
         self.simulator.forget()
 
     @property
     def status(self) -> dict[str, Any]:
-        return self.link.status
+        return self.client.status
 
     @property
     def fault(self) -> dict[str, Any]:
@@ -246,25 +246,25 @@ class Bridge:
         until(lambda: bool(self.fault) and (self.status["mode"] == "disabled" or self.status["at_rest"]), "a fault")
         return self.fault
 
-    def chunk(self, steps: int = 60, **changes: Any) -> Chunk:
+    def chunk(self, steps: int = 60, **changes: Any) -> JointTrajectory:
         """Return a slow sweep of both arms' joint 7, away from its nearer limit."""
         start = self.status["commanded"]
         joints = np.repeat(start[None], steps, 0)
         joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, steps + 1)[:, None]
         self._number = max(self._number, self.status["chunk"]) + 1
-        sweep = Chunk(self._number, joints, np.ones((steps, 2)), SWEEP_DT, self.clock.now() - 0.01)
+        sweep = JointTrajectory(self._number, joints, np.ones((steps, 2)), SWEEP_DT, self.clock.now() - 0.01)
         return dataclasses.replace(sweep, **changes)
 
-    def sweep(self, steps: int = 60) -> Chunk:
+    def sweep(self, steps: int = 60) -> JointTrajectory:
         """Let the arms follow a sweep, and return it when they are on their way."""
         chunk = self.chunk(steps)
-        self.link.follow(chunk)
-        self.link.wait(lambda s: s["chunk"] == chunk.number and s["step"] >= 2, PATIENCE_S, "a sweep")
+        self.client.follow(chunk)
+        self.client.wait(lambda s: s["chunk"] == chunk.number and s["step"] >= 2, PATIENCE_S, "a sweep")
         return chunk
 
-    def finish(self, chunk: Chunk) -> None:
+    def finish(self, chunk: JointTrajectory) -> None:
         """Wait until the arms are where a chunk ends."""
-        ended = self.link.wait(
+        ended = self.client.wait(
             lambda s: s["chunk"] == chunk.number and s["mode"] == "holding" and s["at_rest"], PATIENCE_S, "its end"
         )
         np.testing.assert_allclose(ended["commanded"], chunk.joints[-1], atol=1e-4)
@@ -472,13 +472,13 @@ class Rollout:
 
 def follow(config: Mapping[str, Any], box: Path) -> None:
     """Sweep for a minute, and say what happens."""
-    link = RobotLink("rm75-dual", config, box, WallClock())
+    link = ExecutorClient("rm75-dual", config, box, WallClock())
     _say(link.process.pid)
     link.enable()
     start = link.status["commanded"]
     joints = np.repeat(start[None], 80, 0)
     joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, 81)[:, None]
-    link.follow(Chunk(0, joints, np.ones((80, 2)), SWEEP_DT, WallClock().now() - 0.01))
+    link.follow(JointTrajectory(0, joints, np.ones((80, 2)), SWEEP_DT, WallClock().now() - 0.01))
     link.wait(lambda s: s["step"] >= 2, PATIENCE_S, "a sweep")
     _say("moving")
     try:
@@ -561,8 +561,8 @@ def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation:
         Unattended(),
         film=film,
     )
-    assert isinstance(runner._scene, BenchScene)
-    runner._scene.tasks = dict.fromkeys(config.tasks, steps)  # whole episodes would take minutes
+    assert isinstance(runner._supervisor, BenchSupervisor)
+    runner._supervisor.tasks = dict.fromkeys(config.tasks, steps)  # whole episodes would take minutes
     try:
         evaluate(config, runner=runner)
     except InterruptedRunError as error:

@@ -19,7 +19,7 @@ from robotest.embodiment.collision import Twin
 from robotest.hardware.control import executor as module
 from robotest.hardware.control.black_box import BlackBox, Entry, read
 from robotest.hardware.control.executor import Executor, Fault, Watchdogs
-from robotest.hardware.control.governor import Chunk, Governor
+from robotest.hardware.control.governor import Governor, JointTrajectory
 from robotest.hardware.control.process import PACKET_BYTES
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
@@ -33,7 +33,7 @@ ENABLE = {"do": "enable"}
 RESET = {"do": "reset"}
 
 
-class Raw(Chunk):
+class Raw(JointTrajectory):
     """A chunk as it comes over the wire: nothing looked at its types, as in use but not under the tests' checks."""
 
     def __init__(self, number: Any, joints: Any, openings: Any, dt: Any, observed: Any) -> None:
@@ -169,7 +169,7 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def as_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Chunk", Raw)
+    monkeypatch.setattr(module, "JointTrajectory", Raw)
 
 
 @pytest.fixture(scope="module")

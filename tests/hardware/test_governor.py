@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 from robotest.embodiment import workcell
 from robotest.embodiment.collision import Twin
 from robotest.errors import RobotestError
-from robotest.hardware.control.governor import Chunk, Governor, RejectedChunkError, Shaped, Tolerances, fastest
+from robotest.hardware.control.governor import (
+    Governor,
+    JointTrajectory,
+    RejectedChunkError,
+    Shaped,
+    Tolerances,
+    fastest,
+)
 from robotest.hardware.limits import DEFAULT_LIMITS, arm_limits
 
 TICK = 0.01
@@ -44,7 +51,7 @@ BAD_POSES = {
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-class Raw(Chunk):
+class Raw(JointTrajectory):
     """A chunk as it comes over the wire: nothing looked at its types, as in use but not under the tests' checks."""
 
     def __init__(self, **fields: Any) -> None:

@@ -22,7 +22,7 @@ import pytest
 import robotest.hardware
 from robotest.clock import WallClock
 from robotest.errors import RobotestError
-from robotest.hardware.control.client import RobotLink
+from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD, rm75_dual
 from robotest.hardware.robot import RobotError, Stop
@@ -428,7 +428,7 @@ def test_a_table_that_makes_no_sense_is_refused_by_the_name_of_its_key(
 
 def test_the_executor_passes_on_why_it_did_not_open(place: Place, tmp_path: Path) -> None:
     with pytest.raises(RobotError, match=f"no controller of the left arm at {place.hosts[0]}:{place.tcp_port}"):
-        RobotLink("rm75-dual", place.config, tmp_path / "box.bin", WallClock())
+        ExecutorClient("rm75-dual", place.config, tmp_path / "box.bin", WallClock())
 
 
 # -- when power is asked for -------------------------------------------------------------------------------------------
@@ -466,10 +466,10 @@ def test_the_operator_is_told_so_too(simulator: Simulator, tmp_path: Path, fault
     simulator.clear()
     simulator.fault(**fault)
     simulator.forget()
-    link = RobotLink("rm75-dual", simulator.place.config, tmp_path / "box.bin", WallClock())
+    client = ExecutorClient("rm75-dual", simulator.place.config, tmp_path / "box.bin", WallClock())
     start = time.monotonic()
-    with closing(link), pytest.raises(RobotError, match=words):
-        link.enable()
+    with closing(client), pytest.raises(RobotError, match=words):
+        client.enable()
     assert time.monotonic() - start < SOON_S
     assert {"command": "set_arm_power", "arm_power": 1} not in [c for _, c in simulator.wire().commands]
     simulator.clear()

@@ -29,9 +29,9 @@ from robotest.embodiment.kinematics import DualArmKinematics
 from robotest.hardware.cameras.sources import Faults, FaultyCamera, RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera
 from robotest.hardware.control import black_box
-from robotest.hardware.control.client import RobotFaultError, RobotLink
+from robotest.hardware.control.client import ExecutorClient, RobotFaultError
 from robotest.hardware.deployment.env import RobotEnv
-from robotest.hardware.deployment.supervisor import BenchScene
+from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.robot import RobotError, Stop
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.rollout import Trace, attempt
@@ -82,13 +82,13 @@ def bridge(shared: Bridge) -> Bridge:
 
 def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> None:
     """Nothing moves, whatever is asked for, until the fault is reset and the arms are enabled; then they do."""
-    process = bridge.link.process.pid
+    process = bridge.client.process.pid
     name = bridge.fault["name"]
     bridge.simulator.forget()
-    bridge.link.follow(bridge.chunk())
-    bridge.link.send({"do": "enable"})
-    bridge.link.send({"do": "hold"})
-    bridge.link.follow(bridge.chunk())
+    bridge.client.follow(bridge.chunk())
+    bridge.client.send({"do": "enable"})
+    bridge.client.send({"do": "hold"})
+    bridge.client.follow(bridge.chunk())
     heard = bridge.status["time"]
     until(lambda: bridge.status["time"] > heard + 0.1, "ten ticks")
     assert bridge.fault["name"] == name
@@ -97,22 +97,22 @@ def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> Non
         assert len(sent.frames(arm)) == 0 or stop == HOLD
         assert not np.diff(sent.frames(arm), axis=0).any()
         assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(arm)
-    bridge.link.reset()
+    bridge.client.reset()
     if stop != HOLD:
         assert bridge.status["mode"] == "disabled"
         with pytest.raises(RobotFaultError, match="not enabled"):
             bridge.finish(follow(bridge))
-        bridge.link.reset()
-        bridge.link.enable()
+        bridge.client.reset()
+        bridge.client.enable()
     if then_moves:
         bridge.finish(follow(bridge))
-    assert bridge.link.process.pid == process
+    assert bridge.client.process.pid == process
     assert alive(process)
 
 
 def follow(bridge: Bridge) -> Any:
     chunk = bridge.chunk(3)
-    bridge.link.follow(chunk)
+    bridge.client.follow(chunk)
     return chunk
 
 
@@ -188,13 +188,13 @@ def assert_text(found: dict[str, Any], words: str) -> None:
 @slow
 @pytest.mark.parametrize("fault", ["tcp_half_open", "udp_stop"])
 def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, fault: str) -> None:
-    assert bridge.link.with_power(0.0) == ["left", "right"]
+    assert bridge.client.with_power(0.0) == ["left", "right"]
     bridge.sweep()
     bridge.simulator.fault(fault, arm=RIGHT)
     assert bridge.settled()["stop"] == DECEL
-    assert bridge.link.with_power() == ["right"]
+    assert bridge.client.with_power() == ["right"]
     bridge.simulator.clear()
-    until(lambda: bridge.link.with_power() == [], "both arms without power")
+    until(lambda: bridge.client.with_power() == [], "both arms without power")
     assert_latched(bridge, DECEL)
 
 
@@ -213,12 +213,12 @@ def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Brid
     assert_switched_off(sent.said(1 - arm))
     assert sent.said(arm) == []  # it stays where it is, with power: nothing can reach it
     bridge.simulator.clear()
-    bridge.link.reset()
+    bridge.client.reset()
     with pytest.raises(RobotFaultError, match="refuses to be switched on"):
-        bridge.link.enable()
-    assert alive(bridge.link.process.pid)
+        bridge.client.enable()
+    assert alive(bridge.client.process.pid)
     bridge.open()
-    bridge.link.enable()
+    bridge.client.enable()
     bridge.finish(follow(bridge))
 
 
@@ -240,7 +240,7 @@ def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -
     chunk = bridge.sweep(15)
     bridge.simulator.fault(**fault)
     bridge.finish(chunk)
-    assert bridge.link.require_well()["mode"] == "holding"
+    assert bridge.client.require_well()["mode"] == "holding"
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
@@ -252,10 +252,10 @@ def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -
 def test_a_fault_that_is_still_there_is_found_again_before_the_arms_get_power(bridge: Bridge) -> None:
     bridge.simulator.fault("current_spike", arm=RIGHT)
     assert bridge.settled()["name"] == "current"
-    bridge.link.reset()
+    bridge.client.reset()
     bridge.simulator.forget()
     with pytest.raises(RobotFaultError, match="a joint draws"):
-        bridge.link.enable()
+        bridge.client.enable()
     assert bridge.status["mode"] == "disabled"
     sent = bridge.simulator.wire()
     assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(LEFT) + sent.said(RIGHT)
@@ -312,7 +312,7 @@ def test_a_chunk_that_nobody_would_have_meant_is_rejected_whole(bridge: Bridge, 
     bridge.sweep()
     now = bridge.clock.now()
     chunk = bridge.chunk()
-    bridge.link.send({"do": "chunk", **vars(chunk), **change(chunk, now)})
+    bridge.client.send({"do": "chunk", **vars(chunk), **change(chunk, now)})
     found = bridge.settled()
     assert (found["name"], found["stop"]) == ("rejected", HOLD)
     assert_text(found, f"chunk rejected: .*{words}")
@@ -343,7 +343,7 @@ def test_a_jump_at_a_seam_within_tolerance_passes_the_rate_limiter(bridge: Bridg
     bridge.sweep()
     chunk = bridge.chunk(12)
     chunk.joints[:, :, 6] += 0.2
-    bridge.link.follow(chunk)
+    bridge.client.follow(chunk)
     bridge.finish(chunk)
     for arm in (LEFT, RIGHT):
         assert_braked(bridge.simulator.wire().frames(arm))
@@ -369,7 +369,7 @@ def test_a_jump_at_a_seam_within_tolerance_passes_the_rate_limiter(bridge: Bridg
 )
 def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: bytes) -> None:
     bridge.sweep()
-    bridge.link._socket.send(packet)
+    bridge.client._socket.send(packet)
     found = bridge.settled()
     assert (found["name"], found["stop"]) == ("message", HOLD)
     assert_text(found, "a message that nobody understands")
@@ -381,9 +381,9 @@ def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: byte
 @slow
 def test_an_empty_packet_is_not_taken_for_the_rollout_s_end(bridge: Bridge) -> None:
     bridge.sweep()
-    bridge.link._socket.send(b"")
+    bridge.client._socket.send(b"")
     assert bridge.settled()["name"] == "message"
-    assert alive(bridge.link.process.pid)
+    assert alive(bridge.client.process.pid)
 
 
 @slow
@@ -391,7 +391,7 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
         with contextlib.suppress(BlockingIOError):
-            bridge.link._socket.send(rng.bytes(int(rng.integers(1, 300))))
+            bridge.client._socket.send(rng.bytes(int(rng.integers(1, 300))))
     assert bridge.settled()["name"] == "message"
     assert_latched(bridge, HOLD)
 
@@ -403,7 +403,7 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
 @pytest.mark.parametrize("kind", list(Stop))
 def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
     bridge.sweep()
-    bridge.link.stop(kind, "the operator pressed a key")
+    bridge.client.stop(kind, "the operator pressed a key")
     found = bridge.settled()
     assert found == {"name": "operator", "text": "the operator pressed a key", "stop": kind.value}
     if kind is not Stop.HOLD:
@@ -426,13 +426,13 @@ def test_a_policy_half_a_second_late_leaves_the_arms_held(bridge: Bridge) -> Non
     bridge.simulator.forget()
     observed = bridge.clock.now()
     bridge.clock.sleep_until(observed + 0.5)
-    assert bridge.link.require_well()["mode"] == "holding"
+    assert bridge.client.require_well()["mode"] == "holding"
     for arm in (LEFT, RIGHT):
         frames = bridge.simulator.wire().frames(arm)
         assert len(frames) > 20
         assert not np.diff(frames, axis=0).any()
     late = bridge.chunk(5, observed=observed)
-    bridge.link.follow(late)
+    bridge.client.follow(late)
     bridge.finish(late)
 
 
@@ -441,9 +441,9 @@ def test_a_policy_three_seconds_late_is_not_followed_any_more(bridge: Bridge) ->
     bridge.finish(bridge.sweep(5))
     observed = bridge.clock.now()
     bridge.clock.sleep_until(observed + 3.0)
-    bridge.link.require_well()
+    bridge.client.require_well()
     bridge.simulator.forget()
-    bridge.link.follow(bridge.chunk(5, observed=observed))
+    bridge.client.follow(bridge.chunk(5, observed=observed))
     found = bridge.settled()
     assert (found["name"], found["stop"]) == ("rejected", HOLD)
     assert_text(found, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
@@ -509,11 +509,11 @@ def test_a_halted_rollout_stops_the_arms_and_finds_out_when_it_goes_on(simulator
 @slow
 def test_a_rollout_that_runs_and_says_nothing_stops_the_arms(bridge: Bridge) -> None:
     bridge.sweep()
-    bridge.link._ended.set()  # of its heartbeat
+    bridge.client._ended.set()  # of its heartbeat
     assert_stopped_and_switched_off(bridge.simulator)
-    assert alive(bridge.link.process.pid)
-    bridge.link._socket.close()
-    until(lambda: not alive(bridge.link.process.pid), "the executor's end")
+    assert alive(bridge.client.process.pid)
+    bridge.client._socket.close()
+    until(lambda: not alive(bridge.client.process.pid), "the executor's end")
     assert black_box.read(bridge.box)["fault"][-1] == b"heartbeat"
     bridge.drop()
 
@@ -535,7 +535,7 @@ def test_control_c_is_not_for_the_executor(rollout: Rollout) -> None:
 @slow
 def test_an_executor_that_did_not_run_for_a_while_says_so_and_does_not_catch_up(bridge: Bridge) -> None:
     bridge.sweep()
-    process = bridge.link.process.pid
+    process = bridge.client.process.pid
     os.kill(process, signal.SIGSTOP)
     try:
         until(lambda: raises(lambda: bridge.status, "the executor is silent: press the hardware's emergency stop"))
@@ -550,7 +550,7 @@ def test_the_executor_asks_idle_processors_to_stay_awake(bridge: Bridge) -> None
     device = Path("/dev/cpu_dma_latency")
     if not os.access(device, os.W_OK):
         pytest.skip(f"this user may not write to {device}")
-    held = Path(f"/proc/{bridge.link.process.pid}/fd").iterdir()
+    held = Path(f"/proc/{bridge.client.process.pid}/fd").iterdir()
     assert device in [descriptor.readlink() for descriptor in held]
 
 
@@ -567,7 +567,7 @@ HOG = """
 @slow
 def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
     """Processes of a higher priority take every processor, for less than the system allows them."""
-    if not bridge.link.about["realtime"]:
+    if not bridge.client.about["realtime"]:
         pytest.skip("no real-time priorities for this user, so nothing can take the processors away")
     start = time.monotonic() + 2.0
     hogs = [
@@ -605,12 +605,12 @@ def raises(what: Any, words: str) -> bool:
 @slow
 def test_a_killed_executor_is_said_and_leaves_its_black_box(bridge: Bridge) -> None:
     bridge.open()
-    bridge.link.enable()
+    bridge.client.enable()
     bridge.simulator.forget()
     bridge.sweep()
-    os.kill(bridge.link.process.pid, signal.SIGKILL)
+    os.kill(bridge.client.process.pid, signal.SIGKILL)
     until(lambda: raises(lambda: bridge.status, "press the hardware's emergency stop"), "silence")
-    assert raises(lambda: bridge.link.send({"do": "beat"}), "the executor is gone")
+    assert raises(lambda: bridge.client.send({"do": "beat"}), "the executor is gone")
     ticks = black_box.read(bridge.box)
     np.testing.assert_array_equal(np.diff(ticks["index"]), 1)
     assert ticks["mode"][-1] == b"following"
@@ -643,11 +643,11 @@ FULL_DISK = """
     import resource, sys, json
     from pathlib import Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-    from robotest.hardware.control.client import RobotLink
+    from robotest.hardware.control.client import ExecutorClient
     from robotest.hardware.robot import RobotError
     from robotest.clock import WallClock
     try:
-        RobotLink("rm75-dual", json.loads(sys.argv[1]), Path(sys.argv[2]), WallClock())
+        ExecutorClient("rm75-dual", json.loads(sys.argv[1]), Path(sys.argv[2]), WallClock())
     except RobotError as error:
         print(error)
 """
@@ -672,7 +672,7 @@ def test_a_full_disk_is_found_before_anything_moves(simulator: Simulator, tmp_pa
 @pytest.mark.parametrize("where", ["/proc/none/box.bin", "/proc/version/box.bin"])
 def test_a_black_box_that_cannot_be_is_said(simulator: Simulator, where: str) -> None:
     with pytest.raises(RobotError, match="the black box"):
-        RobotLink("rm75-dual", simulator.place.config, Path(where), Bridge(simulator, Path(where)).clock)
+        ExecutorClient("rm75-dual", simulator.place.config, Path(where), Bridge(simulator, Path(where)).clock)
 
 
 # -- what cameras do ---------------------------------------------------------------------------------------------------
@@ -699,11 +699,11 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
     bridge: Bridge, faults: Faults, words: str
 ) -> None:
     clock = bridge.clock
-    with contextlib.closing(BenchScene(bridge.simulator.bench, OPTIONS)) as scene:
+    with contextlib.closing(BenchSupervisor(bridge.simulator.bench, OPTIONS)) as scene:
         camera = FaultyCamera(RenderedCamera("front", (48, 64), scene.picture("front", 48, 64), clock), clock)
         watched = WatchedCamera(camera, (48, 64), clock, max_age_s=0.25)
         watched.open()
-        env = RobotEnv(bridge.link, {"front": watched}, scene, SEEDS.task, 100, OPTIONS, clock)
+        env = RobotEnv(bridge.client, {"front": watched}, scene, SEEDS.task, 100, OPTIONS, clock)
 
         def decide(observation: Observation, number: int) -> Decision:
             camera.faults = faults if number == 2 else Faults()
@@ -714,7 +714,7 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
     assert ended.outcome == "error"
     assert ended.error is not None
     assert re.search(f"CameraError: camera 'front' ({words})", ended.error), ended.error
-    until(lambda: bridge.link.require_well()["mode"] == "holding" and bridge.status["at_rest"], "arms at rest")
+    until(lambda: bridge.client.require_well()["mode"] == "holding" and bridge.status["at_rest"], "arms at rest")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))

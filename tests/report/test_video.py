@@ -26,7 +26,7 @@ def _recording(n_steps: int = 12, *, snapshots: bool = True) -> Recording:
     states[:, 0] = np.linspace(-0.9, 0.9, n_steps + 1)
     return Recording(
         episode=_episode(0),
-        scene=episode_file.Scene("tests.doubles.fakes:suite", "near", EnvOptions(), 1, 0.1),
+        scene=episode_file.Recipe("tests.doubles.fakes:suite", "near", EnvOptions(), 1, 0.1),
         rewards=None,
         frames=(),
         frame_steps=np.zeros(0, np.int64),

@@ -30,7 +30,7 @@ def record(policy: PointPolicy) -> tuple[episode_file.Recording, Trace]:
     trace = Trace()
     ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)
     episode = result("random", SEEDS, 20, ended, trace)
-    scene = episode_file.Scene("tests.doubles.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
+    scene = episode_file.Recipe("tests.doubles.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
     return episode_file.from_trace(episode, scene, trace), trace
 
 
@@ -82,7 +82,7 @@ def test_recorded_states_can_be_shown_again() -> None:
 def test_an_episode_that_broke_before_its_first_decision(simulated: bool, tmp_path: Path) -> None:
     episode = Episode("c", "near", 0, "error", 0, 20, 0, "", (), "RuntimeError: no", 0.0, 0.0, 0.1)
     trace = Trace(snapshots=[np.zeros(7)] if simulated else [])
-    scene = episode_file.Scene("e", "near", OPTIONS, 2**64 - 1, 0.1)
+    scene = episode_file.Recipe("e", "near", OPTIONS, 2**64 - 1, 0.1)
     episode_file.write(tmp_path / "e.h5", episode_file.from_trace(episode, scene, trace))
     back = episode_file.read(tmp_path / "e.h5")
     assert back.episode == episode
