@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robotest.errors import RobotestError, UnknownNameError
 
-LISTS = frozenset({"conditions", "tasks", "verifier", "verifiers"})
+LISTS = frozenset({"conditions", "tasks", "verifiers"})
 """Fields of commands that hold such a list, where they are strings."""
 REPEATED = frozenset({"env_arg"})
 """Fields whose option is repeated, once for each value."""
+FORMER = {"verifier": "verifiers"}
+"""Options as they were spelt before, where a command has only the present one."""
 _COMMA = re.compile(r"(?<!\\),")
 
 
@@ -66,7 +68,7 @@ def once_each(command: type, words: Sequence[str]) -> list[str]:
     kinds = {field.name: field.type for field in dataclasses.fields(command)}
     kept: list[str] = []
     seen: dict[str, int] = {}  # where in `kept` each option stands
-    rest = iter(words)
+    rest = iter(_present(kinds, word) for word in words)
     for word in rest:
         kept.append(word)
         option, assigned, value = word.partition("=")
@@ -87,6 +89,15 @@ def once_each(command: type, words: Sequence[str]) -> list[str]:
         elif first + 1 < len(kept) and not kept[first + 1].startswith("--"):  # its value is a word of its own
             kept[first + 1] += f",{more}"
     return kept
+
+
+def _present(kinds: Mapping[str, object], word: str) -> str:
+    """Return an option as it is spelt now."""
+    option, assigned, value = word.partition("=")
+    former = option.removeprefix("--")
+    if not option.startswith("--") or former in kinds or FORMER.get(former) not in kinds:
+        return word
+    return f"--{FORMER[former]}{assigned}{value}"
 
 
 def _name(text: str) -> str:

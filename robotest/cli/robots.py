@@ -78,7 +78,7 @@ class Deploy:
     """robot.toml: addresses, limits, cameras, tasks. Not needed with --simulate."""
     policy: str = "mini_vla"
     """Policy: a registered name, a folder of `robotest train`, or module:attribute."""
-    verifier: str = "leverage"
+    verifiers: str = "leverage"
     """Conditions, separated by commas, as for `robotest eval --verifiers`."""
     tasks: str = "all"
     r"""Tasks, separated by commas; one that has a comma itself: \,."""
@@ -124,7 +124,7 @@ class Deploy:
             out=self.out or Path("runs") / f"{name}-{Path(self.policy).name}-seed{self.seed}",
             env=name,
             policy=self.policy,
-            verifiers=split(self.verifier),
+            verifiers=split(self.verifiers),
             tasks=() if self.tasks == "all" else split(self.tasks),
             episodes=self.episodes,
             candidates=self.candidates,

@@ -14,6 +14,7 @@ from robotest.cli.arguments import among, split
 from robotest.cli.evaluation import Eval
 from robotest.cli.learning import Collect, Fit, Train
 from robotest.cli.main import COMMANDS, main, parse
+from robotest.cli.robots import Deploy
 from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, UnknownNameError
 from tests.doubles.options import changed
@@ -316,6 +317,14 @@ def test_lists_given_in_parts_add_up(words: list[str]) -> None:
 def test_lists_of_every_command_add_up(command: str, option: str) -> None:
     parsed = parse([command, "run", f"--{option}", "a", f"--{option}", "b"])
     assert getattr(parsed, option) == "a,b"
+
+
+def test_a_former_spelling_is_understood() -> None:
+    parsed = parse(["deploy", "--verifier", "a", "--verifiers", "b", "--verifier=c"])
+    assert isinstance(parsed, Deploy)
+    assert parsed.verifiers == "a,b,c"
+    assert parse(["eval", "--verifier", "a"]) == parse(["eval", "--verifiers", "a"])
+    assert parse(["fit", "--data", "x", "--verifier", "knn"]) == Fit(Path("x"), verifier="knn")
 
 
 @pytest.mark.parametrize(

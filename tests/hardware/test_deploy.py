@@ -352,7 +352,7 @@ def set_off(person: Operator, simulator: Simulator) -> None:
 
 def test_the_operator_labels_repeats_and_stops(simulator: Simulator, config: Path, tmp_path: Path) -> None:
     simulator.clear()
-    person = operator(config, tmp_path / "run", "--verifier", "first,random")
+    person = operator(config, tmp_path / "run", "--verifiers", "first,random")
     try:
         begin(person)
         for answer in ("what", "r", "y"):
@@ -387,7 +387,7 @@ def test_a_blind_operator_is_not_told_the_condition_and_may_leave(
     simulator: Simulator, config: Path, tmp_path: Path
 ) -> None:
     simulator.clear()
-    person = operator(config, tmp_path / "run", "--verifier", "first,random", "--blind")
+    person = operator(config, tmp_path / "run", "--verifiers", "first,random", "--blind")
     try:
         begin(person)
         set_off(person, simulator)
