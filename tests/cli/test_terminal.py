@@ -169,7 +169,7 @@ def test_the_interpreter_has_nothing_to_add_when_it_ends(unbuffered: str) -> Non
 
 @pytest.mark.slow
 def test_streams_that_are_closed_are_no_reason_to_fail() -> None:
-    program = "import os; os.close(1); os.close(2); os.execv({0!r}, [{0!r}, '-m', 'robotest.cli.main', {1!r}])"
+    program = "import os; os.close(1); os.close(2); os.execv({0!r}, [{0!r}, '-m', 'robotest', {1!r}])"
     for command, code in (("list", 0), ("lst", 2)):
         words = [sys.executable, "-c", program.format(sys.executable, command)]
         assert subprocess.run(words, check=False).returncode == code  # noqa: S603 - our own interpreter
