@@ -66,7 +66,7 @@ def branches(found: Report, *, standin_assets: bool = False, notes: Iterable[str
     Args:
         found: by branching.
         standin_assets: whether the run was made with them.
-        notes: of the run, see `robotest.runs.directory.Summary`.
+        notes: of the run, see `robotest.statistics.summary.Summary`.
     """
     table = Table(
         title="Verifiers judged by what every candidate led to; 95 % intervals over episodes", title_justify="left"
