@@ -1,4 +1,4 @@
-"""How much faster are two workers than one? `python benchmarks/fleet.py [--episodes 20] [--rounds 5] [--json]`.
+"""How much faster are two workers than one? `python benchmarks/pool.py [--episodes 20] [--rounds 5] [--json]`.
 
 Episodes per second of the built-in suite with the shipped policy, 8 candidates, whole chunks: in one process, with 1
 worker and with 2. The three take turns, so that their ratios hold on a machine whose speed drifts; starting (imports,
