@@ -31,7 +31,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py
+	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py examples/*.py
 
 # torch comes first and by pip, which honours a configured wheel folder; the rest by uv, seven times faster here.
 .venv/installed: pyproject.toml constraints.txt | system

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robotest.config import EvalConfig
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.runs import episode_file
 from robotest.runs.directory import episode_path, read_episodes
 

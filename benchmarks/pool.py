@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robotest.clock import WallClock
-from robotest.loading import load_condition, load_policy
+from robotest.loading import load_condition, policy_and_folder
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.pool import WorkerPool
 from robotest.runtime.runner import EpisodeJob, EpisodeRunner, InProcessRunner
@@ -49,7 +49,7 @@ def main() -> None:
     tasks: tuple[str, ...] = TASKS
     if arguments.short:
         arguments.episodes, arguments.rounds, tasks = 1, 1, TASKS[1:]
-    policy, folder = load_policy("mini_vla")
+    policy, folder = policy_and_folder("mini_vla")
     verifier = load_condition("leverage", policy, folder).verifier
     selector = Selector(policy, {"leverage": verifier}, 8, WallClock())
     runners: dict[str, EpisodeRunner] = {

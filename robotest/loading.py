@@ -15,7 +15,7 @@ from robotest.registry import resolve, table
 from robotest.runs import provenance
 from robotest.specs import EnvSpec
 from robotest.threads import one_thread
-from robotest.types import Policy, Verifier
+from robotest.types import Env, EnvOptions, Policy, Suite, Verifier
 
 DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
 """What is compared if nothing is said, as far as it was fitted to the policy."""
@@ -40,7 +40,7 @@ def default_verifiers(folder: Path | None) -> tuple[str, ...]:
     return (*controls, *(v for v in (cfn, leverage) if folder and (folder / f"{v}.safetensors").is_file()))
 
 
-def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
+def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Policy, Path | None]:
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
 
     Args:
@@ -73,6 +73,55 @@ def load_policy(text: str, env: Callable[[], EnvSpec] | None = None) -> tuple[Po
         policy = factory(None, **given)
     _require_made(text, policy, Policy)
     return policy, provenance.weights_folder(text)
+
+
+def load_policy(name: str, env: EnvSpec | None = None) -> Policy:
+    """Load a policy.
+
+    Args:
+        name: registered, a folder that ``robotest train`` wrote, or ``module:attribute``; ``__main__:attribute`` is a
+            function of the script that runs.
+        env: what the policy is for, where its factory wants to know.
+
+    Raises:
+        RobotestError: as `policy_and_folder`.
+    """
+    return policy_and_folder(name, None if env is None else lambda: env)[0]
+
+
+def load_verifier(name: str, policy: Policy, folder: Path | str | None = None) -> Verifier:
+    """Load a verifier for a policy.
+
+    Args:
+        name: ``NAME``, ``NAME=FILE``, ``inverted:NAME`` or ``module:attribute``.
+        policy: whose candidates it will score.
+        folder: where ``NAME.safetensors`` lies; None: beside the weights of the policy, if it is a registered one.
+
+    Raises:
+        RobotestError: as `load_condition`.
+    """
+    found = provenance.weights_folder(policy.spec.name) if folder is None else Path(folder)
+    return load_condition(name, policy, found).verifier
+
+
+def make_env(name: str, task: str | None = None, **options: Any) -> Env:
+    """Build an environment.
+
+    Args:
+        name: of a suite: registered, or ``module:attribute``.
+        task: of the suite; None: its first.
+        options: fields of `EnvOptions`; setting and action mode are the suite's first if not given.
+
+    Raises:
+        RobotestError: there is no such suite, task or option, or it cannot be built.
+    """
+    suite: Suite = resolve("env", name)
+    known = [field.name for field in dataclasses.fields(EnvOptions)]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option of an environment", option, known)
+    chosen = EnvOptions(**{"setting": suite.settings[0], "action_mode": suite.action_modes[0], **options})
+    return experts.make(name, suite, suite.tasks[0] if task is None else task, chosen)
 
 
 def takes_env(factory: Callable[..., object]) -> bool:

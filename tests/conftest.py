@@ -21,7 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 PARTS = """
-    demonstrations.collect evaluate runtime.rollout runtime.selector runs specs statistics.paired testing types
+    demonstrations.collect evaluation runtime.rollout runtime.selector runs specs statistics.paired testing types
     embodiment envs.dual_arm.expert envs.dual_arm.randomize envs.dual_arm.tasks envs.dual_arm.world hardware verifiers
 """
 if "ROBOTEST_UNCHECKED" not in os.environ:

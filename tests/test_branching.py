@@ -15,8 +15,8 @@ from robotest.cli.main import main
 from robotest.clock import WallClock
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError, RunDirectoryError
-from robotest.evaluate import evaluate
-from robotest.loading import load_condition, load_policy
+from robotest.evaluation import evaluate
+from robotest.loading import load_condition, policy_and_folder
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file, spec
 from robotest.runtime.pool import WorkerPool
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def make_planner(policy_name: str, names: tuple[str, ...], n_candidates: int) -> BranchPlanner:
-    policy, folder = load_policy(policy_name)
+    policy, folder = policy_and_folder(policy_name)
     verifiers: dict[str, Verifier] = {name: load_condition(name, policy, folder).verifier for name in names}
     return BranchPlanner(policy, verifiers["random"], verifiers, n_candidates, WallClock())
 
@@ -60,7 +60,7 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
     whole = episode_file.read(directory.episode_path(run, key))
     asked = directory.read_arguments(run)
     assert whole.snapshots is not None
-    policy, folder = load_policy(policy_name)
+    policy, folder = policy_and_folder(policy_name)
     verifier = load_condition(key[0], policy, folder).verifier
     selector = Selector(policy, {key[0]: verifier}, asked.identity["candidates"], WallClock())
     seeds = EpisodeSeeds(asked.identity["seed"], key[1], key[2])

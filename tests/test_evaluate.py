@@ -11,8 +11,8 @@ from robotest import registry
 from robotest.clock import WallClock
 from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, RobotestError, RunDirectoryError, SpecMismatchError, UnknownNameError
-from robotest.evaluate import Progress, evaluate
-from robotest.loading import load_condition, load_policy
+from robotest.evaluation import Progress, evaluate
+from robotest.loading import load_condition, policy_and_folder
 from robotest.runs import episode_file
 from robotest.runs.directory import episode_path, read_arguments, read_episodes
 from robotest.types import EnvOptions, Episode
@@ -312,8 +312,8 @@ def test_a_folder_is_a_policy_of_ours_and_holds_its_verifiers(tmp_path: Path, mo
         return fakes.policy()
 
     monkeypatch.setattr("robotest.loading.resolve", lambda kind, name: {"mini_vla": load}[name])
-    assert load_policy(str(tmp_path))[1] == tmp_path
-    load_policy("mini_vla")
+    assert policy_and_folder(str(tmp_path))[1] == tmp_path
+    policy_and_folder("mini_vla")
     assert given == [tmp_path, None]
 
 
@@ -325,7 +325,7 @@ def test_a_verifier_of_another_policy_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_policy_that_is_nowhere_says_what_there_is() -> None:
     with pytest.raises(UnknownNameError, match="a folder that `robotest train` wrote"):
-        load_policy("nothing")
+        policy_and_folder("nothing")
 
 
 def test_tasks_may_have_commas_in_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

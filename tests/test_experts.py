@@ -13,9 +13,9 @@ import pytest
 from robotest import experts, registry
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError, SpecMismatchError, UnknownNameError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.experts import ExpertPolicy, Guided, experts_of
-from robotest.loading import load_policy
+from robotest.loading import policy_and_folder
 from robotest.randomness import derive, generator
 from robotest.types import Env, EnvOptions, Experts, Observation, SimulatedEnv
 from tests.doubles.simulators import require_libero, require_robosuite
@@ -97,7 +97,7 @@ def test_its_states_can_be_looked_at_and_it_does_not_go_on_from_them(guided: Env
 
 def test_it_cannot_be_loaded_away_from_its_environment() -> None:
     with pytest.raises(RobotestError, match="robotest eval --policy expert"):
-        load_policy("expert")
+        policy_and_folder("expert")
 
 
 @pytest.mark.slow

@@ -102,9 +102,9 @@ class Branch:
         """Load the run's policy and everything that is to be judged; return its fingerprints too."""
         from robotest.branching import BranchPlanner
         from robotest.clock import WallClock
-        from robotest.loading import load_condition, load_policy
+        from robotest.loading import load_condition, policy_and_folder
 
-        policy, folder = load_policy(self.policy or asked.identity["policy"])
+        policy, folder = policy_and_folder(self.policy or asked.identity["policy"])
         if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:
             raise RobotestError(
                 f"{self.run_directory} was run with policy {asked.identity['policy_fingerprint']};"

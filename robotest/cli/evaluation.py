@@ -177,28 +177,15 @@ class Compare:
 
     def run(self) -> int:
         """Print the tables of what is there; 1 if an episode ended in an error, 3 if worse was to fail."""
-        from robotest.runs import directory, merge, schedule
+        from robotest.runs import merge, schedule
 
-        asked: Arguments
-        episodes: Mapping[Key, Episode]
-        pairs: Sequence[tuple[str, str]] | None
-        if self.other is None:
-            asked, episodes = directory.read(self.run_directory)
-            pairs = None
-        else:
-            both = merge.pair(
-                self.run_directory, self.other, unpaired=self.unpaired, allow_code_changes=self.allow_code_changes
-            )
-            asked, episodes, pairs = both.arguments, both.episodes, both.pairs
-        conditions = among("condition", self.conditions, tuple(asked.verifiers))
-        asked = dataclasses.replace(
-            asked,
-            verifiers={c: asked.verifiers[c] for c in conditions},
-            tasks=among("task", self.tasks, asked.tasks),
+        read = merge.read(
+            self.run_directory, self.other, unpaired=self.unpaired, allow_code_changes=self.allow_code_changes
         )
-        if pairs is not None:
-            pairs = [(a, b) for a, b in pairs if a in conditions and b in conditions]
-        summary = schedule.summarise(asked, episodes, self.level, pairs, unpaired=self.unpaired)
+        conditions = among("condition", self.conditions, tuple(read.arguments.verifiers))
+        read = read.only(conditions, among("task", self.tasks, read.arguments.tasks))
+        asked, episodes = read.arguments, read.episodes
+        summary = schedule.summarise(asked, episodes, self.level, read.pairs, unpaired=self.unpaired)
         print_summary(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
         if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
             return 3
@@ -360,7 +347,7 @@ class Video:
 
 
 def _evaluate(config: EvalConfig) -> Summary:
-    from robotest.evaluate import evaluate
+    from robotest.evaluation import evaluate
     from robotest.report import progress
 
     with progress.evaluation() as update:

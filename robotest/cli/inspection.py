@@ -128,7 +128,7 @@ class Check:
 
         style = experts.style_of(name)
         if style is None:
-            return loading.load_policy(name, lambda: self._spec(suite))
+            return loading.policy_and_folder(name, lambda: self._spec(suite))
         asked = experts.experts_of(self.env)
         experts.require_style(asked, style)
         options = dataclasses.replace(asked.options, cameras=())

@@ -113,7 +113,7 @@ class Deploy:
 
         from robotest.cli.evaluation import print_summary
         from robotest.config import EvalConfig
-        from robotest.evaluate import evaluate
+        from robotest.evaluation import evaluate
         from robotest.hardware.deployment.console import Terminal, Unattended
         from robotest.hardware.deployment.runner import Rig, RobotRunner, simulated_robot
 
@@ -155,12 +155,13 @@ def _shadow(runner: RobotRunner, evaluation: EvalConfig) -> int:
     """Run beside the arms and print what came of it."""
     import contextlib
 
-    from robotest import evaluate, interrupt
+    from robotest import interrupt
     from robotest.clock import WallClock
+    from robotest.evaluation import prepare
     from robotest.hardware.deployment import shadow
 
     log = evaluation.out / "shadow.jsonl"
     with contextlib.closing(runner), interrupt.deferred():
-        runner.shadow(*evaluate.prepare(evaluation, runner, WallClock()), log)
+        runner.shadow(*prepare(evaluation, runner, WallClock()), log)
     sys.stdout.write(json_format.dumps(shadow.summary(log)) + "\n")
     return 0

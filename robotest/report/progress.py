@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from robotest import evaluate
+    from robotest import evaluation as evaluating
 
 NON_TERMINAL_WIDTH = 130
 """Columns when the output is a file or a pipe, so that tables keep their rows on one line."""
@@ -65,7 +65,7 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
+def evaluation() -> Iterator[Callable[[evaluating.Progress], None]]:
     """Show the bar of a run with the task it is at and the running rate of each condition.
 
     There is no bar before the first call, and so none before an error in the arguments.
@@ -76,7 +76,7 @@ def evaluation() -> Iterator[Callable[[evaluate.Progress], None]]:
         progress = _columns()
         task = progress.add_task("episodes", total=None)
 
-        def update(state: evaluate.Progress) -> None:
+        def update(state: evaluating.Progress) -> None:
             if state.episode is None:
                 showing.close()
                 showing.enter_context(progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from robotest.errors import RunDirectoryError, UnpairedStartsError
@@ -19,17 +19,34 @@ for equal indices to be the same start and the same question."""
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """Two runs as one.
+    """One run, or two as one.
 
     Attributes:
-        arguments: conditions are called ``RUN/CONDITION``; tasks are those that both runs have.
-        episodes: of both, under those names.
-        pairs: what is to be compared: conditions of the same name, or all across if no two have the same.
+        arguments: conditions of two runs are called ``RUN/CONDITION``; tasks are those that both have.
+        episodes: under those names.
+        pairs: what is to be compared of two runs: conditions of the same name, or all across if no two have the same.
+            None: every pair.
     """
 
     arguments: Arguments
     episodes: Mapping[Key, Episode]
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str], ...] | None
+
+    def only(self, conditions: Sequence[str], tasks: Sequence[str]) -> Paired:
+        """Return some conditions and tasks, in this order."""
+        verifiers = {c: self.arguments.verifiers[c] for c in conditions}
+        return Paired(
+            dataclasses.replace(self.arguments, verifiers=verifiers, tasks=tuple(tasks)),
+            self.episodes,
+            self.pairs and tuple((a, b) for a, b in self.pairs if a in conditions and b in conditions),
+        )
+
+
+def read(run: Path, other: Path | None = None, *, unpaired: bool = False, allow_code_changes: bool = False) -> Paired:
+    """Read one run, or two as one; see `pair`."""
+    if other is not None:
+        return pair(run, other, unpaired=unpaired, allow_code_changes=allow_code_changes)
+    return Paired(*directory.read(run), pairs=None)
 
 
 def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool = False) -> Paired:

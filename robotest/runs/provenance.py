@@ -181,6 +181,9 @@ def _imports(file: Path, module: str) -> Iterator[str]:
 
 def _file(module: str) -> Path | None:
     """Return where a module's source is, without running any of it; None if it has none."""
+    if module == "__main__":  # a script that evaluates what it defines
+        script = getattr(sys.modules[module], "__file__", None)
+        return Path(script).resolve() if script else None
     where: list[str] | None = None
     spec: importlib.machinery.ModuleSpec | None = None
     for i, part in enumerate(parts := module.split(".")):

@@ -27,7 +27,7 @@ from robotest.demonstrations.files import Demonstration, Demonstrations, chunk_l
 from robotest.demonstrations.hdf5 import first_not_finite
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
 from robotest.files import POLICY_FILE, write_whole
-from robotest.loading import load_policy
+from robotest.loading import policy_and_folder
 from robotest.randomness import derive, generator
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation, Policy
@@ -122,7 +122,7 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
         DivergedError: the fit's loss is not finite.
     """
     _require_free(config)
-    policy, _ = load_policy(config.policy)
+    policy, _ = policy_and_folder(config.policy)
     _require_own_folder(config, policy)
     settings: Settings = getattr(config, config.verifier)
     given = policy.spec.feature_shapes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robotest import evaluate
+from robotest import evaluation
 from robotest.cli.arguments import among, split
 from robotest.cli.evaluation import Eval
 from robotest.cli.learning import Collect, Fit, Train
@@ -133,7 +133,7 @@ def test_a_complete_run_is_read_without_loading_anything(
 ) -> None:
     _eval(tmp_path / "run")
     first = capsys.readouterr().out
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("it was evaluated again"))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("it was evaluated again"))
     assert _eval(tmp_path / "run") == 0
     again = capsys.readouterr()
     assert again.out == first
@@ -217,7 +217,7 @@ def test_interruption_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise InterruptedRunError("interrupted; the same command goes on")
 
-    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
     assert _eval(tmp_path / "run") == 130
     assert "robotest: interrupted; the same command goes on" in capsys.readouterr().err
 

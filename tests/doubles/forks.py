@@ -13,7 +13,7 @@ GONE = "gone"
 """A standard output that nobody reads any more."""
 _DRIVER = """
 import io, json, os, sys
-from robotest import branching, evaluate
+from robotest import branching, evaluation
 from robotest.report import progress, tables, video
 from robotest.runs import directory, provenance, up_to_date
 from robotest.runtime import pool

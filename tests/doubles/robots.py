@@ -550,7 +550,7 @@ def start_deploy(simulator: Simulator, out: Path, steps: int, film: bool, **eval
 def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation: Mapping[str, Any]) -> int:
     """Run what is missing."""
     from robotest.config import EvalConfig
-    from robotest.evaluate import evaluate
+    from robotest.evaluation import evaluate
     from robotest.hardware.deployment.runner import Rig, RobotRunner
 
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnpairedStartsError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.runs import directory, provenance
 from robotest.statistics.summary import Summary
 from tests.doubles.gymnasium_zoo import BEASTS, RULES, Beast, Expected, Fate, foretell
@@ -75,7 +75,7 @@ def require(expected: Expected, summary: Summary, out: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out, or do once, what is the same for all examples and takes longer than they do."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("robotest.evaluate.one_thread", contextlib.nullcontext)
+    monkeypatch.setattr("robotest.evaluation.one_thread", contextlib.nullcontext)
     monkeypatch.setattr(directory, "versions", functools.cache(provenance.versions))
     monkeypatch.setattr(provenance, "digest", lambda _: None)
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robotest import evaluate, registry
+from robotest import registry
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnknownNameError
+from robotest.evaluation import evaluate
 from robotest.report import video
 from robotest.runs import directory, episode_file
 from robotest.testing import check_env
@@ -159,7 +160,7 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
             execute=None,
             workers=workers,
         )
-        evaluate.evaluate(dataclasses.replace(config, setting="sampled"))
+        evaluate(dataclasses.replace(config, setting="sampled"))
         made[workers] = episode_file.read(directory.episode_path(out, ("first", task, 0)))
     recorded, pool = made[0], made[2]
     assert len(recorded.actions) == PROTOCOLS["sampled"].max_steps["libero_object"]

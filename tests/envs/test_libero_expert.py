@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robotest import evaluate, registry
+from robotest import registry
 from robotest.config import EvalConfig
 from robotest.demonstrations.collect import demonstrate
 from robotest.errors import RobotestError, UnknownNameError
+from robotest.evaluation import evaluate
 from robotest.experts import experts_of
 from robotest.randomness import derive
 from robotest.runs import directory
@@ -65,7 +66,7 @@ def test_demonstrations_show_what_happened() -> None:
 @pytest.mark.slow
 def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None:
     config = EvalConfig(tmp_path / "run", env="libero/libero_spatial:2", policy="expert", episodes=2)
-    summary = evaluate.evaluate(config)
+    summary = evaluate(config)
     assert summary.conditions["first"].overall.successes >= 1
     _, episodes = directory.read(config.out)
     assert len(episodes) == 2
@@ -82,13 +83,13 @@ def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None
 )
 def test_who_has_no_expert_is_told_who_has(env: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match=message):
-        evaluate.evaluate(EvalConfig(tmp_path / "run", env=env, policy="expert"))
+        evaluate(EvalConfig(tmp_path / "run", env=env, policy="expert"))
 
 
 def test_a_task_without_an_expert_is_named(tmp_path: Path) -> None:
     task = registry.resolve("env", "libero/libero_spatial").tasks[9]
     config = EvalConfig(tmp_path / "run", env="libero/libero_spatial", policy="expert", tasks=(task,))
     with pytest.raises(UnknownNameError, match="with an expert"):
-        evaluate.evaluate(config)
+        evaluate(config)
     with pytest.raises(UnknownNameError, match="style"):
-        evaluate.evaluate(dataclasses.replace(config, tasks=(), policy="expert:sloppy"))
+        evaluate(dataclasses.replace(config, tasks=(), policy="expert:sloppy"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from robotest.loading import load_policy
+from robotest.loading import policy_and_folder
 from robotest.policies import baselines
 from robotest.specs import Component, EnvSpec, VectorSpec
 from robotest.testing import check_policy
@@ -36,10 +36,10 @@ def drawn(env: EnvSpec, n: int = 600) -> np.ndarray:
 def test_they_conform_wherever_they_are_made_for(name: str) -> None:
     actions = spaces.Dict(a=spaces.Discrete(3, start=4), b=spaces.Box(-np.inf, np.inf, (2,)), c=spaces.MultiBinary(2))
     with playing(actions=actions) as task:
-        policy, folder = load_policy(name, lambda: task.spec)
+        policy, folder = policy_and_folder(name, lambda: task.spec)
         check_policy(policy, task)
     env = PointEnv("near", EnvOptions(image_size=16))
-    check_policy(load_policy(name, lambda: env.spec)[0], env)
+    check_policy(policy_and_folder(name, lambda: env.spec)[0], env)
     assert folder is None
     assert (policy.spec.cameras, policy.spec.feature_shapes, policy.spec.horizon) == ({}, {}, 8)
 

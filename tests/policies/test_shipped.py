@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from robotest.config import EvalConfig
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.policies import mini_vla
 from robotest.runs import episode_file
 

@@ -8,7 +8,7 @@ import pytest
 
 from robotest.config import EvalConfig
 from robotest.errors import ArtifactError, RobotestError, VideoError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.report import video
 from robotest.runs import directory, episode_file
 from robotest.runs.episode_file import Recording

@@ -12,8 +12,8 @@ import pytest
 from robotest.cli.main import main
 from robotest.config import EvalConfig
 from robotest.errors import BrokenRunError, RobotestError
-from robotest.evaluate import evaluate
-from robotest.loading import default_verifiers, load_policy
+from robotest.evaluation import evaluate
+from robotest.loading import default_verifiers, policy_and_folder
 from robotest.runs.directory import episode_path, read_episodes
 from robotest.runtime.wire import Channel, WireError
 from robotest.specs import EnvSpec
@@ -101,14 +101,14 @@ def test_a_policys_factory_that_raises_is_one_line() -> None:
     with pytest.raises(
         RobotestError, match=r"policy 'tests.doubles.unruly:raising_policy' cannot be built: ValueError: no such"
     ):
-        load_policy("tests.doubles.unruly:raising_policy")
+        policy_and_folder("tests.doubles.unruly:raising_policy")
 
 
 def test_a_module_that_raises_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a_module_with_a_fault.py").write_text("def policy(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RobotestError, match="cannot be imported: SyntaxError"):
-        load_policy("a_module_with_a_fault:policy")
+        policy_and_folder("a_module_with_a_fault:policy")
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -275,7 +275,7 @@ def needs_env(path: Path | None, env: EnvSpec) -> fakes.PointPolicy:
 def test_a_policys_factory_may_ask_for_the_environment(tmp_path: Path) -> None:
     evaluate(config(tmp_path, "rewards", policy="tests.runs.test_broken_runs:needs_env"))
     with pytest.raises(RobotestError, match="is made for an environment"):
-        load_policy("tests.runs.test_broken_runs:needs_env")
+        policy_and_folder("tests.runs.test_broken_runs:needs_env")
 
 
 def test_by_default_those_verifiers_are_compared_that_were_fitted(tmp_path: Path) -> None:

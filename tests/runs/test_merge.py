@@ -8,7 +8,7 @@ import pytest
 
 from robotest.cli.main import main
 from robotest.errors import RunDirectoryError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.runs import merge, schedule
 from tests.test_evaluate import TOWARDS, config
 

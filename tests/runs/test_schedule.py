@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robotest.errors import RobotestError, UnknownNameError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.runs import schedule
 from robotest.runs.directory import read_arguments, read_episodes
 from robotest.runs.spec import Arguments

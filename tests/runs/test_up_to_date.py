@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from robotest.config import EvalConfig
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.runs import up_to_date
 
 

@@ -20,7 +20,7 @@ import pytest
 from robotest.clock import WallClock
 from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, RobotestError
-from robotest.evaluate import Progress, evaluate
+from robotest.evaluation import Progress, evaluate
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import directory, episode_file
 from robotest.runtime.pool import ATTEMPTS, WorkerPool
@@ -246,7 +246,7 @@ def test_nothing_crosses_between_decisions(monkeypatch: pytest.MonkeyPatch) -> N
 SCRIPT = """
 import sys
 from pathlib import Path
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from tests.test_evaluate import config
 evaluate(config(Path(sys.argv[1]), env="tests.doubles.fragile:suite", tasks=("slow", "sound"), episodes=30,
     workers=int(sys.argv[2])))

@@ -14,7 +14,7 @@ import pytest
 from robotest.cli.main import main
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError, UnpairedStartsError
-from robotest.evaluate import evaluate
+from robotest.evaluation import evaluate
 from robotest.randomness import GlobalGenerators
 from robotest.runs import directory, schedule
 from robotest.runs.directory import read_episodes

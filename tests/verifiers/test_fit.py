@@ -238,7 +238,7 @@ def test_the_artifact_on_disk_is_the_one_returned(data: Path) -> None:
 def test_what_is_there_is_not_overwritten_unless_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = config(data).out
     out.write_bytes(b"dear to somebody")
-    monkeypatch.setattr(fitting, "load_policy", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(fitting, "policy_and_folder", lambda *_: pytest.fail("loaded"))
     with pytest.raises(ArtifactError, match=r"leverage.safetensors is there already; .*--overwrite"):
         fit(config(data), silent)
     with pytest.raises(ArtifactError, match="is a folder"):

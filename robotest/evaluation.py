@@ -18,7 +18,7 @@ from robotest.errors import (
     SpecMismatchError,
     UnknownNameError,
 )
-from robotest.loading import Condition, default_verifiers, load_condition, load_policy
+from robotest.loading import Condition, default_verifiers, load_condition, policy_and_folder
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
@@ -140,7 +140,7 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
         config = _for_expert(config, style)
     tasks = _check(config, suite)
     if style is None:
-        policy, folder = load_policy(config.policy, lambda: runner.spec(tasks[0], _plain_options(config, suite)))
+        policy, folder = policy_and_folder(config.policy, lambda: runner.spec(tasks[0], _plain_options(config, suite)))
     else:
         policy, folder = _expert(config, runner, style), None
     verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
