@@ -45,7 +45,7 @@ def whole_run_s(workers: int, episodes: int, record: bool) -> float:
                 verifiers=("first",),
                 episodes=episodes,
                 candidates=1,
-                execute=None,
+                execute="all",
                 workers=workers,
                 record="states" if record else "none",
             )

@@ -15,7 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -25,6 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from robotest import files, interrupt
+from robotest.config import TrainConfig
 from robotest.demonstrations import files as demonstrations
 from robotest.demonstrations.files import DatasetSpec, chunk_labels
 from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
@@ -39,69 +40,6 @@ LOG_NAME = "train.jsonl"
 START_STEPS = 3
 _IDENTITY_NOTE = "training"
 _POINT_SPREAD = 0.7  # of the maps' cells: neighbours share a point that lies between them
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a policy is trained."""
-
-    data: Path
-    """demonstration file"""
-    out: Path
-    """folder of the policy"""
-    head: Literal["flow"] = "flow"
-    """how chunks are generated"""
-    name: str = "mini_vla"
-    """name of the policy in tables"""
-    seed: int = 0
-    """of weights, batches, noise"""
-    steps: int = 3000
-    """optimiser steps"""
-    batch: int = 64
-    """observations in a step"""
-    draws: int = 4
-    """noises and times for each encoded observation"""
-    horizon: int = 16
-    """actions in a chunk"""
-    learning_rate: float = 1.2e-3
-    """peak, after the warm-up and before the cosine"""
-    warmup: int = 200
-    """steps"""
-    weight_decay: float = 0.01
-    """of AdamW"""
-    ema: float = 0.998
-    """decay of the averaged weights, which are the ones kept"""
-    held_out: float = 0.05
-    """share of the demonstrations that is only watched"""
-    shift_px: int = 0
-    """largest random shift of an image [px]"""
-    colour: float = 0.15
-    """spread of random brightness and colour gains"""
-    camera_dropout: float = 0.0
-    """how often an image is blanked"""
-    word_dropout: float = 0.05
-    """how often a word is left out"""
-    state_noise: float = 0.005
-    """noise on the normalised state"""
-    pointing: float = 0.3
-    """weight of the loss that has maps of the first camera point at what the words name"""
-    start_share: float = 0.15
-    """share of a batch from the first `START_STEPS` steps of demonstrations, where words and places decide most"""
-    log_every: int = 100
-    """steps"""
-    checkpoint_every: int = 500
-    """steps"""
-    threads: int | None = None
-    """of the processor; None leaves it to torch"""
-    overwrite: bool = False
-    """whether a finished policy, or a checkpoint of other settings or data, may be lost"""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "draws", "horizon", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SpecMismatchError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise SpecMismatchError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
 
 
 Progress = Callable[[int, int, float], None]

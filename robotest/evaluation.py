@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from robotest import experts, interrupt, success
 from robotest.clock import WallClock
@@ -19,11 +19,12 @@ from robotest.errors import (
     UnknownNameError,
 )
 from robotest.loading import Condition, default_verifiers, load_condition, policy_and_folder
+from robotest.names import pair
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
 from robotest.runs.spec import Arguments, Key, key_of
-from robotest.runtime.pool import WorkerPool
+from robotest.runtime.pool import WorkerPool, usable_cores
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
 from robotest.runtime.selector import Selector
 from robotest.specs import EnvSpec, PolicySpec
@@ -80,13 +81,13 @@ def evaluate(
         evaluation = _prepare(config, runner, timer or WallClock())
         going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
         told = {**(about or {}), "precision": evaluation.precision}
-        with RunDirectory(config.out, evaluation.arguments, told, going_on) as run:
+        with RunDirectory(config.directory, evaluation.arguments, told, going_on) as run:
             try:
                 with interrupt.deferred():
                     _run_missing(evaluation, runner, run, progress)
             except KeyboardInterrupt as pressed:
                 raise InterruptedRunError(
-                    f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.out};"
+                    f"interrupted; the {len(run.episodes)} finished episodes are kept in {config.directory};"
                     " the same command goes on from there"
                 ) from pressed
             summary = schedule.summarise(evaluation.arguments, run.episodes, unpaired=config.unpaired)
@@ -126,11 +127,12 @@ class _Evaluation:
 
 
 def _runner(config: EvalConfig, timer: Clock) -> EpisodeRunner:
-    if config.workers < 0:
-        raise RobotestError(f"--workers {config.workers} given; at least 1 is needed, or 0 for none but this process")
-    if config.workers == 0 and config.env_python is None:
+    n_workers = usable_cores() if config.workers == "auto" else config.workers
+    if n_workers < 0:
+        raise RobotestError(f"--workers {n_workers} given; at least 1 is needed, or 0 for none but this process")
+    if n_workers == 0 and config.env_python is None:
         return InProcessRunner(config.env, timer)
-    return WorkerPool(config.env, max(1, config.workers), config.env_python, config.batch_window_s)
+    return WorkerPool(config.env, max(1, n_workers), config.env_python, config.batch_window_s)
 
 
 def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evaluation:
@@ -301,16 +303,12 @@ def _pair(config: EvalConfig, conditions: Sequence[str]) -> tuple[str, str]:
                 f"{len(conditions)} conditions given; say which two are to be told apart, e.g. --pair leverage:random"
             )
         return conditions[0], conditions[1]
-    for name in config.pair:
-        if name not in conditions:
-            raise UnknownNameError("condition", name, conditions)
-    _require_distinct("condition", config.pair)
-    return config.pair
+    return pair(config.pair, tuple(conditions))
 
 
-def _execute(given: int | None, policy: Policy) -> int:
+def _execute(given: Literal["all"] | int, policy: Policy) -> int:
     horizon = policy.spec.horizon
-    execute = horizon if given is None else given
+    execute = horizon if given == "all" else given
     if not 1 <= execute <= horizon:
         raise RobotestError(
             f"--execute {given} given; policy {policy.spec.name!r} has chunks of 1 to {horizon} actions"

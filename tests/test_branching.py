@@ -86,7 +86,7 @@ def test_going_on_from_any_decision_reproduces_the_rest(run: Path) -> None:
 
 @pytest.mark.slow
 def test_going_on_from_any_decision_reproduces_the_rest_in_the_simulator(tmp_path: Path) -> None:
-    evaluate(EvalConfig(tmp_path, verifiers=("random",), tasks=("lift_tray",), episodes=1, execute=None))
+    evaluate(EvalConfig(tmp_path, verifiers=("random",), tasks=("lift_tray",), episodes=1, execute="all", workers=0))
     assert_rest_is_reproduced(tmp_path, "dual_arm", "mini_vla", ("random", "lift_tray", 0))
 
 

@@ -30,6 +30,7 @@ def config(out: Path, **changes: Any) -> EvalConfig:
         episodes=3,
         candidates=4,
         execute=4,
+        workers=0,
     )
     return dataclasses.replace(base, **changes)
 
@@ -180,7 +181,7 @@ def test_conditions_and_tasks_can_be_added(tmp_path: Path) -> None:
     [
         ({"seed": 1}, "seed: 0 there, 1 given"),
         ({"candidates": 5}, "candidates: 4 there, 5 given"),
-        ({"execute": None}, "execute: 4 there, 6 given"),
+        ({"execute": "all"}, "execute: 4 there, 6 given"),
         ({"wording": "unseen"}, "wording: 'seen' there, 'unseen' given"),
         (
             {"policy": "tests.doubles.fakes:other_policy"},
@@ -195,7 +196,7 @@ def test_what_changes_an_episode_is_refused(tmp_path: Path, changes: dict[str, A
 
 
 def test_executing_all_is_the_horizon(tmp_path: Path) -> None:
-    evaluate(config(tmp_path, episodes=1, execute=None))
+    evaluate(config(tmp_path, episodes=1, execute="all"))
     evaluate(config(tmp_path, episodes=1, execute=fakes.HORIZON))
 
 

@@ -125,5 +125,5 @@ def test_wrong_names_are_refused(
     tmp_path: Path, config: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        evaluate(dataclasses.replace(EvalConfig(tmp_path / "run"), **config))  # type: ignore[arg-type]
+        evaluate(dataclasses.replace(EvalConfig(tmp_path / "run", workers=0), **config))  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from robotest.cli.arguments import among, split
 from robotest.errors import RobotestError, UnknownNameError
+from robotest.names import among, split
 
 if TYPE_CHECKING:
     from robotest.branching import BranchPlanner

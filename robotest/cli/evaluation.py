@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from robotest.cli.arguments import among, pair, split
+from robotest.config import EvalConfig
 from robotest.errors import InterruptedRunError, RobotestError
+from robotest.names import among, pair
 
 if TYPE_CHECKING:
-    from robotest.config import EvalConfig
     from robotest.report.video import Selection
     from robotest.runs.spec import Arguments, Key
     from robotest.statistics.power import Measured, Question
@@ -28,61 +27,8 @@ if TYPE_CHECKING:
 class Eval:
     """Run a policy under several verifiers on paired episodes and compare them. Continues a run that is there."""
 
-    env: str = "dual_arm"
-    """Suite: a registered name or module:attribute."""
-    policy: str = "mini_vla"
-    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
-    verifiers: str | None = None
-    """Conditions to compare, separated by commas: NAME, NAME=FILE, inverted, inverted:NAME or module:attribute. None:
-    random, medoid, and of cfn and leverage those that were fitted to the policy."""
-    tasks: str = "all"
-    r"""Tasks, separated by commas; one that has a comma itself: \,."""
-    episodes: int = 20
-    """Episodes per task and condition."""
-    candidates: int = 8
-    """Chunks sampled per decision."""
-    execute: Literal["all"] | int = "all"
-    """Actions of a chunk executed before the next decision."""
-    seed: int = 0
-    """Run seed: start states and noises follow from it alone."""
-    setting: str | None = None
-    """One of the suite's settings."""
-    action_mode: str | None = None
-    """One of the suite's action modes; None: the policy's."""
-    wording: Literal["seen", "unseen"] = "seen"
-    """Instruction templates."""
-    image_size: int | None = None
-    """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
-    success: str | None = None
-    """When an episode has succeeded: info:KEY, return>=X, terminated (by the environment itself), module:function, or
-    none for returns alone. None: as the environment says itself."""
-    env_arg: UseAppendAction[tuple[str, ...]] = ()
-    """KEY=VALUE for the environment, e.g. for gymnasium.make; once for each."""
-    out: Path | None = None
-    """Run directory; None: runs/ENV-POLICY-seedSEED."""
-    unpaired: bool = False
-    """Compare conditions as independent samples: for environments that do not start from their seed."""
-    retry: Literal["none", "errors"] = "none"
-    """errors: run again what ended in an error."""
-    allow_code_changes: bool = False
-    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
-    record: Literal["none", "states", "images"] = "states"
-    """What episode files hold: states, from which pictures are made afterwards; or also frames, for videos of
-    environments without states."""
-    pair: str | None = None
-    """A:B, the conditions that the next three are about; None: the only two."""
-    stop_when_decided: bool = False
-    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
-    alpha: float = 0.05
-    """Error rate of stopping."""
-    allocate: Literal["equal", "adaptive"] = "equal"
-    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
-    workers: Literal["auto"] | int = "auto"
-    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
-    env_python: Path | None = None
-    """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
-    batch_window_s: float = 0.0
-    """How long a batch waits for more requests before it is sampled [s]."""
+    config: OmitArgPrefixes[EvalConfig] = dataclasses.field(default_factory=EvalConfig)
+    """What to evaluate."""
     videos: Literal["none", "default", "all"] = "default"
     """Episodes to render afterwards; default: up to 2 failures and 1 success per task and condition."""
     json: bool = False
@@ -92,58 +38,23 @@ class Eval:
         """Run what is missing, print the tables, render the videos; 1 if an episode ended in an error."""
         from robotest.runs import up_to_date
 
-        config = self._config()
+        config = self.config
         summary = up_to_date.read(config)
         if summary is None:
             summary = _evaluate(config)
             up_to_date.write(config, summary)
         else:
-            sys.stderr.write(f"already complete: {summary.performance.episodes} episodes read from {config.out}\n")
+            sys.stderr.write(
+                f"already complete: {summary.performance.episodes} episodes read from {config.directory}\n"
+            )
         print_summary(summary, as_json=self.json)
         tasks = list(next(iter(summary.conditions.values())).tasks)
-        if self.videos != "none" and self.record != "none":
-            keys = _selected(config.out, self.videos, list(summary.conditions), tasks, config.episodes)
-            if self.videos == "all" or _can_be_filmed(config.out, keys):
-                _render(config.out, keys)
-        sys.stderr.write(f"run directory: {config.out}\n")
+        if self.videos != "none" and config.record != "none":
+            keys = _selected(config.directory, self.videos, list(summary.conditions), tasks, config.episodes)
+            if self.videos == "all" or _can_be_filmed(config.directory, keys):
+                _render(config.directory, keys)
+        sys.stderr.write(f"run directory: {config.directory}\n")
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
-
-    def _config(self) -> EvalConfig:
-        """Turn what was typed into what is meant."""
-        from robotest.config import EvalConfig
-        from robotest.loading import DEFAULT_VERIFIERS, condition_name
-        from robotest.runtime import pool
-
-        name = re.sub(r"[^\w.-]+", "-", f"{self.env}-{Path(self.policy).name}-seed{self.seed}")
-        verifiers = None if self.verifiers is None else split(self.verifiers)
-        return EvalConfig(
-            out=self.out or Path("runs") / name,
-            env=self.env,
-            policy=self.policy,
-            verifiers=verifiers,
-            tasks=() if self.tasks == "all" else split(self.tasks),
-            episodes=self.episodes,
-            candidates=self.candidates,
-            execute=None if self.execute == "all" else self.execute,
-            seed=self.seed,
-            setting=self.setting,
-            action_mode=self.action_mode,
-            wording=self.wording,
-            image_size=self.image_size,
-            success=self.success,
-            env_args=self.env_arg,
-            unpaired=self.unpaired,
-            retry=self.retry,
-            allow_code_changes=self.allow_code_changes,
-            record=self.record,
-            pair=pair(self.pair, tuple(map(condition_name, verifiers or DEFAULT_VERIFIERS))) if self.pair else None,
-            stop_when_decided=self.stop_when_decided,
-            alpha=self.alpha,
-            allocate=self.allocate,
-            workers=pool.usable_cores() if self.workers == "auto" else self.workers,
-            env_python=self.env_python,
-            batch_window_s=self.batch_window_s,
-        )
 
 
 @dataclasses.dataclass(frozen=True)

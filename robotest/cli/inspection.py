@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tyro.conf import Positional, UseAppendAction
 
 from robotest import registry
-from robotest.cli.arguments import among
 from robotest.errors import ConformanceError, RobotestError, SpecMismatchError, place
+from robotest.names import among
 
 if TYPE_CHECKING:
     from robotest.specs import EnvSpec

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from robotest import registry
-from robotest.cli.arguments import split
+from robotest.config import CollectConfig, TrainConfig
 from robotest.errors import RobotestError
 
 if TYPE_CHECKING:
@@ -19,42 +21,20 @@ if TYPE_CHECKING:
 class Collect:
     """Let scripted experts act and keep their successes as demonstrations."""
 
-    out: Path
-    """File to write (HDF5)."""
-    env: str = "dual_arm"
-    """Suite whose experts act."""
-    tasks: str = "all"
-    r"""Tasks, separated by commas (in a name: \,); all: those that have an expert."""
-    episodes: int = 400
-    """Successful demonstrations per task."""
-    style: str = "mixture"
-    """One of the experts' styles, or the stated mixture of good and of suboptimal but successful ones."""
-    setting: str | None = None
-    """One of the suite's settings; none: the experts' own, whose starts are no evaluation's."""
-    image_size: int | None = None
-    """Height of the pictures [px]; none: the experts' own."""
-    noise: float = 1.0
-    """How much noise on what is executed, not on the labels, in units of the experts' own."""
-    seed: int = 0
-    """Seed of starts and styles; never shares a start with an evaluation."""
-    workers: int = 2
-    """Processes."""
-    overwrite: bool = False
-    """Replace a file that is already there."""
+    config: OmitArgPrefixes[CollectConfig]
+    """What to collect."""
 
     def run(self) -> int:
         """Collect, and print how often each style succeeded."""
         from robotest.demonstrations import collect
         from robotest.report import progress
 
-        tasks = () if self.tasks == "all" else split(self.tasks)
-        config = collect.CollectConfig(**{**dataclasses.asdict(self), "tasks": tasks})
-        with progress.collection(config.episodes) as update:
-            tallies = collect.collect(config, update)
+        with progress.collection(self.config.episodes) as update:
+            tallies = collect.collect(self.config, update)
         for task, tally in tallies.items():
             styles = ", ".join(f"{s} {tally.succeeded[s]}/{n}" for s, n in tally.tried.items() if n)
             sys.stdout.write(f"{task}: {styles}\n")
-        sys.stdout.write(f"demonstrations in {self.out}\n")
+        sys.stdout.write(f"demonstrations in {self.config.out}\n")
         return 0
 
 
@@ -62,37 +42,14 @@ class Collect:
 class Train:
     """Train a policy on demonstrations. The same command continues after an interruption."""
 
-    data: Path
-    """Demonstration file (`robotest collect`)."""
-    out: Path
-    """Folder of the policy."""
-    head: Literal["flow"] = "flow"
-    """How chunks are generated."""
-    name: str = "mini_vla"
-    """Name of the policy in tables."""
-    seed: int = 0
-    """Seed of weights, batches and noise."""
-    steps: int = 3000
-    """Optimiser steps."""
-    batch: int = 64
-    """Observations in a step."""
-    draws: int = 4
-    """Noises and times for each encoded observation."""
-    horizon: int = 16
-    """Actions in a chunk."""
-    learning_rate: float = 1.2e-3
-    """Peak, after the warm-up and before the cosine."""
-    threads: int | None = None
-    """Threads of the processor; None leaves it to torch."""
-    overwrite: bool = False
-    """Replace a policy, or what an unfinished training left, of other settings or demonstrations."""
+    config: OmitArgPrefixes[TrainConfig]
+    """What to train, and how."""
 
     def run(self) -> int:
         """Train, and print the file of the weights; a policy of the same settings and data is left as it is."""
         from robotest.policies import training
         from robotest.report import progress
 
-        config = training.TrainConfig(**dataclasses.asdict(self))
         done = 0
         with progress.steps() as update:
 
@@ -101,7 +58,7 @@ class Train:
                 done = step
                 update(f"loss {loss:.3f}", step, total)
 
-            path = training.train(config, follow)
+            path = training.train(self.config, follow)
         sys.stdout.write(f"policy in {path}{'' if done else ', where it was already: nothing was changed'}\n")
         return 0
 

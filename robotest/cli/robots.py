@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from robotest.cli.arguments import split
 from robotest.errors import RobotestError
+from robotest.names import split
 
 if TYPE_CHECKING:
     from robotest.config import EvalConfig
@@ -128,7 +128,7 @@ class Deploy:
             tasks=() if self.tasks == "all" else split(self.tasks),
             episodes=self.episodes,
             candidates=self.candidates,
-            execute=None if self.execute == "all" else self.execute,
+            execute=self.execute,
             seed=self.seed,
             setting=self.setting,
             wording=self.wording,
@@ -142,12 +142,12 @@ class Deploy:
             else:
                 assert self.config is not None
                 rig = Rig.read(self.robot, self.config)
-            runner = RobotRunner(rig, evaluation.out, console, blind=self.blind, film=self.film)
+            runner = RobotRunner(rig, evaluation.directory, console, blind=self.blind, film=self.film)
             if self.shadow:
                 return _shadow(runner, evaluation)
             summary = evaluate(evaluation, runner=runner)
         print_summary(summary, as_json=self.json)
-        sys.stderr.write(f"run directory: {evaluation.out}\n")
+        sys.stderr.write(f"run directory: {evaluation.directory}\n")
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
 
 
@@ -160,7 +160,7 @@ def _shadow(runner: RobotRunner, evaluation: EvalConfig) -> int:
     from robotest.evaluation import prepare
     from robotest.hardware.deployment import shadow
 
-    log = evaluation.out / "shadow.jsonl"
+    log = evaluation.directory / "shadow.jsonl"
     with contextlib.closing(runner), interrupt.deferred():
         runner.shadow(*prepare(evaluation, runner, WallClock()), log)
     sys.stdout.write(json_format.dumps(shadow.summary(log)) + "\n")

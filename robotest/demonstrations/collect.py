@@ -14,12 +14,12 @@ import multiprocessing
 import multiprocessing.util
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
 
 from robotest import interrupt, registry
+from robotest.config import CollectConfig
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.errors import ArtifactError, RobotestError, UnknownNameError
 from robotest.experts import CLEAN, experts_of, require_style
@@ -30,34 +30,6 @@ from robotest.types import EnvOptions, Experts, SimulatedEnv
 T = TypeVar("T")
 
 _NOISE_DECAY: Final = 0.8  # of the Ornstein-Uhlenbeck noise, per control step
-
-
-@dataclasses.dataclass(frozen=True)
-class CollectConfig:
-    """What to collect."""
-
-    out: Path
-    """File to write (HDF5)."""
-    env: str = "dual_arm"
-    """Suite whose experts act."""
-    tasks: tuple[str, ...] = ()
-    """Tasks; all that have an expert if none is named."""
-    episodes: int = 400
-    """Successful demonstrations of each task."""
-    style: str = "mixture"
-    """One style for all, or the stated mixture."""
-    setting: str | None = None
-    """Setting of the environment; None: the experts' own."""
-    image_size: int | None = None
-    """Height of the pictures [px]; None: the experts' own."""
-    noise: float = 1.0
-    """How much noise on executed actions, in units of the experts' own."""
-    seed: int = 0
-    """Seed of the starts and styles; never shares a start with an evaluation."""
-    workers: int = 2
-    """Processes."""
-    overwrite: bool = False
-    """Whether a file that is already there may be lost."""
 
 
 @dataclasses.dataclass(frozen=True)

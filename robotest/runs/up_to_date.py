@@ -29,13 +29,13 @@ def read(config: EvalConfig) -> Summary | None:
         RunDirectoryError: the run's episodes are damaged.
     """
     try:
-        record = json.loads((config.out / FILE).read_text(encoding="utf-8"))
+        record = json.loads((config.directory / FILE).read_text(encoding="utf-8"))
         conditions, tasks = list(record["conditions"]), list(record["tasks"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never completed, or damaged: the slow way finds out
     if record.get("asked") != _asked(config):
         return None
-    asked, finished = directory.read(config.out)
+    asked, finished = directory.read(config.directory)
     asked = dataclasses.replace(asked, verifiers={c: asked.verifiers.get(c) for c in conditions}, tasks=tuple(tasks))
     keys = schedule.keys(asked, finished)
     if not all(key in finished for key in keys):
@@ -49,8 +49,8 @@ def write(config: EvalConfig, summary: Summary) -> None:
     """Note that `config` is done."""
     tasks = next(iter(summary.conditions.values())).tasks
     record = {"asked": _asked(config), "conditions": list(summary.conditions), "tasks": list(tasks)}
-    with directory.writing(config.out):
-        directory.write_json(config.out / FILE, record)
+    with directory.writing(config.directory):
+        directory.write_json(config.directory / FILE, record)
 
 
 def _asked(config: EvalConfig) -> dict[str, Any]:

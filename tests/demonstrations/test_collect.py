@@ -13,7 +13,8 @@ import pytest
 
 from robotest import registry
 from robotest.cli.main import main
-from robotest.demonstrations.collect import CollectConfig, collect, demonstrate
+from robotest.config import CollectConfig
+from robotest.demonstrations.collect import collect, demonstrate
 from robotest.demonstrations.files import DemonstrationFile
 from robotest.errors import ArtifactError, RobotestError
 from robotest.experts import experts_of

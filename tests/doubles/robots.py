@@ -557,7 +557,7 @@ def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation:
     config = EvalConfig(out=Path(out), env="rm75-dual-simulated", episodes=1, shuffle=True, **told)
     runner = RobotRunner(
         Rig("rm75-dual", rig["robot_config"], bench=(rig["bench"][0], rig["bench"][1])),
-        config.out,
+        config.directory,
         Unattended(),
         film=film,
     )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robotest.demonstrations.collect import CollectConfig, collect, demonstrate
+from robotest.config import CollectConfig
+from robotest.demonstrations.collect import collect, demonstrate
 from robotest.demonstrations.files import DemonstrationFile, chunk_labels
 from robotest.envs.dual_arm.expert import MIXTURE, experts
 from robotest.envs.dual_arm.suite import suite

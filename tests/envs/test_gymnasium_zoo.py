@@ -40,6 +40,7 @@ def run(beast: Beast, success: str | None, seed: int, out: Path) -> tuple[Fate, 
         seed=seed,
         success=success,
         record="none",
+        workers=0,
     )
     try:
         return "complete", evaluate(config), ""

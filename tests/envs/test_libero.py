@@ -157,7 +157,7 @@ def test_workers_see_the_same_pixels_and_so_does_the_video(tmp_path: Path) -> No
             "tests.doubles.witness:one_arm",
             ("first",),
             episodes=1,
-            execute=None,
+            execute="all",
             workers=workers,
         )
         evaluate(dataclasses.replace(config, setting="sampled"))

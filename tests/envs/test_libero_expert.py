@@ -65,10 +65,10 @@ def test_demonstrations_show_what_happened() -> None:
 
 @pytest.mark.slow
 def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None:
-    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial:2", policy="expert", episodes=2)
+    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial:2", policy="expert", episodes=2, workers=0)
     summary = evaluate(config)
     assert summary.conditions["first"].overall.successes >= 1
-    _, episodes = directory.read(config.out)
+    _, episodes = directory.read(config.directory)
     assert len(episodes) == 2
     assert all(e.decisions == e.steps for e in episodes.values())  # one action at a time
 
@@ -83,12 +83,12 @@ def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None
 )
 def test_who_has_no_expert_is_told_who_has(env: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match=message):
-        evaluate(EvalConfig(tmp_path / "run", env=env, policy="expert"))
+        evaluate(EvalConfig(tmp_path / "run", env=env, policy="expert", workers=0))
 
 
 def test_a_task_without_an_expert_is_named(tmp_path: Path) -> None:
     task = registry.resolve("env", "libero/libero_spatial").tasks[9]
-    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial", policy="expert", tasks=(task,))
+    config = EvalConfig(tmp_path / "run", env="libero/libero_spatial", policy="expert", tasks=(task,), workers=0)
     with pytest.raises(UnknownNameError, match="with an expert"):
         evaluate(config)
     with pytest.raises(UnknownNameError, match="style"):

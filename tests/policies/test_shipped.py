@@ -22,7 +22,7 @@ CONDITIONS = ("random", "medoid", "cfn", "leverage")
 def lines(config: EvalConfig) -> list[str]:
     """Run, and return the lines of ``episodes.jsonl`` without their times."""
     evaluate(config)
-    records = [json.loads(line) for line in (config.out / "episodes.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (config.directory / "episodes.jsonl").read_text().splitlines()]
     return [json.dumps({k: v for k, v in record.items() if k != "time"}) for record in records]
 
 
@@ -39,7 +39,7 @@ def assert_same_recordings(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> EvalConfig:
     out = tmp_path_factory.mktemp("shipped") / "whole"
-    return EvalConfig(out, verifiers=CONDITIONS, tasks=("lift_tray", "place_block_pad"), episodes=2, execute=None)
+    return EvalConfig(out, verifiers=CONDITIONS, tasks=("lift_tray", "place_block_pad"), episodes=2, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_same_command_gives_the_same_lines_on_any_number_of_threads(
     try:
         for workers in (0, 2):
             assert lines(dataclasses.replace(config, out=tmp_path / str(workers), workers=workers)) == whole
-            assert_same_recordings(config.out, tmp_path / str(workers))
+            assert_same_recordings(config.directory, tmp_path / str(workers))
     finally:
         torch.set_num_threads(before)
 
@@ -74,7 +74,7 @@ def test_any_number_of_workers_gives_the_same_lines_and_states(
     config: EvalConfig, whole: list[str], tmp_path: Path, workers: int
 ) -> None:
     assert lines(dataclasses.replace(config, out=tmp_path, workers=workers)) == whole
-    assert_same_recordings(config.out, tmp_path)
+    assert_same_recordings(config.directory, tmp_path)
 
 
 def test_more_episodes_continue_the_run(config: EvalConfig, whole: list[str], tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_conditions_choose_differently(whole: list[str]) -> None:
 
 @pytest.mark.usefixtures("whole")
 def test_a_session_says_in_which_arithmetic_the_policy_acted(config: EvalConfig) -> None:
-    told = json.loads((config.out / "run.json").read_text())["sessions"]
+    told = json.loads((config.directory / "run.json").read_text())["sessions"]
     assert [session["precision"] for session in told] == ["bfloat16" if mini_vla.HAS_BF16 else "float32"]

@@ -12,12 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from robotest.config import TrainConfig
 from robotest.demonstrations.files import DatasetSpec, Demonstration, DemonstrationInfo, DemonstrationWriter
 from robotest.errors import ArtifactError, DivergedError, InterruptedRunError, SpecMismatchError
 from robotest.loading import load_condition
 from robotest.policies import mini_vla, training
 from robotest.policies.mini_vla_network import cell_centres
-from robotest.policies.training import TrainConfig, train
+from robotest.policies.training import train
 from robotest.specs import Component, VectorSpec
 from robotest.types import Observation
 from robotest.verifiers.fitted import demonstrations_of

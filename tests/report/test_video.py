@@ -146,7 +146,8 @@ def test_render_run_writes_beside_the_episodes_and_keeps_what_is_there(tmp_path:
             ("first",),
             ("near",),
             episodes=2,
-            execute=None,
+            execute="all",
+            workers=0,
         )
     )
     keys = list(directory.read_episodes(run))

@@ -183,6 +183,7 @@ def test_returns_are_compared_where_nothing_is_judged(tmp_path: Path, capsys: py
                 policy="tests.doubles.fakes:policy",
                 verifiers=("first", "random"),
                 stop_when_decided=True,
+                workers=0,
             )
         )
 
@@ -286,7 +287,7 @@ def test_by_default_those_verifiers_are_compared_that_were_fitted(tmp_path: Path
 
 def test_a_policy_of_another_kind_is_refused_in_words_about_it(tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match=r"policy 'mini_vla' gives actions of mode 'tip'; .* takes native"):
-        evaluate(EvalConfig(tmp_path, env="gymnasium:CartPole-v1", success="none"))
+        evaluate(EvalConfig(tmp_path, env="gymnasium:CartPole-v1", success="none", workers=0))
 
 
 @pytest.mark.parametrize(

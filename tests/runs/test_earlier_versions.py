@@ -48,10 +48,10 @@ def test_a_run_has_the_rates_that_it_was_given(run: Path) -> None:
     assert {name: summary[name] for name in before} == before
 
 
-def test_a_complete_run_is_answered_from_its_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_has_nothing_left_to_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = lines(run)
     assert main([*COMMAND, str(run)]) == 1, "one of its episodes is an error"
-    assert "already complete" in capsys.readouterr().err
+    assert "continuing: 12 of 12 episodes are there already" in capsys.readouterr().err
     assert lines(run) == before
 
 

@@ -19,7 +19,8 @@ def config(tmp_path: Path) -> EvalConfig:
         policy="tests.doubles.fakes:policy",
         verifiers=("random", f"tests.doubles.fakes:from_file={file}"),
         episodes=2,
-        execute=None,
+        execute="all",
+        workers=0,
     )
     up_to_date.write(config, evaluate(config))
     return config
@@ -43,14 +44,14 @@ def test_another_file_is_another_question(config: EvalConfig) -> None:
 
 
 def test_a_lost_episode_is_noticed(config: EvalConfig) -> None:
-    lines = config.out / "episodes.jsonl"
+    lines = config.directory / "episodes.jsonl"
     lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
     assert up_to_date.read(config) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"conditions": 3}'])
 def test_a_damaged_record_is_no_record(config: EvalConfig, text: str) -> None:
-    (config.out / up_to_date.FILE).write_text(text)
+    (config.directory / up_to_date.FILE).write_text(text)
     assert up_to_date.read(config) is None
 
 

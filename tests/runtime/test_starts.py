@@ -32,6 +32,7 @@ def config(out: Path, *tasks: str, **changes: Any) -> EvalConfig:
         episodes=2,
         candidates=2,
         record="none",
+        workers=0,
     )
     return dataclasses.replace(base, **changes)
 
