@@ -2,8 +2,7 @@
 
 A camera gives frames with two times: when the frame arrived here, and, if the camera has a clock, when it was taken by
 that. `WatchedCamera` compares both with what came before. A picture that is old, repeated or frozen is an error: a
-policy that acts on a stale or a made-up picture moves real arms. Cameras are in `robotest.hardware.cameras.drivers`,
-films, rendered scenes and faults in `robotest.hardware.cameras.sources`.
+policy that acts on a stale or a made-up picture moves real arms. The cameras are modules beside this one.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from robotest.envs.dual_arm.suite import ACTIONS, ASPECT
 from robotest.envs.dual_arm.world import CAMERAS
 from robotest.errors import RobotestError, UnknownNameError, VideoError
 from robotest.files import replacing
-from robotest.hardware.cameras.sources import RenderedCamera, camera_from
+from robotest.hardware.cameras.config import camera_from
+from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera, open_all
 from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.deployment.console import CONTROL_C, Console

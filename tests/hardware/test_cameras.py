@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 
 from robotest.clock import SimClock, WallClock
 from robotest.errors import UnknownNameError
-from robotest.hardware.cameras import drivers
-from robotest.hardware.cameras.drivers import Reader, RealSenseCamera, V4l2Camera
-from robotest.hardware.cameras.sources import Faults, FaultyCamera, RenderedCamera, ReplayCamera, camera_from
+from robotest.hardware.cameras.config import camera_from
+from robotest.hardware.cameras.reader import Reader
+from robotest.hardware.cameras.realsense import RealSenseCamera
+from robotest.hardware.cameras.rendered import RenderedCamera
+from robotest.hardware.cameras.replay import ReplayCamera
+from robotest.hardware.cameras.v4l2 import V4l2Camera
 from robotest.hardware.cameras.watch import Camera, CameraError, Frame, WatchedCamera, fitted, open_all
+from tests.doubles.faulty_camera import Faults, FaultyCamera
 
 SIZE = (12, 16)
 FPS = 30
@@ -408,7 +412,7 @@ def test_what_ends_the_reader_surfaces_every_time(error: Exception, message: str
 
 
 def test_the_first_frame_is_waited_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "FIRST_FRAME_S", 0.01)
+    monkeypatch.setattr("robotest.hardware.cameras.reader.FIRST_FRAME_S", 0.01)
     reader = Reader("left", lambda: time.sleep(0.001), lambda: None)
     with pytest.raises(CameraError, match=r"no frame within 0\.01 s"):
         reader.latest()
@@ -418,7 +422,7 @@ def test_the_first_frame_is_waited_for_a_limited_time(monkeypatch: pytest.Monkey
 def test_a_driver_that_hangs_does_not_keep_close_and_is_released_when_it_returns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drivers, "_CLOSE_S", 0.01)
+    monkeypatch.setattr("robotest.hardware.cameras.reader._CLOSE_S", 0.01)
     returns, released = threading.Event(), threading.Event()
 
     def read() -> None:
@@ -548,7 +552,8 @@ def test_realsense_unplugged_is_told_from_silent(
     d405.open()
     realsense.film(2, 2.0, picture(2))
     arrives(d405, 2)
-    monkeypatch.setattr(drivers, "_realsense_devices", lambda rs, context: {})  # the SDK's own cannot vanish
+    name = "robotest.hardware.cameras.realsense._realsense_devices"
+    monkeypatch.setattr(name, lambda rs, context: {})  # the SDK's own cannot vanish
     advance(clock, 1.5)
     with pytest.raises(CameraError, match=r"'left wrist' \(218622270304\) was unplugged: no frame for 1\.5 s"):
         eventually(lambda: d405.latest().number < 0)

@@ -26,7 +26,7 @@ from jaxtyping import Float32
 
 import robotest.hardware
 from robotest.embodiment.kinematics import DualArmKinematics
-from robotest.hardware.cameras.sources import Faults, FaultyCamera, RenderedCamera
+from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera
 from robotest.hardware.control import black_box
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
@@ -36,6 +36,7 @@ from robotest.hardware.robot import RobotError, Stop
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.rollout import Trace, attempt
 from robotest.types import Candidates, Decision, EnvOptions, Observation
+from tests.doubles.faulty_camera import Faults, FaultyCamera
 from tests.doubles.robots import (
     PATIENCE_S,
     ROOT,

@@ -1,0 +1,89 @@
+"""Cameras by the tables of ``robot.toml``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from robotest.clock import WallClock
+from robotest.errors import UnknownNameError
+from robotest.hardware.cameras.realsense import RealSenseCamera
+from robotest.hardware.cameras.replay import ReplayCamera
+from robotest.hardware.cameras.v4l2 import V4l2Camera
+from robotest.hardware.cameras.watch import Camera, CameraError
+from robotest.types import Clock
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """Keys of a table besides ``kind``, and how to build a camera of them."""
+
+    build: Callable[[str, Mapping[str, Any], Clock], Camera]
+    required: Mapping[str, type]
+    optional: Mapping[str, type] = dataclasses.field(default_factory=dict)
+
+
+def camera_from(table: Mapping[str, Any], name: str, clock: Clock | None = None) -> Camera:
+    """Build a camera from a table of a TOML file; nothing is opened yet.
+
+    ``{kind = "realsense", serial = "...", width = 640, height = 480, fps = 30}``,
+    ``{kind = "v4l2", device = "/dev/video0", width = 640, height = 480, fps = 30}``, with ``fourcc`` if not MJPG, or
+    ``{kind = "replay", path = "film.mp4"}``, with ``loop = true`` or not.
+
+    Args:
+        table: as TOML reads it.
+        name: what messages call the camera.
+        clock: stamps arrivals; real time if not given.
+
+    Raises:
+        UnknownNameError: the kind or a key is not known.
+        CameraError: a key is missing, or its value is of a wrong kind.
+    """
+    if "kind" not in table:
+        raise CameraError(f"camera {name!r} has no kind; give kind = one of {', '.join(map(repr, sorted(_KINDS)))}")
+    called = str(table["kind"])
+    if called not in _KINDS:
+        raise UnknownNameError("kind of camera", called, _KINDS)
+    kind = _KINDS[called]
+    known = {**kind.required, **kind.optional}
+    given = {key: value for key, value in table.items() if key != "kind"}
+    for key, value in given.items():
+        if key not in known:
+            raise UnknownNameError(f"key of {called} camera", key, known)
+        _check_value(name, key, value, known[key])
+    missing = [key for key in kind.required if key not in given]
+    if missing:
+        raise CameraError(f"camera {name!r} lacks {', '.join(missing)}: a {called} camera needs them")
+    return kind.build(name, given, clock or WallClock())
+
+
+def _check_value(name: str, key: str, value: Any, wanted: type) -> None:
+    fits = type(value) is wanted  # a bool is an int, too
+    if not fits or (isinstance(value, int) and wanted is int and value <= 0):
+        raise CameraError(f"camera {name!r} has {key} = {value!r}; {key} must be {_IN_WORDS[wanted]}")
+
+
+def _realsense(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
+    return RealSenseCamera(name, given["serial"], (given["height"], given["width"]), given["fps"], clock)
+
+
+def _v4l2(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
+    size, fourcc = (given["height"], given["width"]), given.get("fourcc", "MJPG")
+    if len(fourcc) != 4:
+        raise CameraError(f"camera {name!r} has fourcc = {fourcc!r}; give four letters, such as 'MJPG' or 'YUYV'")
+    return V4l2Camera(name, given["device"], size, given["fps"], clock, fourcc)
+
+
+def _replay(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
+    return ReplayCamera(name, Path(given["path"]), clock, loop=given.get("loop", False))
+
+
+_IN_WORDS: Final = {str: "words in quotes", int: "a whole number above 0", bool: "true or false"}
+_MODE: Final = {"width": int, "height": int, "fps": int}
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "realsense": _Kind(_realsense, {"serial": str, **_MODE}),
+    "v4l2": _Kind(_v4l2, {"device": str, **_MODE}, {"fourcc": str}),
+    "replay": _Kind(_replay, {"path": str}, {"loop": bool}),
+}
