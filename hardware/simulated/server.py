@@ -44,18 +44,20 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Float64
 
-from robotest.embodiment import rm75, workcell
+from robotest.embodiment import workcell
 from robotest.envs.dual_arm.suite import DualArmEnv, suite
 from robotest.envs.dual_arm.world import CONTROL_DT, PHYSICS_DT
 from robotest.errors import RobotestError
 from robotest.hardware.robot import RobotError
 from robotest.hardware.simulated.controller import Controller, Measured, PushConfig, joint_units, parse
+from robotest.hardware.simulated.faults import FAULTS, fault_arguments
+from robotest.hardware.simulated.journal import Journal
 from robotest.runtime.wire import WireError, pack, unpack
 from robotest.types import EnvOptions
 
@@ -68,7 +70,6 @@ AMPERE_PER_NEWTON_METRE: Final = 0.1
 _OPEN_ENOUGH = 0.9
 _STEPS_PER_CONTROL = round(CONTROL_DT / PHYSICS_DT)
 _MAX_CATCH_UP = 25  # physics steps in one go; what is late beyond that is given up
-_MAX_JOURNAL_REPLY = 20_000  # frames; a larger reply would keep the loop from its deadlines
 _MAX_PENDING = 2**22  # bytes that a client may leave unread
 _MAX_LINE = 2**16
 _MAX_REQUEST = 2**20
@@ -76,100 +77,6 @@ _LENGTH = struct.Struct("<Q")  # of a frame, as `robotest.runtime.wire` has it
 _READ_BYTES = 2**16
 _SO_TIMESTAMPNS = 35  # of Linux's socket.h; Python 3.11 has no name for it
 _TIMESPEC = struct.Struct("@qq")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """Something that can be made to go wrong.
-
-    Attributes:
-        description: one line.
-        arguments: names and their defaults; what is given must be of the default's type.
-    """
-
-    description: str
-    arguments: Mapping[str, float | int | str | bool] = dataclasses.field(default_factory=dict)
-
-
-FAULTS: Final[Mapping[str, Fault]] = {
-    "tcp_close": Fault("every connection is closed; with `refuse` new ones are refused", {"refuse": False}),
-    "tcp_reset": Fault("every connection is reset (RST); with `refuse` new ones are refused", {"refuse": False}),
-    "tcp_half_open": Fault("connections stay, nothing is read or answered any more"),
-    "tcp_slow": Fault("replies come late by `delay_s`", {"delay_s": 0.2}),
-    "tcp_split": Fault("replies come byte by byte, `gap_s` apart", {"gap_s": 0.0005}),
-    "tcp_merge": Fault("replies are held back and sent together every `hold_s`", {"hold_s": 0.1}),
-    "udp_stop": Fault("no state is pushed"),
-    "udp_reorder": Fault("every second state overtakes the one before it"),
-    "udp_duplicate": Fault("every state comes twice"),
-    "udp_frozen": Fault("states keep coming, their values no longer change"),
-    "udp_garbage": Fault("every `every`-th state is cut off or no JSON at all", {"every": 1}),
-    "error_code": Fault("a system error, 0x100D (collision) unless `code` says otherwise", {"code": 0x100D}),
-    "joint_error": Fault("an error of one joint, which loses its power", {"joint": 1, "code": 0x0800}),
-    "current_spike": Fault("one joint reports a current", {"joint": 1, "ampere": 12.0}),
-    "over_temperature": Fault("one joint reports a temperature", {"joint": 1, "celsius": 95.0}),
-    "estop": Fault("the emergency stop is pressed: no power, status `stop`, commands are ignored"),
-    "joint_disabled": Fault("one joint loses its power, a system error", {"joint": 1}),
-    "freeze": Fault("the controller does nothing at all: it reads nothing, says nothing, pushes nothing"),
-}
-"""Faults by name. They last until ``clear``; errors may also be cleared by the client, where a controller allows it."""
-
-
-class Journal:
-    """What arrived at the sockets: following frames as numbers, everything else as text. The oldest goes first.
-
-    Args:
-        limit: frames kept at least; other commands are kept a tenth as often.
-    """
-
-    def __init__(self, limit: int = 2_000_000, chunk: int = 65_536) -> None:
-        self._chunk = chunk
-        self._chunks: collections.deque[tuple[Any, Any, Any]] = collections.deque(maxlen=-(-limit // chunk) + 1)
-        self._commands: collections.deque[list[Any]] = collections.deque(maxlen=max(1, limit // 10))
-        self._dropped = 0  # whole chunks
-        self.n_frames = 0
-        self.n_commands = 0
-
-    def frame(self, arm: int, stamp: float, joints: list[int]) -> None:
-        """Note a frame: joint positions [0.001 deg] as they were sent, kept within 32 bits."""
-        row = self.n_frames % self._chunk
-        if row == 0:
-            self._dropped += len(self._chunks) == self._chunks.maxlen
-            arms, stamps = np.empty(self._chunk, np.uint8), np.empty(self._chunk)
-            self._chunks.append((arms, stamps, np.empty((self._chunk, rm75.N_JOINTS), np.int32)))
-        arms, stamps, values = self._chunks[-1]
-        arms[row], stamps[row] = arm, stamp
-        values[row] = [min(max(q, -(2**31)), 2**31 - 1) for q in joints]
-        self.n_frames += 1
-
-    def command(self, arm: int, stamp: float, line: bytes) -> None:
-        """Note any other line."""
-        self._commands.append([arm, stamp, line.decode(errors="replace")])
-        self.n_commands += 1
-
-    def read(self, since: int, commands_since: int) -> dict[str, Any]:
-        """Return what is kept from these numbers on, at most some 20,000 frames and 1,000 commands at once."""
-        first = max(since, self._dropped * self._chunk)
-        index = first // self._chunk - self._dropped
-        stop = min(self.n_frames, first + _MAX_JOURNAL_REPLY, (first // self._chunk + 1) * self._chunk)
-        rows = slice(first % self._chunk, first % self._chunk + max(0, stop - first))
-        arms, stamps, joints = self._chunks[index] if first < self.n_frames else _no_frames()
-        oldest = self.n_commands - len(self._commands)
-        begin = max(commands_since, oldest)
-        commands = [self._commands[i - oldest] for i in range(begin, min(self.n_commands, begin + 1000))]
-        return {
-            "first": first,
-            "next": max(first, stop),
-            "total": self.n_frames,
-            "arm": arms[rows],
-            "stamp": stamps[rows],
-            "joints": joints[rows],
-            "commands": commands,
-            "commands_next": begin + len(commands),
-        }
-
-
-def _no_frames() -> tuple[Any, Any, Int32[np.ndarray, "n 7"]]:
-    return np.empty(0, np.uint8), np.empty(0), np.empty((0, rm75.N_JOINTS), np.int32)
 
 
 class _Stream:
@@ -796,23 +703,6 @@ class RobotSimulator:
         del request
         self.close()
         return {}
-
-
-def fault_arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a fault's arguments, what is not given by default.
-
-    Raises:
-        RobotError: the fault has no such argument, or it is of another kind or out of range.
-    """
-    known = FAULTS[name].arguments
-    for key, value in given.items():
-        if key not in known:
-            raise RobotError(f"fault {name} has no {key!r}; it takes {', '.join(known) or 'nothing'}")
-        kind = type(known[key])
-        fits = type(value) is kind or (kind is float and type(value) is int)
-        if not fits or (kind is not bool and not 0 < value < 1e6) or (key == "joint" and value > rm75.N_JOINTS):
-            raise RobotError(f"fault {name}: {key}={value!r} is not of the kind of {known[key]!r}, or out of range")
-    return {**known, **given}
 
 
 def _is_loopback(host: str) -> bool:
