@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,17 +19,17 @@ from robotest import interrupt
 from robotest.clock import WallClock
 from robotest.envs.dual_arm.suite import ACTIONS, ASPECT
 from robotest.envs.dual_arm.world import CAMERAS
-from robotest.errors import RobotestError, UnknownNameError, VideoError
+from robotest.errors import UnknownNameError, VideoError
 from robotest.files import replacing
 from robotest.hardware.cameras.config import camera_from
 from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera, open_all
 from robotest.hardware.control.client import ExecutorClient
+from robotest.hardware.deployment.config import Rig
 from robotest.hardware.deployment.console import CONTROL_C, Console
 from robotest.hardware.deployment.env import RobotEnv
 from robotest.hardware.deployment.shadow import ShadowEnv
-from robotest.hardware.deployment.supervisor import BenchSupervisor, OperatorSupervisor, RealTask, Supervisor
-from robotest.hardware.limits import from_table
+from robotest.hardware.deployment.supervisor import BenchSupervisor, OperatorSupervisor, Supervisor
 from robotest.hardware.robot import RobotError, Stop
 from robotest.report.video import Film
 from robotest.runs.directory import episode_path
@@ -42,80 +39,10 @@ from robotest.runtime.selector import DecisionRequest, Selector
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
 
-SIMULATED: Final = {"hosts": ["127.0.0.11", "127.0.0.12"]}
-BENCH: Final = ("127.0.0.1", 8090)
-_READY_S: Final = 20.0
 _RENDERED_S: Final = 1.0
 _FILM_SIZE: Final = (240, 320)
 _LATENCY_DECISIONS: Final = 10
 _GRIPPER_TOLERANCE: Final = 0.15
-
-
-@dataclasses.dataclass(frozen=True)
-class Rig:
-    """A robot and what is around it.
-
-    Attributes:
-        robot: registered name.
-        robot_config: table ``[robot]``.
-        cameras: tables ``[cameras.NAME]``, by the policy's names for them.
-        tasks: tables ``[tasks.NAME]``.
-        table_z: height of the table over the world's origin [m].
-        bench: of simulated controllers; None: the robot is real.
-    """
-
-    robot: str
-    robot_config: Mapping[str, Any]
-    cameras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    tasks: Mapping[str, RealTask] = dataclasses.field(default_factory=dict)
-    table_z: float = 0.0
-    bench: tuple[str, int] | None = None
-
-    @classmethod
-    def read(cls, robot: str, path: Path) -> Rig:
-        """Read ``robot.toml``.
-
-        Raises:
-            RobotestError: it is not there, no TOML, or says something that nobody asks for.
-        """
-        try:
-            data = _toml(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RobotestError(f"{path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise RobotestError(f"{path} is no TOML: {error}") from error
-        tables = from_table(_Tables, data, "")
-        for name, table in (*tables.cameras.items(), *tables.tasks.items()):
-            if not isinstance(table, Mapping):
-                raise RobotestError(f"{name} = {table!r} in {path}; a table is needed")
-        tasks = {name: from_table(RealTask, table, f"tasks.{name}") for name, table in tables.tasks.items()}
-        if not tasks:
-            raise RobotestError(f"{path} names no task; add e.g. [tasks.fold_towel] with instruction = '...'")
-        for name, table in tables.cameras.items():
-            camera_from(table, name)  # says now what is wrong with it
-        return cls(robot, tables.robot, tables.cameras, tasks, from_table(_Table, tables.table, "table").z)
-
-    @classmethod
-    def simulated(cls, robot: str) -> Rig:
-        """The rig of `robotest simulate-robot` on this machine."""
-        return cls(robot, SIMULATED, bench=BENCH)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tables:
-    """The tables of a ``robot.toml``."""
-
-    robot: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    cameras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tasks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    table: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """The table ``[table]``."""
-
-    z: float = 0.0
 
 
 class RobotRunner:
@@ -335,47 +262,3 @@ class RobotRunner:
             return decision
 
         return decide
-
-
-@contextlib.contextmanager
-def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
-    """Run the simulated controllers of a robot beside this process.
-
-    Raises:
-        RobotError: they do not start, e.g. because the ports are taken.
-    """
-    command = [sys.executable, "-m", "robotest", "simulate-robot", *(["--setting", setting] if setting else [])]
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        line = process.stdout.readline()
-        if "ready" not in line:
-            said = process.stderr.read().strip().splitlines()
-            raise RobotError(
-                f"the simulated controllers of {robot} did not start: {said[-1] if said else line.strip()}"
-            )
-        yield
-    finally:
-        process.terminate()
-        process.wait(_READY_S)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-def _toml(text: str) -> dict[str, Any]:
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        tomllib = importlib.import_module(name)
-    except ImportError as error:
-        raise RobotestError(f"{name} is missing; install it with: pip install {name}") from error
-    data: dict[str, Any] = tomllib.loads(text)
-    return data

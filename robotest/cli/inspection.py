@@ -170,15 +170,16 @@ class Check:
 
     def _robot(self) -> Iterator[tuple[str, Callable[[], None]]]:
         from robotest.hardware.conformance import check_robot
-        from robotest.hardware.deployment import runner
+        from robotest.hardware.deployment.config import Rig
+        from robotest.hardware.simulated.launcher import simulated_robot
 
         def check() -> None:
             with ExitStack() as opened:
                 if self.config is None:
-                    opened.enter_context(runner.simulated_robot(self.name))
-                    rig = runner.Rig.simulated(self.name)
+                    opened.enter_context(simulated_robot(self.name))
+                    rig = Rig.simulated(self.name)
                 else:
-                    rig = runner.Rig.read(self.name, self.config)
+                    rig = Rig.read(self.name, self.config)
                 check_robot(registry.resolve("robot", self.name)(rig.robot_config))
 
         yield self.name, check

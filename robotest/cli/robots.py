@@ -114,8 +114,10 @@ class Deploy:
         from robotest.cli.evaluation import print_summary
         from robotest.config import EvalConfig
         from robotest.evaluation import evaluate
+        from robotest.hardware.deployment.config import Rig
         from robotest.hardware.deployment.console import Terminal, Unattended
-        from robotest.hardware.deployment.runner import Rig, RobotRunner, simulated_robot
+        from robotest.hardware.deployment.runner import RobotRunner
+        from robotest.hardware.simulated.launcher import simulated_robot
 
         if self.config is None and not self.simulate:
             raise RobotestError("no --config given; a robot needs its robot.toml, or try --simulate")

@@ -551,7 +551,8 @@ def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation:
     """Run what is missing."""
     from robotest.config import EvalConfig
     from robotest.evaluation import evaluate
-    from robotest.hardware.deployment.runner import Rig, RobotRunner
+    from robotest.hardware.deployment.config import Rig
+    from robotest.hardware.deployment.runner import RobotRunner
 
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}
     config = EvalConfig(out=Path(out), env="rm75-dual-simulated", episodes=1, shuffle=True, **told)

@@ -21,8 +21,9 @@ import pytest
 from robotest.cli.main import main
 from robotest.hardware.cameras.watch import CameraError
 from robotest.hardware.control import black_box
+from robotest.hardware.deployment.config import Rig
 from robotest.hardware.deployment.console import Unattended
-from robotest.hardware.deployment.runner import Rig, RobotRunner
+from robotest.hardware.deployment.runner import RobotRunner
 from robotest.runs.directory import read_episodes
 from robotest.types import EnvOptions, Episode
 from tests.doubles.robots import (

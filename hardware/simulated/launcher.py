@@ -1,0 +1,47 @@
+"""Simulated controllers beside this process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from robotest.hardware.robot import RobotError
+
+_READY_S: Final = 20.0
+
+
+@contextlib.contextmanager
+def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
+    """Run the simulated controllers of a robot beside this process.
+
+    Raises:
+        RobotError: they do not start, e.g. because the ports are taken.
+    """
+    command = [sys.executable, "-m", "robotest", "simulate-robot", *(["--setting", setting] if setting else [])]
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if "ready" not in line:
+            said = process.stderr.read().strip().splitlines()
+            raise RobotError(
+                f"the simulated controllers of {robot} did not start: {said[-1] if said else line.strip()}"
+            )
+        yield
+    finally:
+        process.terminate()
+        process.wait(_READY_S)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
