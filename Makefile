@@ -23,9 +23,9 @@ demo: .venv/installed
 	$(BIN)/robotest eval $(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not realtime and not slow"
-	ROBOTEST_UNCHECKED=1 $(BIN)/python -m pytest -n 2 -m "not realtime and slow"
-	$(BIN)/python -m pytest -m realtime
+	$(BIN)/python -m pytest --durations=25 -n 2 -m "not realtime and not slow"
+	ROBOTEST_UNCHECKED=1 $(BIN)/python -m pytest --durations=25 -n 2 -m "not realtime and slow"
+	$(BIN)/python -m pytest --durations=25 -m realtime
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
