@@ -142,8 +142,10 @@ def _foreign(files: Iterable[Path]) -> set[Path]:
 def _closure(module: str) -> set[Path]:
     """Follow imports, but only to modules of the same package, or of the same folder if it is none."""
     root = module.partition(".")[0]
+    if root == robotest.__name__ or root in sys.stdlib_module_names:  # a version says what is in these
+        return set()
     first = _file(module)
-    if first is None or root in sys.stdlib_module_names:
+    if first is None:
         return set()
     above = (module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1))  # an import runs those too
     files = {first: module} | {file: name for name in above if (file := _file(name)) is not None}

@@ -77,7 +77,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out, or do once, what is the same for all examples and takes longer than they do."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("robotest.evaluation.one_thread", contextlib.nullcontext)
-    monkeypatch.setattr(directory, "versions", functools.cache(provenance.versions))
+    monkeypatch.setattr(provenance, "versions", functools.cache(provenance.versions))
     monkeypatch.setattr(provenance, "digest", lambda _: None)
 
 
