@@ -1,4 +1,4 @@
-"""The main evaluation: tasks x episodes x conditions, paired, resumable."""
+"""The main job: tasks x episodes x conditions, paired, resumable."""
 
 from __future__ import annotations
 
@@ -156,6 +156,8 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
     identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
     identity["code"] = provenance.digest(provenance.decision_files(config.policy, verifiers))
     names = [c.name for c in conditions]
+    if config.pair is not None:
+        pair(config.pair, tuple(names))  # a name that is wrong is told, also where nothing asks for the pair
     arguments = Arguments(
         identity=identity,
         verifiers={c.name: c.fingerprint for c in conditions},

@@ -103,6 +103,8 @@ def test_bad_pairs_are_refused(tmp_path: Path) -> None:
     for pair in ("rondom:medoid", "random:random", "random"):
         with pytest.raises(RobotestError, match=f"'{pair}' given; two different conditions .* out of random, medoid"):
             evaluate(config(tmp_path / "run", pair=pair, stop_when_decided=True))
+        with pytest.raises(RobotestError, match=f"'{pair}' given"):
+            evaluate(config(tmp_path / "run", pair=pair))
     with pytest.raises(RobotestError, match="one of the two"):
         evaluate(config(tmp_path / "run", allocate="adaptive", stop_when_decided=True))
     with pytest.raises(RobotestError, match=r"alpha 2\.0 given"):
