@@ -23,9 +23,8 @@ demo: .venv/installed
 	$(BIN)/robotest eval $(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --durations=25 -n 2 -m "not realtime and not slow"
-	ROBOTEST_UNCHECKED=1 $(BIN)/python -m pytest --durations=25 -n 2 -m "not realtime and slow"
-	$(BIN)/python -m pytest --durations=25 -m realtime
+	$(BIN)/python -m pytest --durations=25 -n 2 --dist worksteal -m "not realtime"
+	$(BIN)/python -m pytest --durations=25 -m realtime tests/hardware
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

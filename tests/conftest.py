@@ -1,14 +1,16 @@
-"""Makes every annotation of the numpy parts, shapes too, a check while the tests run; outside they cost nothing.
+"""Makes every annotation of the numpy parts, shapes too, a check while the fast tests run.
 
-The checks double what simulated episodes take, so continuous integration sets ROBOTEST_UNCHECKED for the slow tests.
+The checks double what simulated episodes take, so the slow tests run without them unless ROBOTEST_CHECK_SLOW is set.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import hypothesis
 import jaxtyping
+import pytest
 from beartype import BeartypeConf, beartype
 
 from robotest.gl import use_headless_gl
@@ -24,8 +26,23 @@ PARTS = """
     demonstrations.collect evaluation runtime.rollout runtime.selector runs specs statistics.paired testing types
     embodiment envs.dual_arm.expert envs.dual_arm.randomize envs.dual_arm.tasks envs.dual_arm.world hardware verifiers
 """
-if "ROBOTEST_UNCHECKED" not in os.environ:
-    jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
+jaxtyping.install_import_hook([f"robotest.{part}" for part in PARTS.split()], "tests.conftest.checked")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a real-time test where `make test` does not look for one."""
+    astray = [i.nodeid for i in items if i.get_closest_marker("realtime") and i.path.parent.name != "hardware"]
+    if astray:
+        raise pytest.UsageError(f"real-time tests belong in tests/hardware: {', '.join(astray)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Turn the checks on or off, fixtures included."""
+    unchecked = item.get_closest_marker("slow") is not None and "ROBOTEST_CHECK_SLOW" not in os.environ
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    return (yield)
+
 
 # How long an example takes says more about this machine than about the code.
 hypothesis.settings.register_profile("robotest", deadline=None)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from robotest.errors import RobotestError
-
-EXPERTS_EVERY = int(os.environ.get("ROBOTEST_EXPERTS", "3"))
-"""One in how many tasks an expert is tried at; 1 tries all, as after a change to experts or physics."""
 
 
 def require_robosuite() -> None:

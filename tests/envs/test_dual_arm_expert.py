@@ -18,6 +18,9 @@ from robotest.envs.expert_styles import STYLES
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.randomness import derive
 from robotest.types import EnvOptions
+from tests.doubles.thorough import THOROUGH
+
+STARTS = 5 if THOROUGH else 3
 
 
 def successes(task: str, setting: str, style: str, n: int) -> int:
@@ -29,16 +32,17 @@ def successes(task: str, setting: str, style: str, n: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", suite.tasks)
-@pytest.mark.parametrize(("setting", "least"), [("clean", 19), ("randomized", 17)])
-def test_the_expert_succeeds(task: str, setting: str, least: int) -> None:
-    assert successes(task, setting, "clean", 20) >= least
+@pytest.mark.parametrize(("setting", "failures"), [("clean", 1), ("randomized", 3)])
+def test_the_expert_succeeds(task: str, setting: str, failures: int) -> None:
+    starts, failures = (20, failures) if THOROUGH else (7, failures // 3)
+    assert successes(task, setting, "clean", starts) >= starts - failures
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", sorted(set(STYLES) - {"clean"}))
 def test_every_style_succeeds_more_often_than_not(style: str) -> None:
     for task in suite.tasks:
-        assert successes(task, "clean", style, 5) >= 3, (task, style)
+        assert successes(task, "clean", style, STARTS) > STARTS / 2, (task, style)
 
 
 def test_styles_differ_from_the_clean_way() -> None:

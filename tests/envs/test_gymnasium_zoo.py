@@ -1,6 +1,6 @@
 """Any gymnasium environment: the run ends as its description says it must, and with nothing but one-line errors.
 
-``ROBOTEST_ZOO=10000 pytest tests/envs/test_gymnasium_zoo.py`` tries more of them.
+``ROBOTEST_THOROUGH=1`` tries ten thousand of them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from robotest.evaluation import evaluate
 from robotest.runs import directory, provenance
 from robotest.statistics.summary import Summary
 from tests.doubles.gymnasium_zoo import BEASTS, RULES, Beast, Expected, Fate, foretell
+from tests.doubles.thorough import THOROUGH
 
-EXAMPLES = int(os.environ.get("ROBOTEST_ZOO", "120"))
+EXAMPLES = 10_000 if THOROUGH else 120
 CONDITIONS = ("first", "random")
 EPISODES = 2
 

@@ -23,6 +23,7 @@ from robotest.runs import directory, episode_file
 from robotest.testing import check_env
 from robotest.types import EnvOptions
 from tests.doubles.simulators import require_libero
+from tests.doubles.thorough import some
 
 require_libero()
 
@@ -57,7 +58,7 @@ def bowl() -> Iterator[LiberoEnv]:
 def test_every_task_resets_to_its_first_state_and_steps(suite: str) -> None:
     found = registry.resolve("env", f"libero/{suite}")
     assert len(found.tasks) == 10
-    for task in found.tasks:
+    for task in some(found.tasks, 3):
         with closing(found.make(task, EnvOptions(setting="openpi", action_mode="osc_pose", cameras=()))) as env:
             env.reset(0, 0)
             start = env.snapshot()

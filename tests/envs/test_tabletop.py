@@ -18,7 +18,8 @@ from robotest.randomness import derive
 from robotest.testing import check_env
 from robotest.types import EnvOptions
 from tests.doubles.fakes import PointEnv
-from tests.doubles.simulators import EXPERTS_EVERY, require_robosuite
+from tests.doubles.simulators import require_robosuite
+from tests.doubles.thorough import some
 
 require_robosuite()
 
@@ -35,7 +36,9 @@ def goal() -> Iterator[TabletopEnv]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "setting"), list(zip(suite.tasks, itertools.cycle(suite.settings), strict=False)))
+@pytest.mark.parametrize(
+    ("task", "setting"), some(list(zip(suite.tasks, itertools.cycle(suite.settings), strict=False)), 3)
+)
 def test_conformance(task: str, setting: str) -> None:
     """In one setting each: they differ only in where a start comes from; and every third with pictures."""
     cameras = None if suite.tasks.index(task) % 3 == 0 else ()
@@ -141,7 +144,7 @@ def test_wrong_names_say_what_there_is() -> None:
 @pytest.mark.slow
 def test_experts_succeed() -> None:
     """With the noise of collection."""
-    failed, tried = [], suite.tasks[::EXPERTS_EVERY]
+    failed, tried = [], some(suite.tasks, 3)
     for task in tried:
         with closing(suite.make(task, experts.options)) as env:
             info = demonstrate(env, experts, derive("test", task, 0), picture=False).info

@@ -1,12 +1,11 @@
 """A disk that is full at any byte ends a command in one line; after room is made the same command goes on.
 
-``ROBOTEST_DISK_SIZES=30 pytest tests/runs/test_full_disk.py`` tries more sizes than a check of every change needs.
+``ROBOTEST_THOROUGH=1`` tries more sizes than a check of every change needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,11 @@ from robotest.files import append_line, replacing
 from robotest.report.video import Film
 from robotest.runs import directory
 from tests.doubles.forks import Forks, forks
+from tests.doubles.thorough import THOROUGH
 
 FAKES = ("--env", "tests.doubles.fakes:suite", "--policy", "tests.doubles.fakes:policy", "--verifiers", "random,medoid")
 EVAL = ("eval", *FAKES, "--episodes", "2")
-SIZES = int(os.environ.get("ROBOTEST_DISK_SIZES", "8"))
+SIZES = 30 if THOROUGH else 8
 
 
 @dataclasses.dataclass(frozen=True)
