@@ -255,7 +255,9 @@ def _file(evaluation: _Evaluation, run: RunDirectory, finished: EpisodeResult) -
     scene = episode_file.Recipe(evaluation.config.env, seeds.task, evaluation.options, seeds.reset, finished.control_dt)
     with writing(run.path):
         if evaluation.config.record != "none":
-            episode_file.write(path, episode_file.from_trace(finished.episode, scene, finished.trace))
+            episode_file.write(
+                path, episode_file.from_trace(finished.episode, scene, finished.trace, finished.decisions)
+            )
         if finished.traceback:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(finished.traceback, encoding="utf-8")

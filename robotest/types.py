@@ -376,8 +376,8 @@ class Recorder(Protocol):
         """Called once, right after the reset."""
         ...
 
-    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
-        """Called when a chunk was chosen from `observation`, before its first action (number `step`)."""
+    def chunk(self, step: int, observation: Observation) -> None:
+        """Called when a chunk was chosen for `observation`, before its first action (number `step`)."""
         ...
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:

@@ -73,7 +73,8 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
             assert again.episode.chosen == whole.episode.chosen[number:]
             np.testing.assert_array_equal(np.stack(again.trace.actions), whole.actions[step:])
             np.testing.assert_array_equal(np.stack(again.trace.snapshots), whole.snapshots[step:])
-            candidates = np.stack([d.candidates.actions for _, d in again.trace.decisions])
+            assert list(again.decisions) == list(range(number, whole.episode.decisions))
+            candidates = np.stack([d.candidates.actions for d in again.decisions.values()])
             np.testing.assert_array_equal(candidates, whole.candidates[number:])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float32
 
 from robotest import interrupt
 from robotest.clock import WallClock
@@ -112,12 +113,12 @@ class RobotRunner:
 
     def _episode(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> EpisodeResult | None:
         """Run one episode; None if it is to be done again."""
-        seeds, trace = job.seeds, Trace()
+        seeds, trace, decisions = job.seeds, Trace(), dict[int, Decision]()
         name = "" if self._blind else f" [{job.condition}]"
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
         self._power()
 
-        decide = self._decides(selector, job)
+        decide = self._decides(selector, job, decisions)
         path = episode_path(self._out, (job.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
         with self._filming(env, path):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, job.execute)
@@ -129,8 +130,8 @@ class RobotRunner:
             if label is None:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
-        episode = result(job.condition, seeds, env.spec.max_steps, ended, trace)
-        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        episode = result(job.condition, seeds, env.spec.max_steps, ended, trace, decisions)
+        return EpisodeResult(episode, trace, decisions, env.spec.control_dt, ended.traceback, bool(trace.actions))
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
@@ -247,18 +248,18 @@ class RobotRunner:
                     max_steps=made.spec.max_steps,
                     options=options,
                 )
-                decide = self._decides(selector, job)
+                decide = self._decides(selector, job, {})
                 ended = attempt(env, decide, job.seeds, Trace(), self._clock, self._clock, job.execute)
                 interrupt.check()
                 if ended.outcome == "error":
                     raise RobotError(ended.error or "the shadow's episode ended in an error")
 
-    def _decides(self, selector: Selector, job: EpisodeJob) -> Decide:
-        def decide(observation: Observation, number: int) -> Decision:
+    def _decides(self, selector: Selector, job: EpisodeJob, decisions: dict[int, Decision]) -> Decide:
+        def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
             request = DecisionRequest(job.condition, job.seeds, number, observation)
-            decision = selector.decide([request])[0]
+            decisions[number] = selector.decide([request])[0]
             interrupt.check()  # before anything of it is sent
-            return decision
+            return decisions[number].chunk
 
         return decide

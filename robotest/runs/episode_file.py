@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from robotest import files
 from robotest.errors import ArtifactError
 from robotest.runtime.rollout import Trace
-from robotest.types import EnvOptions, Episode
+from robotest.types import Decision, EnvOptions, Episode
 
 FORMAT = "robotest-episode-1"
 
@@ -73,9 +73,9 @@ class Recording:
     chosen: Int64[np.ndarray, " D"]
 
 
-def from_trace(episode: Episode, scene: Recipe, trace: Trace) -> Recording:
-    """Stack a `Trace` into arrays; what an episode never reached has length 0."""
-    decisions = [d for _, d in trace.decisions]
+def from_trace(episode: Episode, scene: Recipe, trace: Trace, made: Mapping[int, Decision]) -> Recording:
+    """Stack a `Trace` and its decisions, by their number, into arrays; what an episode never reached has length 0."""
+    decisions = list(made.values())
     n_actions = decisions[0].chunk.shape[1] if decisions else 0
     return Recording(
         episode=episode,
@@ -86,7 +86,7 @@ def from_trace(episode: Episode, scene: Recipe, trace: Trace) -> Recording:
         rewards=np.array(trace.rewards, np.float64) if trace.rewards else None,
         frames=tuple(jpeg for _, jpeg in trace.frames),
         frame_steps=np.array([step for step, _ in trace.frames], np.int64),
-        decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
+        decision_steps=np.array(trace.decision_steps, np.int64),
         candidates=np.stack([d.candidates.actions for d in decisions])
         if decisions
         else np.zeros((0, 0, 0, 0), np.float32),

@@ -155,7 +155,7 @@ class _Queue:
             self._again.append(job)
             return []
         error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
-        return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace())]
+        return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace(), {})]
 
 
 class _SelectorThreads:
@@ -269,7 +269,8 @@ class _Worker:
         self._spec: EnvSpec | None = None
         self.job: EpisodeJob | None = None
         self._began = 0.0
-        self._decisions: list[Decision] = []
+        self._number = 0
+        self._decisions: dict[int, Decision] = {}
         self._refusal: Exception | None = None
 
     def fileno(self) -> int:
@@ -311,7 +312,7 @@ class _Worker:
     def begin(self, job: EpisodeJob) -> None:
         """Start an episode; `advance` goes on with it."""
         self.job, self._began = job, time.monotonic()
-        self._decisions, self._refusal = [], None
+        self._decisions, self._refusal = {}, None
         wanted = (job.seeds.task, job.options)
         self._expect(self._spec.patience_s if self._spec and self._made == wanted else START_S)
         self._made = wanted
@@ -343,7 +344,7 @@ class _Worker:
                 self._expect(self._spec.patience_s)
                 threads.selector.require_fits(self._spec)
             case "ask":
-                self._deadline = math.inf
+                self._deadline, self._number = math.inf, message["number"]
                 threads.submit(self, self._request(message))
             case "ended":
                 trace = Trace(
@@ -354,9 +355,12 @@ class _Worker:
                     rewards=message["rewards"],
                     start=message["start"],
                     frames=[(step, jpeg) for step, jpeg in message["frames"]],
-                    decisions=list(zip(message["steps"], self._decisions, strict=True)),
+                    decision_steps=message["steps"],
                 )
-                return [self.finished(self._explained(Attempt(**message["attempt"])), trace)]
+                if len(trace.decision_steps) != len(self._decisions):
+                    said = f"{len(trace.decision_steps)} chunks executed, {len(self._decisions)} sent"
+                    raise _LostError(f"the worker talks nonsense ({said})", self._last_words())
+                return [self.finished(self._explained(Attempt(**message["attempt"])), trace, self._decisions)]
             case _:
                 raise RobotestError(message.get("text", f"a worker said {message!r:.100}"))
         return []
@@ -375,21 +379,21 @@ class _Worker:
             self._refusal = decision
             self._send({"do": "refused"})
         else:
-            self._decisions.append(decision)  # first: the worker may have ended before this thread goes on
+            self._decisions[self._number] = decision  # first: the worker may have ended before this thread goes on
             try:
                 self._send({"do": "chunk", "actions": decision.chunk})
             except WireError:
-                self._decisions.pop()
+                del self._decisions[self._number]
                 raise
 
-    def finished(self, ended: Attempt, trace: Trace) -> EpisodeResult:
+    def finished(self, ended: Attempt, trace: Trace, decisions: Mapping[int, Decision]) -> EpisodeResult:
         """File an episode and be idle again."""
         assert self.job is not None
         max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
-        episode = result(self.job.condition, self.job.seeds, max_steps, ended, trace)
+        episode = result(self.job.condition, self.job.seeds, max_steps, ended, trace, decisions)
         self.job, self._deadline = None, math.inf
         began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
-        return EpisodeResult(episode, trace, control_dt, ended.traceback, began)
+        return EpisodeResult(episode, trace, decisions, control_dt, ended.traceback, began)
 
     def end(self) -> None:
         """End the process, whatever it is doing."""

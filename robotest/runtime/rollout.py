@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -34,8 +34,8 @@ SNAPSHOT: Final = "simulator state"
 """Part of a start's digest that depends on the action mode, and so is not compared between runs of two."""
 FILM_STRIDE: Final = 2
 """Every how many steps a frame is kept."""
-Decide = Callable[[Observation, int], Decision]
-"""What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
+Decide = Callable[[Observation, int], Float32[np.ndarray, "H A"]]
+"""Returns the chunk to execute, given an observation and the number of the decision within the episode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def rollout(
         env: where to act; `stop` is called on every exit, also by an exception.
         decide: chooses a chunk for an observation.
         seeds: of this episode.
-        recorder: told of every decision and every action.
+        recorder: listens to every chunk and every action.
         clock: paces the actions, `control_dt` apart.
         execute: how many actions of a chunk to execute before the next decision; None is all of them.
         origin: where to start; None is the episode's beginning. Steps and decisions are numbered on from there.
@@ -87,9 +87,8 @@ def rollout(
             while True:
                 observation = env.observe()
                 require_valid(observation, spec)
-                decision = decide(observation, number)
-                recorder.decision(step, observation, decision)
-                actions = decision.chunk[:execute]
+                actions = decide(observation, number)[:execute]
+                recorder.chunk(step, observation)
                 env.begin_chunk(actions)
                 start = clock.now()
                 for k, action in enumerate(actions, 1):
@@ -199,7 +198,14 @@ def attempt(
     return Attempt(outcome, error, where, timer.now() - start)
 
 
-def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt, trace: Trace) -> Episode:
+def result(
+    condition: str,
+    seeds: EpisodeSeeds,
+    max_steps: int,
+    attempt: Attempt,
+    trace: Trace,
+    decisions: Mapping[int, Decision],
+) -> Episode:
     """Return what is filed about an episode.
 
     Args:
@@ -208,6 +214,7 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
         max_steps: the task's step limit.
         attempt: how it ended.
         trace: what happened, as far as it went.
+        decisions: number -> decision, in their order.
     """
     return Episode(
         condition=condition,
@@ -216,12 +223,12 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
         outcome=attempt.outcome,
         steps=len(trace.actions),
         max_steps=max_steps,
-        decisions=len(trace.decisions),
+        decisions=len(decisions),
         instruction=trace.instruction,
-        chosen=tuple(d.chosen for _, d in trace.decisions),
+        chosen=tuple(d.chosen for d in decisions.values()),
         error=attempt.error,
-        sample_s=sum(d.sample_s for _, d in trace.decisions),
-        verify_s=sum(d.verify_s for _, d in trace.decisions),
+        sample_s=sum(d.sample_s for d in decisions.values()),
+        verify_s=sum(d.verify_s for d in decisions.values()),
         wall_s=attempt.wall_s,
         start=trace.start,
         episode_return=math.fsum(trace.rewards) if trace.rewards else None,
@@ -230,7 +237,7 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
 
 @dataclasses.dataclass
 class Trace:
-    """A `Recorder` that keeps one episode in memory.
+    """A `Recorder` that keeps one episode in memory. Decisions are kept where they are made, by whoever has a selector.
 
     Attributes:
         instruction: the words given; empty before the first decision.
@@ -238,7 +245,7 @@ class Trace:
         actions: the actions really sent.
         success: the task's predicate after every action.
         rewards: of every action; empty if the environment gives none.
-        decisions: (number of the action that followed, decision).
+        decision_steps: number of the first action of every chunk.
         start: `digest` of the first observation; empty where starts are not repeatable.
         film: keep frames of an environment whose states cannot be kept.
         frames: (actions so far, JPEG) of every `FILM_STRIDE`-th step and the last.
@@ -249,7 +256,7 @@ class Trace:
     actions: list[Float32[np.ndarray, " A"]] = dataclasses.field(default_factory=list)
     success: list[bool] = dataclasses.field(default_factory=list)
     rewards: list[float] = dataclasses.field(default_factory=list)
-    decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
+    decision_steps: list[int] = dataclasses.field(default_factory=list)
     start: dict[str, str] = dataclasses.field(default_factory=dict)
     film: bool = False
     frames: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
@@ -268,12 +275,12 @@ class Trace:
         self._snapshot()
         self._picture(env)
 
-    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
-        """Keep a decision."""
+    def chunk(self, step: int, observation: Observation) -> None:
+        """Keep where a chunk begins, and of the first one what the episode started from."""
         self.instruction = observation.instruction
-        if self._repeatable and not self.decisions:
+        if self._repeatable and not self.decision_steps:
             self.start = digest(observation, self.snapshots[0] if self.snapshots else None)
-        self.decisions.append((step, decision))
+        self.decision_steps.append(step)
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:  # noqa: ARG002
         """Keep what an action did."""

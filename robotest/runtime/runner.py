@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
 
 from robotest import experts, interrupt
 from robotest.clock import SimClock
@@ -64,6 +67,7 @@ class EpisodeResult:
     Attributes:
         episode: its result.
         trace: what happened.
+        decisions: number -> decision, in their order; one for each of `Trace.decision_steps`.
         control_dt: seconds between two actions [s].
         traceback: where an error happened; empty without one.
         began: whether it got as far as its first action.
@@ -71,6 +75,7 @@ class EpisodeResult:
 
     episode: Episode
     trace: Trace
+    decisions: Mapping[int, Decision]
     control_dt: float
     traceback: str = ""
     began: bool = True
@@ -137,17 +142,20 @@ class InProcessRunner:
 
     def _run(self, selector: Selector, job: EpisodeJob, env: Env) -> EpisodeResult:
         condition, seeds, trace = job.condition, job.seeds, Trace(film=job.film)
+        decisions: dict[int, Decision] = {}
 
-        def decide(observation: Observation, number: int) -> Decision:
+        def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
-            with policys.lent():
-                return selector.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+            with policy_generators.lent():
+                decisions[number] = selector.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+            return decisions[number].chunk
 
-        policys, clock = GlobalGenerators.present(), SimClock()
+        policy_generators, clock = GlobalGenerators.present(), SimClock()
         ended = attempt(env, decide, seeds, trace, clock, self._timer, job.execute, job.origin)
-        policys.resume()
-        episode = result(condition, seeds, env.spec.max_steps, ended, trace)
-        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        policy_generators.resume()
+        episode = result(condition, seeds, env.spec.max_steps, ended, trace, decisions)
+        began = bool(trace.actions)
+        return EpisodeResult(episode, trace, decisions, env.spec.control_dt, ended.traceback, began=began)
 
     def _env(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

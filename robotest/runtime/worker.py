@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from jaxtyping import Float32
 
 import robotest
 from robotest import experts
@@ -42,7 +43,7 @@ from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
 from robotest.runtime.rollout import Origin, Trace, attempt
 from robotest.runtime.wire import Channel, DisconnectedError
-from robotest.types import Candidates, Decision, Env, EnvOptions, Observation, Suite
+from robotest.types import Env, EnvOptions, Observation, Suite
 
 PROTOCOL = 2
 DUMP_SIGNAL = signal.SIGUSR1
@@ -106,7 +107,7 @@ class Worker:
             "do": "ended",
             "attempt": dataclasses.asdict(ended),
             "instruction": trace.instruction,
-            "steps": [step for step, _ in trace.decisions],
+            "steps": trace.decision_steps,
             "actions": list(trace.actions),
             "success": trace.success,
             "rewards": trace.rewards,
@@ -115,14 +116,15 @@ class Worker:
             "snapshots": np.stack(trace.snapshots) if trace.snapshots else None,
         }
 
-    def _decide(self, observation: Observation, number: int) -> Decision:
-        """Ask the parent; the candidates stay there, what comes back is the chunk to execute."""
+    def _decide(self, observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
+        """Ask the parent for the chunk to execute; the decision stays there."""
         images = {camera: np.asarray(image) for camera, image in observation.images.items()}
         seen = {**vars(observation), "images": images}
         self._channel.send({"do": "ask", "observation": seen, "number": number})
         match self._channel.receive():
             case {"do": "chunk", "actions": actions}:
-                return Decision(Candidates(actions[None]), np.zeros(1), 0, 0.0, 0.0)
+                chunk: Float32[np.ndarray, "H A"] = actions
+                return chunk
         raise RefusedError("the selector has no decision")
 
     def _make(self, task: str, options: EnvOptions) -> Env:
