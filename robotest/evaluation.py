@@ -26,7 +26,7 @@ from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
 from robotest.runs.spec import Arguments, Key, key_of
 from robotest.runtime.pool import WorkerPool, usable_cores
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import VerifierSelector
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
 from robotest.statistics.summary import Summary
@@ -95,7 +95,7 @@ def evaluate(
     return summary
 
 
-def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[Selector, list[EpisodeJob]]:
+def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[VerifierSelector, list[EpisodeJob]]:
     """Return a configuration's selector and all its episodes, in their order, without running or filing any.
 
     Args:
@@ -120,7 +120,7 @@ class _Evaluation:
 
     config: EvalConfig
     options: EnvOptions
-    selector: Selector
+    selector: VerifierSelector
     execute: int
     arguments: Arguments
     precision: str
@@ -147,7 +147,7 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
         policy, folder = _expert(config, runner, style), None
     verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
     conditions = _load_conditions(verifiers, policy, folder)
-    selector = Selector(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
+    selector = VerifierSelector(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
     execute, options = _execute(config.execute, policy), _options(config, suite, policy, style)
     spec = runner.spec(tasks[0], options)
     selector.require_fits(spec)

@@ -57,8 +57,9 @@ class Decision:
 
     Attributes:
         candidates: what was sampled.
-        scores: higher is better supported; the largest wins, the first of equals.
-        chosen: index of the winner.
+        scores: higher is better supported.
+        chosen: index of the candidate to execute: of the largest score, the first of equals, unless a branch
+            (`robotest.branching`) sets it.
         sample_s: time the policy took [s].
         verify_s: time the verifier took [s].
     """

@@ -36,7 +36,7 @@ from robotest.report.video import Film
 from robotest.runs.directory import episode_path
 from robotest.runtime.rollout import Decide, Trace, attempt, result
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
-from robotest.runtime.selector import DecisionRequest, Selector
+from robotest.runtime.selector import Selector
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
 
@@ -131,7 +131,7 @@ class RobotRunner:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
         episode = result(job.condition, seeds, env.spec.max_steps, ended, trace, decisions)
-        return EpisodeResult(episode, trace, decisions, env.spec.control_dt, ended.traceback, bool(trace.actions))
+        return EpisodeResult(job, episode, trace, decisions, env.spec.control_dt, ended.traceback, bool(trace.actions))
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
@@ -157,7 +157,7 @@ class RobotRunner:
         for number in range(_LATENCY_DECISIONS):
             observation = env.observe()
             start = self._clock.now()
-            selector.decide([DecisionRequest(job.condition, job.seeds, number, observation)])
+            selector.decide([job.request(number, observation)])
             taken.append(self._clock.now() - start)
             self._clock.sleep_until(start + env.spec.control_dt)
         duration = job.execute * env.spec.control_dt
@@ -257,8 +257,7 @@ class RobotRunner:
     def _decides(self, selector: Selector, job: EpisodeJob, decisions: dict[int, Decision]) -> Decide:
         def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
-            request = DecisionRequest(job.condition, job.seeds, number, observation)
-            decisions[number] = selector.decide([request])[0]
+            decisions[number] = selector.decide([job.request(number, observation)])[0]
             interrupt.check()  # before anything of it is sent
             return decisions[number].chunk
 

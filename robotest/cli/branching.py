@@ -15,7 +15,7 @@ from robotest.errors import RobotestError, UnknownNameError
 from robotest.names import among, split
 
 if TYPE_CHECKING:
-    from robotest.branching import BranchPlanner
+    from robotest.branching.run import BranchPlanner
     from robotest.runs.spec import Arguments
 
 
@@ -50,7 +50,10 @@ class Branch:
 
     def run(self) -> int:
         """Run what is missing and print the tables; 1 if a branch ended in an error."""
-        from robotest import branching
+        from robotest.branching import branches
+        from robotest.branching.plan import Plan
+        from robotest.branching.report import report
+        from robotest.branching.run import run
         from robotest.clock import WallClock
         from robotest.report import progress, tables
         from robotest.runs import directory, spec
@@ -74,10 +77,8 @@ class Branch:
                     f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
                     f" run more with `robotest eval --episodes`, or give --episodes {there}"
                 )
-        selector, judged = self._selector(asked)
-        plan = branching.Plan(
-            self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every
-        )
+        planner, judged = self._planner(asked)
+        plan = Plan(self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every)
         workers = pool.usable_cores() if self.workers == "auto" else self.workers
         env = asked.identity["env"]
         runner: EpisodeRunner
@@ -87,20 +88,20 @@ class Branch:
             runner = pool.WorkerPool(env, workers or 1, self.env_python)
         out = self.out or self.run_directory / f"branches-{self.condition}"
         with contextlib.closing(runner), progress.counter("branches") as update:
-            branches = branching.run(plan, selector, runner, out, update)
-        report = branching.report(branches)
+            ended = run(plan, planner, runner, out, update)
+        found = report(ended)
         if self.json:
-            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(found), indent=2, allow_nan=False) + "\n")
         else:
             standin_assets = bool(asked.identity.get("standin_assets"))
-            for part in tables.branches(report, standin_assets=standin_assets, notes=spec.notes(asked.identity)):
+            for part in tables.branches(found, standin_assets=standin_assets, notes=spec.notes(asked.identity)):
                 progress.console().print(part)
-            sys.stderr.write(f"branches: {out / branching.FILE}\n")
-        return 1 if any(b.outcome == "error" for b in branches) else 0
+            sys.stderr.write(f"branches: {out / branches.FILE}\n")
+        return 1 if any(b.outcome == "error" for b in ended) else 0
 
-    def _selector(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+    def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
         """Load the run's policy and everything that is to be judged; return its fingerprints too."""
-        from robotest.branching import BranchPlanner
+        from robotest.branching.run import BranchPlanner
         from robotest.clock import WallClock
         from robotest.loading import load_condition, policy_and_folder
 
@@ -113,5 +114,5 @@ class Branch:
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
         verifiers = {c.name: c.verifier for c in judged}
-        selector = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
-        return selector, {c.name: c.fingerprint for c in judged}
+        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
+        return planner, {c.name: c.fingerprint for c in judged}

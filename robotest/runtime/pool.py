@@ -20,8 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -135,12 +135,12 @@ class _LostError(Exception):
 
 
 class _Queue:
-    """Assignments in their order; those whose worker was lost come first."""
+    """Jobs in their order; those whose worker was lost come first."""
 
     def __init__(self, jobs: Iterator[EpisodeJob]) -> None:
         self._jobs = jobs
         self._again: deque[EpisodeJob] = deque()
-        self._attempts: dict[tuple[str, str, int], int] = {}
+        self._attempts = Counter[Hashable]()
 
     def take(self) -> EpisodeJob | None:
         return self._again.popleft() if self._again else next(self._jobs, None)
@@ -149,9 +149,8 @@ class _Queue:
         """Put back what a lost worker was at, or give it up as an error."""
         job = worker.job
         assert job is not None
-        key = (job.condition, job.seeds.task, job.seeds.episode)
-        self._attempts[key] = self._attempts.get(key, 0) + 1
-        if self._attempts[key] < ATTEMPTS:
+        self._attempts[job.key] += 1
+        if self._attempts[job.key] < ATTEMPTS:
             self._again.append(job)
             return []
         error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
@@ -279,7 +278,7 @@ class _Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for an job."""
+        """Whether it waits for a job."""
         return self.job is None
 
     @property
@@ -390,10 +389,10 @@ class _Worker:
         """File an episode and be idle again."""
         assert self.job is not None
         max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
-        episode = result(self.job.condition, self.job.seeds, max_steps, ended, trace, decisions)
-        self.job, self._deadline = None, math.inf
+        job, self.job, self._deadline = self.job, None, math.inf
+        episode = result(job.condition, job.seeds, max_steps, ended, trace, decisions)
         began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
-        return EpisodeResult(episode, trace, decisions, control_dt, ended.traceback, began)
+        return EpisodeResult(job, episode, trace, decisions, control_dt, ended.traceback, began)
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
@@ -431,7 +430,7 @@ class _Worker:
     def _request(self, message: Mapping[str, Any]) -> DecisionRequest:
         assert self.job is not None
         observation = Observation(**message["observation"])
-        return DecisionRequest(self.job.condition, self.job.seeds, message["number"], observation)
+        return self.job.request(message["number"], observation)
 
     def _explained(self, ended: Attempt) -> Attempt:
         """Put in the reason that the worker was not told."""

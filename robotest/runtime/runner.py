@@ -50,6 +50,7 @@ class EpisodeJob:
         execute: how many actions of a chunk to execute.
         origin: where to start within the episode; None is its beginning.
         film: see `Trace.film`.
+        candidate: the one to execute at the first decision, whatever the scores; None leaves it to the verifier.
     """
 
     condition: str
@@ -58,6 +59,22 @@ class EpisodeJob:
     execute: int
     origin: Origin | None = None
     film: bool = False
+    candidate: int | None = None
+
+    @property
+    def first_decision(self) -> int:
+        """Number of its first decision within the episode."""
+        return self.origin.number if self.origin else 0
+
+    @property
+    def key(self) -> tuple[str, EpisodeSeeds, int, int | None]:
+        """What tells it from every other job of a run."""
+        return (self.condition, self.seeds, self.first_decision, self.candidate)
+
+    def request(self, number: int, observation: Observation) -> DecisionRequest:
+        """Return the request for decision `number`."""
+        candidate = self.candidate if number == self.first_decision else None
+        return DecisionRequest(self.condition, self.seeds, number, observation, candidate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +82,7 @@ class EpisodeResult:
     """One episode that ended.
 
     Attributes:
+        job: the job it was.
         episode: its result.
         trace: what happened.
         decisions: number -> decision, in their order; one for each of `Trace.decision_steps`.
@@ -73,6 +91,7 @@ class EpisodeResult:
         began: whether it got as far as its first action.
     """
 
+    job: EpisodeJob
     episode: Episode
     trace: Trace
     decisions: Mapping[int, Decision]
@@ -94,7 +113,7 @@ class EpisodeRunner(Protocol):
         ...
 
     def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
-        """Run episodes and yield each as it ends. Assignments are asked for as they are needed, in their order.
+        """Run episodes and yield each as it ends. Jobs are taken as they are needed, in their order.
 
         Close it when leaving early: what has not ended then is given up.
         `SpecMismatchError` if the selector's policy cannot act in a task.
@@ -141,21 +160,20 @@ class InProcessRunner:
             self._made = None
 
     def _run(self, selector: Selector, job: EpisodeJob, env: Env) -> EpisodeResult:
-        condition, seeds, trace = job.condition, job.seeds, Trace(film=job.film)
-        decisions: dict[int, Decision] = {}
+        trace, decisions = Trace(film=job.film), dict[int, Decision]()
 
         def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
             with policy_generators.lent():
-                decisions[number] = selector.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+                decisions[number] = selector.decide([job.request(number, observation)])[0]
             return decisions[number].chunk
 
         policy_generators, clock = GlobalGenerators.present(), SimClock()
-        ended = attempt(env, decide, seeds, trace, clock, self._timer, job.execute, job.origin)
+        ended = attempt(env, decide, job.seeds, trace, clock, self._timer, job.execute, job.origin)
         policy_generators.resume()
-        episode = result(condition, seeds, env.spec.max_steps, ended, trace, decisions)
+        episode = result(job.condition, job.seeds, env.spec.max_steps, ended, trace, decisions)
         began = bool(trace.actions)
-        return EpisodeResult(episode, trace, decisions, env.spec.control_dt, ended.traceback, began=began)
+        return EpisodeResult(job, episode, trace, decisions, env.spec.control_dt, ended.traceback, began=began)
 
     def _env(self, task: str, options: EnvOptions) -> Env:
         """Return the environment of a task, made again only when task or options change."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -25,16 +25,40 @@ class DecisionRequest:
         seeds: of the episode. They know nothing of conditions: all of them choose among the same noises.
         number: of the decision within the episode.
         observation: what the policy sees.
+        candidate: the one to execute whatever the scores; None leaves the choice to the verifier.
     """
 
     condition: str
     seeds: EpisodeSeeds
     number: int
     observation: Observation
+    candidate: int | None = None
 
 
-class Selector:
-    """Samples for all requests in one batch, then lets each condition's verifier choose.
+@runtime_checkable
+class Selector(Protocol):
+    """Makes decisions. What an `EpisodeRunner` needs."""
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether `decide` may be called from several threads at once."""
+        ...
+
+    def require_fits(self, env: EnvSpec) -> None:
+        """Raise `SpecMismatchError` unless its policy can act in `env`."""
+        ...
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
+        """Return one decision for each request, in their order.
+
+        Raises:
+            InvalidActionError: candidates or scores of any request are not finite or have the wrong shape.
+        """
+        ...
+
+
+class VerifierSelector:
+    """Samples for all requests in one batch, then lets each condition's verifier choose. Implements `Selector`.
 
     Args:
         policy: samples the candidates.
@@ -60,42 +84,50 @@ class Selector:
 
     @property
     def concurrent(self) -> bool:
-        """Whether `decide` may be called from several threads at once."""
+        """See `Selector.concurrent`: the policy decides."""
         return self._policy.spec.concurrent
 
     def require_fits(self, env: EnvSpec) -> None:
-        """Raise `SpecMismatchError` unless the policy can act in `env`."""
+        """See `Selector.require_fits`."""
         self._policy.spec.require_fits(env)
 
     def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
-        """Return one decision for each request, in their order.
+        """See `Selector.decide`."""
+        batch, sample_s = self.sample(requests)
+        return [self.choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
 
-        The policy's time is shared out equally over the requests.
+    def sample(self, requests: Sequence[DecisionRequest]) -> tuple[list[Candidates], float]:
+        """Return the candidates for each request, and the policy's time shared out equally over the requests [s].
 
         Raises:
-            InvalidActionError: candidates or scores of any request are not finite or have the wrong shape.
+            InvalidActionError: candidates of any request are not finite or have the wrong shape.
         """
         start = self._clock.now()
-        batch = self._policy.sample(
-            [r.observation for r in requests], [self._sampling_seed(r) for r in requests], self._n_candidates
-        )
+        seeds = [r.seeds.noise(r.number) for r in requests]
+        sampled = self._policy.sample([r.observation for r in requests], seeds, self._n_candidates)
         sample_s = (self._clock.now() - start) / max(1, len(requests))
-        return [self._choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
+        batch = [self._in_numpy(s) for _, s in zip(requests, sampled, strict=True)]
+        for candidates in batch:
+            self._require_valid(candidates)
+        return batch, sample_s
 
-    def _sampling_seed(self, request: DecisionRequest) -> int:
-        return request.seeds.noise(request.number)
+    def choose(self, request: DecisionRequest, candidates: Candidates, sample_s: float = 0.0) -> Decision:
+        """Return the choice of the condition's verifier among candidates of `sample`, or that of the request.
 
-    def _choose(self, request: DecisionRequest, sampled: Candidates, sample_s: float) -> Decision:
-        candidates = self._in_numpy(sampled)
-        self._require_valid(candidates)
+        Raises:
+            InvalidActionError: the scores are not finite or not M numbers.
+        """
         verifier = self._verifiers[request.condition]
         with self._verifying:  # quick beside the policy, and nobody asked verifiers to be safe in threads
             start = self._clock.now()
-            given = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
+            scored = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
             verify_s = self._clock.now() - start
-        scores: Float64[np.ndarray, " M"] = _in_numpy(given, np.float64, f"verifier {verifier.spec.name!r} gave scores")
+        scores: Float64[np.ndarray, " M"] = _in_numpy(
+            scored, np.float64, f"verifier {verifier.spec.name!r} gave scores"
+        )
         _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
-        return Decision(candidates, scores, int(np.argmax(scores)), sample_s, verify_s)
+        chosen = int(np.argmax(scores)) if request.candidate is None else request.candidate
+        return Decision(candidates, scores, chosen, sample_s, verify_s)
 
     def _in_numpy(self, sampled: Candidates) -> Candidates:
         """Return candidates as arrays of ours: what torch or JAX made cannot be sent to a worker, nor recorded."""

@@ -13,7 +13,7 @@ from robotest.errors import ArtifactError
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file
 from robotest.runtime.rollout import Trace, attempt, result
-from robotest.runtime.selector import DecisionRequest, Selector
+from robotest.runtime.selector import DecisionRequest, VerifierSelector
 from robotest.types import Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls
 from tests.doubles.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
@@ -23,7 +23,7 @@ SEEDS = EpisodeSeeds(0, "near", 1)
 
 
 def record(policy: PointPolicy) -> tuple[episode_file.Recording, Trace]:
-    selector = Selector(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
+    selector = VerifierSelector(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
 
     def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
         decisions[number] = selector.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
