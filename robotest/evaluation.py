@@ -23,7 +23,7 @@ from robotest.names import pair
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
-from robotest.runs.spec import Arguments, Key, key_of
+from robotest.runs.spec import Arguments, Identity, Key, key_of
 from robotest.runtime.pool import WorkerPool, usable_cores
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
 from robotest.runtime.selector import VerifierSelector
@@ -152,14 +152,11 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
     spec = runner.spec(tasks[0], options)
     selector.require_fits(spec)
     _require_comparable(config, spec)
-    identity = _identity(config, spec, policy.spec, options, execute)
-    identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
-    identity["code"] = provenance.digest(provenance.decision_files(config.policy, verifiers))
     names = [c.name for c in conditions]
     if config.pair is not None:
         pair(config.pair, tuple(names))  # a name that is wrong is told, also where nothing asks for the pair
     arguments = Arguments(
-        identity=identity,
+        identity=_identity(config, spec, policy.spec, options, execute, verifiers),
         verifiers={c.name: c.fingerprint for c in conditions},
         tasks=tasks,
         episodes=config.episodes,
@@ -378,24 +375,29 @@ def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | 
 
 
 def _identity(
-    config: EvalConfig, env: EnvSpec, policy: PolicySpec, options: EnvOptions, execute: int
-) -> dict[str, Any]:
-    """Everything that changes what an episode is; file names do not."""
-    return {
-        "env": config.env,
-        **{name: getattr(options, name) for name in ("setting", "action_mode", "wording", "image_size")},
-        "env_args": list(options.env_args),
-        "success": env.success,
-        "simulator": env.simulator,
-        "caveats": list(env.caveats),
-        "repeatable": env.repeatable,
-        "standin_assets": env.standin_assets,
-        "policy": policy.name,
-        "policy_fingerprint": policy.fingerprint,
-        "candidates": config.candidates,
-        "execute": execute,
-        "seed": config.seed,
-    }
+    config: EvalConfig, env: EnvSpec, policy: PolicySpec, options: EnvOptions, execute: int, verifiers: Sequence[str]
+) -> Identity:
+    """Return everything that changes what an episode is; file names do not."""
+    return Identity(
+        env=config.env,
+        setting=options.setting,
+        action_mode=options.action_mode,
+        wording=options.wording,
+        image_size=options.image_size,
+        env_args=options.env_args,
+        success=env.success,
+        simulator=env.simulator,
+        caveats=env.caveats,
+        repeatable=env.repeatable,
+        standin_assets=env.standin_assets,
+        policy=policy.name,
+        policy_fingerprint=policy.fingerprint,
+        candidates=config.candidates,
+        execute=execute,
+        seed=config.seed,
+        env_code=provenance.digest(provenance.environment_files(config.env, config.success, config.env_args)),
+        code=provenance.digest(provenance.decision_files(config.policy, verifiers)),
+    )
 
 
 def _load_conditions(texts: Sequence[str], policy: Policy, folder: Path | None) -> list[Condition]:

@@ -67,12 +67,12 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
     assert whole.snapshots is not None
     policy, folder = policy_and_folder(policy_name)
     verifier = load_condition(key[0], policy, folder).verifier
-    selector = VerifierSelector(policy, {key[0]: verifier}, asked.identity["candidates"], WallClock())
-    seeds = EpisodeSeeds(asked.identity["seed"], key[1], key[2])
+    selector = VerifierSelector(policy, {key[0]: verifier}, asked.identity.candidates, WallClock())
+    seeds = EpisodeSeeds(asked.identity.seed, key[1], key[2])
     with contextlib.closing(InProcessRunner(env, WallClock())) as runner:
         for number, step in enumerate(whole.decision_steps):
             origin = Origin(whole.snapshots[step], int(step), number)
-            work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity["execute"], origin)
+            work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity.execute, origin)
             (again,) = runner.run(selector, [work])
             assert again.episode.outcome == whole.episode.outcome
             assert again.episode.chosen == whole.episode.chosen[number:]

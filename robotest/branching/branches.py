@@ -12,6 +12,7 @@ from typing import Any
 
 from robotest.errors import RunDirectoryError
 from robotest.runs import directory
+from robotest.runs.spec import Identity
 from robotest.types import Outcome
 
 FILE = "branches.jsonl"
@@ -65,9 +66,18 @@ class Subject:
         verifiers: name -> fingerprint of each verifier whose scores are kept, None if it has no file.
     """
 
-    run: Mapping[str, Any]
+    run: Identity
     condition: str
     verifiers: Mapping[str, str | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form, read back by `from_json`."""
+        return {"run": self.run.to_json(), "condition": self.condition, "verifiers": dict(self.verifiers)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Subject:
+        """Inverse of `to_json`."""
+        return cls(Identity.from_json(data["run"]), data["condition"], data["verifiers"])
 
 
 def read(file: Path, subject: Subject) -> dict[Place, Branch]:
@@ -106,22 +116,27 @@ def appending(file: Path, subject: Subject) -> Iterator[Callable[[Branch], None]
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.open("a", encoding="utf-8")
 
-    def append(line: Branch | Subject) -> None:
+    def append(line: Mapping[str, Any]) -> None:
         with directory.writing(file.parent):
-            lines.write(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n")
+            lines.write(json.dumps(line, allow_nan=False) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
 
     try:
         if lines.tell() == 0:
-            append(subject)
-        yield append
+            append(subject.to_json())
+        yield lambda branch: append(dataclasses.asdict(branch))
     finally:
         with directory.writing(file.parent):
             lines.close()  # writes what an interrupted `append` left in the buffer
 
 
 def _require_same(file: Path, there: Mapping[str, Any], subject: Subject) -> None:
-    wanted = dataclasses.asdict(subject)
-    if there != wanted:
-        raise RunDirectoryError(f"{file} has branches of {there}, not of {wanted}; give these or another --out")
+    try:
+        same = Subject.from_json(there) == subject
+    except (KeyError, TypeError, AttributeError):
+        same = False
+    if not same:
+        raise RunDirectoryError(
+            f"{file} has branches of {there}, not of {subject.to_json()}; give these or another --out"
+        )

@@ -75,9 +75,9 @@ def branches(plan: Plan) -> Iterator[PlannedBranch]:
             step = int(recorded.decision_steps[decision])
             job = EpisodeJob(
                 condition=plan.condition,
-                seeds=EpisodeSeeds(identity["seed"], task, index, continuation),
+                seeds=EpisodeSeeds(identity.seed, task, index, continuation),
                 options=recorded.scene.options,
-                execute=identity["execute"],
+                execute=identity.execute,
                 origin=Origin(recorded.snapshots[step], step, decision),
                 candidate=candidate,
             )

@@ -56,7 +56,7 @@ class Branch:
         from robotest.branching.run import run
         from robotest.clock import WallClock
         from robotest.report import progress, tables
-        from robotest.runs import directory, spec
+        from robotest.runs import directory
         from robotest.runtime import pool
         from robotest.runtime.runner import EpisodeRunner, InProcessRunner
         from robotest.success import NONE
@@ -65,7 +65,7 @@ class Branch:
             if getattr(self, name) < 1:
                 raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
         asked, recorded = directory.read(self.run_directory)
-        if asked.identity.get("success") == NONE:
+        if asked.identity.success == NONE:
             raise RobotestError(f"{self.run_directory} judges no success; branches are judged by nothing else")
         if self.condition not in asked.verifiers:
             raise UnknownNameError("condition", self.condition, asked.verifiers)
@@ -80,7 +80,7 @@ class Branch:
         planner, judged = self._planner(asked)
         plan = Plan(self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every)
         workers = pool.usable_cores() if self.workers == "auto" else self.workers
-        env = asked.identity["env"]
+        env = asked.identity.env
         runner: EpisodeRunner
         if workers == 0 and self.env_python is None:
             runner = InProcessRunner(env, WallClock())
@@ -93,8 +93,8 @@ class Branch:
         if self.json:
             sys.stdout.write(json_format.dumps(dataclasses.asdict(found), indent=2, allow_nan=False) + "\n")
         else:
-            standin_assets = bool(asked.identity.get("standin_assets"))
-            for part in tables.branches(found, standin_assets=standin_assets, notes=spec.notes(asked.identity)):
+            standin_assets = bool(asked.identity.standin_assets)
+            for part in tables.branches(found, standin_assets=standin_assets, notes=asked.identity.notes):
                 progress.console().print(part)
             sys.stderr.write(f"branches: {out / branches.FILE}\n")
         return 1 if any(b.outcome == "error" for b in ended) else 0
@@ -105,14 +105,14 @@ class Branch:
         from robotest.clock import WallClock
         from robotest.loading import load_condition, policy_and_folder
 
-        policy, folder = policy_and_folder(self.policy or asked.identity["policy"])
-        if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:
+        policy, folder = policy_and_folder(self.policy or asked.identity.policy)
+        if policy.spec.fingerprint != asked.identity.policy_fingerprint:
             raise RobotestError(
-                f"{self.run_directory} was run with policy {asked.identity['policy_fingerprint']};"
+                f"{self.run_directory} was run with policy {asked.identity.policy_fingerprint};"
                 f" {policy.spec.name!r} is {policy.spec.fingerprint}; give the run's with --policy"
             )
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
         verifiers = {c.name: c.verifier for c in judged}
-        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
+        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity.candidates, WallClock())
         return planner, {c.name: c.fingerprint for c in judged}

@@ -114,7 +114,7 @@ class Compare:
         within = [e for e in episodes.values() if e.task in asked.tasks]
         found: Comparison | UnpairedComparison | ReturnComparison
         scale, unit = 100.0, " points"
-        if asked.identity.get("success") == NONE:
+        if asked.identity.success == NONE:
             found, scale, unit = compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
         elif self.unpaired:
             found = compare_unpaired(*sides, within, self.level)

@@ -32,7 +32,7 @@ _LONGEST_FOLDER = 120
 """Bytes; file systems allow 255, and some encrypting ones 143."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
 _NEWER = ("success", "simulator")
-"""Parts of an identity that earlier versions of robotest did not record."""
+"""Fields of an identity without which a run cannot be continued; earlier versions of robotest did not record them."""
 _KINDS = {
     "condition": str,
     "task": str,
@@ -152,13 +152,13 @@ class RunDirectory:
             "machine": provenance.machine(),
             "renderer": provenance.renderer(),
         }
-        session.update({name: arguments.identity.get(name) for name in CODE})
+        session.update({name: getattr(arguments.identity, name) for name in CODE})
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
             sessions.append(session)
         self._arguments = dataclasses.replace(arguments, verifiers=verifiers)
         with writing(self.path):
-            write_json(file, {"format": FORMAT, **dataclasses.asdict(self._arguments), "sessions": sessions})
+            write_json(file, {"format": FORMAT, **self._arguments.to_json(), "sessions": sessions})
             _drop_torn_line(self.path / "episodes.jsonl")
             self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
             if len(kept) < len(episodes):
@@ -209,16 +209,8 @@ def read_arguments(run: Path) -> Arguments:
         data = json.loads(file.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise RunDirectoryError(f"{file} has format {data['format']}; this version reads {FORMAT}")
-        return Arguments(
-            identity=data["identity"],
-            verifiers=data["verifiers"],
-            tasks=tuple(data["tasks"]),
-            episodes=data["episodes"],
-            pair=tuple(data["pair"]) if data["pair"] else None,
-            alpha=data["alpha"],
-            adaptive=data["adaptive"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        return Arguments.from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
 
 
@@ -304,16 +296,15 @@ def _drop_torn_line(file: Path) -> None:
 
 
 def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_changes: bool) -> None:
-    old = [name for name in _NEWER if name in now.identity and name not in before.identity]
-    if old:
+    unequal = list(before.identity.differences(now.identity))
+    missing = [d.name for d in unequal if d.name in _NEWER and d.a is None]
+    if missing:
         raise RunDirectoryError(
-            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(old)}: it can be read"
-            " (`robotest compare`), but not continued; give another --out"
+            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(missing)}: it can be"
+            " read (`robotest compare`), but not continued; give another --out"
         )
     differences = [
-        f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
-        for name in {**before.identity, **now.identity}
-        if before.identity.get(name) != now.identity.get(name) and not (name in CODE and allow_code_changes)
+        f"{d.name}: {d.a!r} there, {d.b!r} given" for d in unequal if not (d.name in CODE and allow_code_changes)
     ]
     differences += [
         f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
@@ -321,7 +312,7 @@ def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_c
         if name in before.verifiers and before.verifiers[name] != fingerprint
     ]
     if differences:
-        edited = any(before.identity.get(name) != now.identity.get(name) for name in CODE)
+        edited = any(d.name in CODE for d in unequal)
         hint = ", or --allow-code-changes to keep the episodes of the code before" if edited else ""
         raise RunDirectoryError(
             f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out{hint}"

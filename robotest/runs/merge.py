@@ -63,18 +63,17 @@ def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool =
     """
     (first, one), (second, other) = directory.read(a), directory.read(b)
     differences = [
-        f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
-        for name in {**first.identity, **second.identity}
-        if name not in COMPARED
-        and first.identity.get(name) != second.identity.get(name)
-        and not (unpaired and name == "seed")
-        and not (allow_code_changes and name == "env_code")
+        f"{d.name} is {d.a!r} in one and {d.b!r} in the other"
+        for d in first.identity.differences(second.identity)
+        if d.name not in COMPARED
+        and not (unpaired and d.name == "seed")
+        and not (allow_code_changes and d.name == "env_code")
     ]
     if any(text.startswith("env_code") for text in differences):
         differences.append(
             "the environment's code was edited in between; if that changes nothing, compare with --allow-code-changes"
         )
-    if not unpaired and first.identity.get("action_mode") != second.identity.get("action_mode"):
+    if not unpaired and first.identity.action_mode != second.identity.action_mode:
         one, other = _without_snapshots(one), _without_snapshots(other)
     tasks = tuple(task for task in first.tasks if task in second.tasks)
     if not tasks:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from robotest import success
 from robotest.randomness import derive
-from robotest.runs import spec
 from robotest.runs.directory import ROUND
 from robotest.runs.merge import require_same_starts
 from robotest.runs.spec import Arguments, Key, Start
@@ -75,7 +74,7 @@ def summarise(
     finished = [episodes[key] for key in keys(arguments, episodes) if key in episodes]
     if not unpaired:
         require_same_starts(finished)
-    judged = arguments.identity.get("success") != success.NONE
+    judged = arguments.identity.success != success.NONE
     found = summary.summarise(
         finished, list(arguments.verifiers), arguments.tasks, level, pairs, judged=judged, unpaired=unpaired
     )
@@ -87,8 +86,8 @@ def summarise(
         found,
         sequential=monitor(arguments, episodes),
         adaptive=estimate,
-        standin_assets=bool(arguments.identity.get("standin_assets")),
-        notes=spec.notes(arguments.identity),
+        standin_assets=bool(arguments.identity.standin_assets),
+        notes=arguments.identity.notes,
     )
 
 
