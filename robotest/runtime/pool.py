@@ -23,11 +23,28 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn, TypeVar
 
 import robotest
 from robotest import interrupt
 from robotest.errors import RobotestError, describe
+from robotest.runtime.messages import (
+    Chunk,
+    ChunkRequest,
+    EpisodeEnded,
+    Failed,
+    FromPool,
+    FromWorker,
+    Hello,
+    Refused,
+    RunRequest,
+    SpecReply,
+    SpecRequest,
+    SuiteReply,
+    SuiteRequest,
+    from_worker,
+    to_wire,
+)
 from robotest.runtime.rollout import Attempt, Trace, result
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
 from robotest.runtime.selector import DecisionRequest, Selector
@@ -35,7 +52,7 @@ from robotest.runtime.wire import Channel, DisconnectedError, WireError
 from robotest.runtime.worker import DUMP_SIGNAL, PROTOCOL
 from robotest.specs import EnvSpec
 from robotest.threads import one_thread
-from robotest.types import Decision, EnvOptions, Observation
+from robotest.types import Decision, EnvOptions
 
 ATTEMPTS = 3
 """How often an episode is begun whose worker dies or hangs."""
@@ -47,8 +64,11 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP
 """Workers compute on one core each: more threads would only fight over them. LP is Mesa's software renderer."""
 
 
+_Reply = TypeVar("_Reply", SuiteReply, SpecReply)
+
+
 class WorkerPool:
-    """A `EpisodeRunner` of `n_workers` processes.
+    """An `EpisodeRunner` of `n_workers` processes.
 
     Args:
         env: name of the suite.
@@ -298,14 +318,12 @@ class _Worker:
 
     def suite(self) -> SuiteInfo:
         """Ask what its suite has."""
-        answer = self._ask({"do": "suite"})
-        return SuiteInfo(*(tuple(answer[name]) for name in ("tasks", "settings", "action_modes")))
+        return self._ask(SuiteRequest(self._env), SuiteReply).suite
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
         """Have an environment built and ask for its spec."""
-        answer = self._ask({"do": "spec", "task": task, "options": dataclasses.asdict(options)})
+        self._spec = self._ask(SpecRequest(self._env, task, options), SpecReply).spec
         self._made = (task, options)
-        self._spec = EnvSpec.from_json(answer["spec"])
         return self._spec
 
     def begin(self, job: EpisodeJob) -> None:
@@ -315,17 +333,7 @@ class _Worker:
         wanted = (job.seeds.task, job.options)
         self._expect(self._spec.patience_s if self._spec and self._made == wanted else START_S)
         self._made = wanted
-        self._send(
-            {
-                "do": "run",
-                "env": self._env,
-                "seeds": dataclasses.asdict(job.seeds),
-                "options": dataclasses.asdict(job.options),
-                "execute": job.execute,
-                "origin": vars(job.origin) if job.origin else None,
-                "film": job.film,
-            }
-        )
+        self._send(RunRequest(self._env, job.seeds, job.options, job.execute, job.origin, job.film))
 
     def advance(self, threads: _SelectorThreads) -> list[EpisodeResult]:
         """Take its message; return the episode if that ended it.
@@ -334,34 +342,22 @@ class _Worker:
             _LostError: it is gone, or talks nonsense.
             RobotestError: it cannot do what was asked, and nor could another.
         """
-        message = self._receive()
-        match message["do"]:
-            case "hello":
-                self._greet(message)
-            case "spec":
-                self._spec = EnvSpec.from_json(message["spec"])
-                self._expect(self._spec.patience_s)
-                threads.selector.require_fits(self._spec)
-            case "ask":
-                self._deadline, self._number = math.inf, message["number"]
-                threads.submit(self, self._request(message))
-            case "ended":
-                trace = Trace(
-                    instruction=message["instruction"],
-                    snapshots=[] if message["snapshots"] is None else list(message["snapshots"]),
-                    actions=message["actions"],
-                    success=message["success"],
-                    rewards=message["rewards"],
-                    start=message["start"],
-                    frames=[(step, jpeg) for step, jpeg in message["frames"]],
-                    decision_steps=message["steps"],
-                )
-                if len(trace.decision_steps) != len(self._decisions):
-                    said = f"{len(trace.decision_steps)} chunks executed, {len(self._decisions)} sent"
-                    raise _LostError(f"the worker talks nonsense ({said})", self._last_words())
-                return [self.finished(self._explained(Attempt(**message["attempt"])), trace, self._decisions)]
-            case _:
-                raise RobotestError(message.get("text", f"a worker said {message!r:.100}"))
+        match self._receive():
+            case Hello() as hello:
+                self._greet(hello)
+            case SpecReply(spec):
+                self._spec = spec
+                self._expect(spec.patience_s)
+                threads.selector.require_fits(spec)
+            case ChunkRequest(observation, number) if self.job is not None:
+                self._deadline, self._number = math.inf, number
+                threads.submit(self, self.job.request(number, observation))
+            case EpisodeEnded(ended, trace) if len(trace.decision_steps) == len(self._decisions):
+                return [self.finished(self._explained(ended), trace, self._decisions)]
+            case Failed(text):
+                raise RobotestError(text)
+            case message:
+                raise self._confused(message)
         return []
 
     def give_up(self) -> NoReturn:
@@ -376,11 +372,11 @@ class _Worker:
         self._expect(self._spec.patience_s)
         if isinstance(decision, Exception):
             self._refusal = decision
-            self._send({"do": "refused"})
+            self._send(Refused())
         else:
             self._decisions[self._number] = decision  # first: the worker may have ended before this thread goes on
             try:
-                self._send({"do": "chunk", "actions": decision.chunk})
+                self._send(Chunk(decision.chunk))
             except WireError:
                 del self._decisions[self._number]
                 raise
@@ -405,52 +401,50 @@ class _Worker:
         """Give it so long to say something."""
         self._allowed_s, self._deadline = allowed_s, time.monotonic() + allowed_s
 
-    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask and wait, for what comes before any episode; every failure is the input's."""
+    def _ask(self, request: FromPool, kind: type[_Reply]) -> _Reply:
+        """Ask before any episode, and wait for the reply; every failure is the input's."""
         self._expect(START_S)
-        self._send({**request, "env": self._env})
+        self._send(request)
         try:
-            if not self._greeted:
-                self._greet(self._receive())
-            answer = self._receive()
+            reply = self._receive()
+            if isinstance(reply, Hello):
+                self._greet(reply)
+                reply = self._receive()
+            if not isinstance(reply, kind | Failed):
+                raise self._confused(reply)
         except _LostError as lost:
             raise _failed(lost) from lost
         self._deadline = math.inf
-        if answer["do"] == "error":
-            raise RobotestError(answer["text"])
-        return answer
+        if isinstance(reply, Failed):
+            raise RobotestError(reply.text)
+        return reply
 
-    def _greet(self, hello: Mapping[str, Any]) -> None:
-        if (hello.get("protocol"), hello.get("version")) != (PROTOCOL, robotest.__version__):
+    def _greet(self, hello: Hello) -> None:
+        if (hello.protocol, hello.version) != (PROTOCOL, robotest.__version__):
             raise RobotestError(
-                f"{self._python} has robotest {hello.get('version')}, this is {robotest.__version__}; install the same"
+                f"{self._python} has robotest {hello.version}, this is {robotest.__version__}; install the same"
             )
         self._greeted = True
-
-    def _request(self, message: Mapping[str, Any]) -> DecisionRequest:
-        assert self.job is not None
-        observation = Observation(**message["observation"])
-        return self.job.request(message["number"], observation)
 
     def _explained(self, ended: Attempt) -> Attempt:
         """Put in the reason that the worker was not told."""
         return dataclasses.replace(ended, error=describe(self._refusal)) if self._refusal else ended
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: FromPool) -> None:
         with contextlib.suppress(DisconnectedError):  # the next `_receive` finds out why
-            self._channel.send(message)
+            self._channel.send(to_wire(message))
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> FromWorker:
         try:
-            message = self._channel.receive(self._allowed_s)
+            return from_worker(self._channel.receive(self._allowed_s))
         except (DisconnectedError, WireError) as error:
             lost = _LostError(self._death(error), self._last_words())
             raise lost if self._greeted else _failed(lost) from error
         except TimeoutError:
             self.give_up()
-        if not isinstance(message, dict) or "do" not in message:
-            raise _LostError(f"the worker sent {message!r:.100}", self._last_words())
-        return message
+
+    def _confused(self, message: FromWorker) -> _LostError:
+        return _LostError(f"the worker sent {message!r:.100}, out of turn", self._last_words())
 
     def _death(self, error: Exception) -> str:
         """Say how it ended."""
