@@ -11,8 +11,7 @@ import pytest
 
 from robotest.branching import branches as file_format
 from robotest.branching.branches import Branch, Place
-from robotest.branching.plan import Plan
-from robotest.branching.plan import branches as planned
+from robotest.branching.plan import Plan, planned
 from robotest.branching.report import report
 from robotest.branching.run import BranchPlanner
 from robotest.branching.run import run as run_branches

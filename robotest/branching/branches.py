@@ -27,7 +27,7 @@ class Place:
         index: of the episode.
         decision: number of the decision within it.
         candidate: the one executed.
-        continuation: number of the future; in future 0 the base's own choice leads to the recorded episode.
+        continuation: number of the future; in future 0 the candidate that the base chose leads to the recorded episode.
     """
 
     task: str

@@ -57,7 +57,7 @@ class PlannedBranch:
     n_decisions: int
 
 
-def branches(plan: Plan) -> Iterator[PlannedBranch]:
+def planned(plan: Plan) -> Iterator[PlannedBranch]:
     """Yield every branch of a plan, in its order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What branches say of verifiers: how their scores order candidates, and what their picks are worth."""
+"""What branches say about verifiers: how their scores order candidates, and what their picks are worth."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What branches say.
+    """Summary of branches.
 
     Attributes:
-        decisions: branched without an error.
-        excluded: decisions left out because a branch of theirs ended in an error.
-        episodes: they come from.
-        steps: simulated for them.
+        decisions: number of decisions branched without an error.
+        excluded: number of decisions left out because one of their branches ended in an error.
+        episodes: number of episodes they come from.
+        steps: control steps simulated for all branches.
         mean: success of a random candidate.
         headroom: success of the best candidate minus the mean. With few futures the best is partly luck.
         contested: share of decisions at which candidates differ at all.
@@ -131,7 +131,7 @@ def _contested(groups: Sequence[Group]) -> float:
 
 
 def _groups(branches: Iterable[Branch]) -> tuple[list[Group], int]:
-    """Return the decisions and how many were left out."""
+    """Return the decisions without errors, and the number of the others."""
     by_decision: dict[tuple[str, int, int], list[Branch]] = {}
     for b in branches:
         by_decision.setdefault((b.place.task, b.place.index, b.place.decision), []).append(b)

@@ -1,4 +1,4 @@
-"""Running the branches of a plan: the base condition chooses, but for the first decision of each branch."""
+"""Running the branches of a plan: the base condition chooses at every decision but the first of each branch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Final
 from robotest import interrupt
 from robotest.branching import branches
 from robotest.branching.branches import Branch, Place
-from robotest.branching.plan import Plan
-from robotest.branching.plan import branches as planned
+from robotest.branching.plan import Plan, planned
 from robotest.errors import InterruptedRunError
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.runner import EpisodeRunner
@@ -22,11 +21,11 @@ from robotest.threads import one_thread
 from robotest.types import Clock, Decision, Policy, Verifier
 
 _BASE: Final = ""
-"""The base among the conditions: no verifier has this name, and the base may be judged under its own."""
+"""Name of the base in the selector; no verifier has it, so the base can also be judged."""
 
 
 class BranchPlanner:
-    """A `Selector` that lets the base condition choose, and keeps every verifier's score of a candidate set by the job.
+    """A `Selector` that lets the base condition choose, and keeps every verifier's score of a branch's candidate.
 
     Args:
         policy: of the recorded episodes.
@@ -54,14 +53,14 @@ class BranchPlanner:
 
     def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
         """See `Selector.decide`. The branched decision is the recorded one in every future."""
-        asked = [_as_recorded(r) if r.candidate is not None else r for r in requests]
-        batch, sample_s = self._selector.sample(asked)
+        recorded = [_as_recorded(r) if r.candidate is not None else r for r in requests]
+        batch, sample_s = self._selector.sample(recorded)
         decisions = []
-        for given, request, candidates in zip(requests, asked, batch, strict=True):
-            if given.candidate is not None:
+        for original, request, candidates in zip(requests, recorded, batch, strict=True):
+            if request.candidate is not None:
                 choices = {name: self._selector.choose(_under(name, request), candidates) for name in self._judged}
-                scores = {name: float(choice.scores[given.candidate]) for name, choice in choices.items()}
-                self._scores[_place(given.seeds, given.number, given.candidate)] = scores
+                scores = {name: float(choice.scores[request.candidate]) for name, choice in choices.items()}
+                self._scores[_place(original.seeds, request.number, request.candidate)] = scores
             decisions.append(self._selector.choose(_under(_BASE, request), candidates, sample_s))
         return decisions
 
@@ -96,7 +95,7 @@ def run(
     missing = [branch.job for place, branch in wanted.items() if place not in finished]
     n_before = len(wanted) - len(missing)
     done(n_before, len(wanted))
-    if not missing:  # then nothing is written: the directory may be one that is only read
+    if not missing:  # nothing is written then: the directory may be read-only
         return [finished[place] for place in wanted]
     try:
         with (

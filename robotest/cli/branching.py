@@ -1,4 +1,4 @@
-"""``branch``: judge verifiers by what each candidate would have led to."""
+"""``branch``: judge verifiers by what every candidate leads to."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """Execute every candidate of recorded decisions, finish each under the same noises, and judge verifiers by it."""
+    """Execute every candidate of recorded decisions, finish each episode under the same noises, and judge verifiers."""
 
     run_directory: Positional[Path]
-    """What `robotest eval --out` wrote, with episode files."""
+    """Directory that `robotest eval --out` wrote, with episode files."""
     condition: str = "random"
-    """Whose episodes are branched; it also finishes them."""
+    """Condition whose episodes are branched, and which finishes them."""
     policy: str | None = None
-    """The run's policy, where it has no registered name: a folder or module:attribute."""
+    """The run's policy if it has no registered name: a folder or module:attribute."""
     verifiers: str = "random,medoid,leverage,cfn,knn,inverted"
-    """What to judge, given as to `robotest eval`."""
+    """Verifiers to judge, as for `robotest eval`."""
     tasks: str = "all"
     r"""Tasks, separated by commas; one that has a comma itself: \,."""
     episodes: int = 10
@@ -38,13 +38,13 @@ class Branch:
     continuations: int = 1
     """Futures of every candidate."""
     every: int = 1
-    """Branch every so many decisions."""
+    """Branch every n-th decision."""
     workers: Literal["auto"] | int = "auto"
-    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    """Environment processes; auto: one for each core; 0: run in this process. Changes nothing but speed."""
     env_python: Path | None = None
     """Interpreter of the workers; None: this one."""
     out: Path | None = None
-    """Where `branches.jsonl` goes, and is continued from; None: RUN/branches-CONDITION."""
+    """Directory of `branches.jsonl`, which is continued; None: RUN/branches-CONDITION."""
     json: bool = False
     """Print JSON."""
 
@@ -64,12 +64,12 @@ class Branch:
         for name in ("episodes", "continuations", "every"):
             if getattr(self, name) < 1:
                 raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
-        asked, recorded = directory.read(self.run_directory)
-        if asked.identity.success == NONE:
-            raise RobotestError(f"{self.run_directory} judges no success; branches are judged by nothing else")
-        if self.condition not in asked.verifiers:
-            raise UnknownNameError("condition", self.condition, asked.verifiers)
-        tasks = among("task", self.tasks, asked.tasks)
+        arguments, recorded = directory.read(self.run_directory)
+        if arguments.identity.success == NONE:
+            raise RobotestError(f"{self.run_directory} was run without a rule of success, which branches need")
+        if self.condition not in arguments.verifiers:
+            raise UnknownNameError("condition", self.condition, arguments.verifiers)
+        tasks = among("task", self.tasks, arguments.tasks)
         for task in tasks:
             there = sum((self.condition, task, index) in recorded for index in range(self.episodes))
             if there < self.episodes:
@@ -77,10 +77,10 @@ class Branch:
                     f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
                     f" run more with `robotest eval --episodes`, or give --episodes {there}"
                 )
-        planner, judged = self._planner(asked)
+        planner, judged = self._planner(arguments)
         plan = Plan(self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every)
         workers = pool.usable_cores() if self.workers == "auto" else self.workers
-        env = asked.identity.env
+        env = arguments.identity.env
         runner: EpisodeRunner
         if workers == 0 and self.env_python is None:
             runner = InProcessRunner(env, WallClock())
@@ -89,30 +89,30 @@ class Branch:
         out = self.out or self.run_directory / f"branches-{self.condition}"
         with contextlib.closing(runner), progress.counter("branches") as update:
             ended = run(plan, planner, runner, out, update)
-        found = report(ended)
+        judgement = report(ended)
         if self.json:
-            sys.stdout.write(json_format.dumps(dataclasses.asdict(found), indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(judgement), indent=2, allow_nan=False) + "\n")
         else:
-            standin_assets = bool(asked.identity.standin_assets)
-            for part in tables.branches(found, standin_assets=standin_assets, notes=asked.identity.notes):
+            standin_assets = bool(arguments.identity.standin_assets)
+            for part in tables.branches(judgement, standin_assets=standin_assets, notes=arguments.identity.notes):
                 progress.console().print(part)
             sys.stderr.write(f"branches: {out / branches.FILE}\n")
         return 1 if any(b.outcome == "error" for b in ended) else 0
 
-    def _planner(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
-        """Load the run's policy and everything that is to be judged; return its fingerprints too."""
+    def _planner(self, arguments: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+        """Load the run's policy and the verifiers to judge; return the verifiers' fingerprints too."""
         from robotest.branching.run import BranchPlanner
         from robotest.clock import WallClock
         from robotest.loading import load_condition, policy_and_folder
 
-        policy, folder = policy_and_folder(self.policy or asked.identity.policy)
-        if policy.spec.fingerprint != asked.identity.policy_fingerprint:
+        policy, folder = policy_and_folder(self.policy or arguments.identity.policy)
+        if policy.spec.fingerprint != arguments.identity.policy_fingerprint:
             raise RobotestError(
-                f"{self.run_directory} was run with policy {asked.identity.policy_fingerprint};"
+                f"{self.run_directory} was run with policy {arguments.identity.policy_fingerprint};"
                 f" {policy.spec.name!r} is {policy.spec.fingerprint}; give the run's with --policy"
             )
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
         verifiers = {c.name: c.verifier for c in judged}
-        planner = BranchPlanner(policy, base.verifier, verifiers, asked.identity.candidates, WallClock())
+        planner = BranchPlanner(policy, base.verifier, verifiers, arguments.identity.candidates, WallClock())
         return planner, {c.name: c.fingerprint for c in judged}

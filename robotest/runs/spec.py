@@ -1,4 +1,4 @@
-"""What a run was asked for, and what an episode of it is."""
+"""What a run consists of: its arguments, and the identity of its episodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from robotest.success import PREDICATE
 from robotest.types import Episode
 
 Key = tuple[str, str, int]
-"""(condition, task, index): what identifies an episode within a run."""
+"""(condition, task, index): identifies an episode within a run."""
 Start = tuple[str, int]
-"""(task, index): what the conditions share."""
+"""(task, index): the conditions share it."""
 CODE: Final = ("code", "env_code")
 """Fields of an `Identity` that change with source files."""
 _OTHERS: Final = "others"
@@ -115,17 +115,17 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a run was asked for.
+    """Arguments of a run.
 
     Attributes:
         identity: must be equal for a run to continue.
         verifiers: condition -> fingerprint of its verifier's file, None if it has no file; must be equal for the
-            conditions that are already in the run. New conditions may come.
+            conditions that are already in the run. Conditions may be added.
         tasks: may change.
         episodes: per task and condition, on average if the run is adaptive; may change.
-        pair: the two conditions that `alpha` and `adaptive` are about; None if neither is asked for. May change.
-        alpha: error rate at which the run stops as soon as the pair is told apart; None: it does not. May change.
-        adaptive: whether tasks get episodes by how much they tell about the pair. May change.
+        pair: the two conditions for `alpha` and `adaptive`; None if neither is used. May change.
+        alpha: error rate at which the run stops as soon as the pair is decided; None: it does not stop. May change.
+        adaptive: whether tasks get episodes by how much they say about the pair. May change.
     """
 
     identity: Identity
@@ -160,5 +160,5 @@ class Arguments:
 
 
 def key_of(episode: Episode) -> Key:
-    """Return what identifies an episode within a run."""
+    """Return the key of an episode."""
     return (episode.condition, episode.task, episode.index)

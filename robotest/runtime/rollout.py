@@ -31,9 +31,9 @@ from robotest.types import (
 )
 
 SNAPSHOT: Final = "simulator state"
-"""Part of a start's digest that depends on the action mode, and so is not compared between runs of two."""
+"""Part of a start's digest that depends on the action mode, so that runs of two modes do not compare it."""
 FILM_STRIDE: Final = 2
-"""Every how many steps a frame is kept."""
+"""A frame is kept after every n-th step."""
 Decide = Callable[[Observation, int], Float32[np.ndarray, "H A"]]
 """Returns the chunk to execute, given an observation and the number of the decision within the episode."""
 
@@ -65,7 +65,7 @@ def rollout(
     """Run one episode and return whether it succeeded.
 
     Between two decisions nothing is observed, and so nothing is rendered. The process's global generators are the
-    environment's during the episode, seeded at the reset; a `decide` in the same process takes its own in exchange.
+    environment's during the episode, seeded at the reset; a `decide` in the same process swaps its own in.
 
     Args:
         env: where to act; `stop` is called on every exit, also by an exception.
@@ -113,12 +113,12 @@ def _go_to(env: Env, origin: Origin) -> tuple[int, int]:
 def require_valid(observation: Observation, spec: EnvSpec) -> None:
     """Raise `InvalidObservationError` unless an observation is finite and laid out as the spec says.
 
-    A policy would act on it all the same, and what is a broken simulation would count as a failure.
+    A policy would act on it all the same, and a broken simulation would count as a failure of the policy.
     """
     state = observation.state
     if np.shape(state) != (spec.state.size,):
         raise InvalidObservationError(
-            f"state of shape {np.shape(state)} observed; {spec.name} says ({spec.state.size},)"
+            f"state of shape {np.shape(state)} observed; the spec of {spec.name} says ({spec.state.size},)"
         )
     if not np.isfinite(state).all():
         bad = [c.name for c in spec.state.components if not np.isfinite(state[spec.state.slice(c.name)]).all()]
@@ -126,16 +126,18 @@ def require_valid(observation: Observation, spec: EnvSpec) -> None:
     for camera, size in spec.cameras.items():
         image = observation.images.get(camera)
         if image is None or np.shape(image) != (*size, 3) or np.asarray(image).dtype != np.uint8:
-            given = "nothing" if image is None else f"{np.asarray(image).dtype} {np.shape(image)}"
-            raise InvalidObservationError(f"camera {camera!r} shows {given}; {spec.name} says uint8 {(*size, 3)}")
+            shown = "nothing" if image is None else f"{np.asarray(image).dtype} {np.shape(image)}"
+            raise InvalidObservationError(
+                f"camera {camera!r} shows {shown}; the spec of {spec.name} says uint8 {(*size, 3)}"
+            )
 
 
 def digest(observation: Observation, snapshot: Float64[np.ndarray, " N"] | None = None) -> dict[str, str]:
-    """Return part of a start -> 64 bits of BLAKE2b over it. Parts of another size have other names.
+    """Return part of a start -> 64 bits of BLAKE2b over it. The name of a part has its size.
 
     Args:
         observation: the first.
-        snapshot: the simulator's state, which also holds what is not observed.
+        snapshot: the simulator's state, of which an observation is only a part.
     """
 
     def parts() -> Iterator[tuple[str, bytes]]:
@@ -156,7 +158,7 @@ class Attempt:
     Attributes:
         outcome: how the episode ended.
         error: one line when `outcome` is error.
-        traceback: where it happened, for people; empty otherwise.
+        traceback: where the error happened; empty otherwise.
         wall_s: wall-clock time of the episode [s].
     """
 
@@ -176,7 +178,7 @@ def attempt(
     execute: int | None = None,
     origin: Origin | None = None,
 ) -> Attempt:
-    """`rollout`, with an exception made into an error.
+    """`rollout`, with an exception turned into an error.
 
     Args:
         env: as for `rollout`.
@@ -193,7 +195,7 @@ def attempt(
     try:
         succeeded = rollout(env, decide, seeds, recorder, clock, execute, origin)
         outcome = "unjudged" if env.spec.success == success.NONE else "success" if succeeded else "failure"
-    except (Exception, SystemExit) as exception:  # noqa: BLE001 - whatever breaks an episode is its result, not the run's end
+    except (Exception, SystemExit) as exception:  # noqa: BLE001 - what breaks an episode is its result, and does not end the run
         outcome, error, where = "error", describe(exception), traceback.format_exc()
     return Attempt(outcome, error, where, timer.now() - start)
 
@@ -206,10 +208,10 @@ def result(
     trace: Trace,
     decisions: Mapping[int, Decision],
 ) -> Episode:
-    """Return what is filed about an episode.
+    """Return the result of an episode.
 
     Args:
-        condition: name that the result is filed under.
+        condition: whose verifier chose.
         seeds: of the episode.
         max_steps: the task's step limit.
         attempt: how it ended.
@@ -240,14 +242,14 @@ class Trace:
     """A `Recorder` that keeps one episode in memory. Decisions are kept where they are made, by whoever has a selector.
 
     Attributes:
-        instruction: the words given; empty before the first decision.
+        instruction: the task in words; empty before the first decision.
         snapshots: the state after the reset and after every action; empty if the environment is not simulated.
         actions: the actions really sent.
         success: the task's predicate after every action.
         rewards: of every action; empty if the environment gives none.
         decision_steps: number of the first action of every chunk.
         start: `digest` of the first observation; empty where starts are not repeatable.
-        film: keep frames of an environment whose states cannot be kept.
+        film: keep frames of an environment that is not simulated.
         frames: (actions so far, JPEG) of every `FILM_STRIDE`-th step and the last.
     """
 
@@ -266,11 +268,11 @@ class Trace:
 
     def begin(self, env: Env) -> None:
         """Keep the initial state."""
-        self._simulator = env if isinstance(env, SimulatedEnv) else None  # asked once: slower than a step
+        self._simulator = env if isinstance(env, SimulatedEnv) else None  # checked once: it is slower than a step
         self._repeatable = env.spec.repeatable
         if self._simulator is None and self.film and not isinstance(env, FilmedEnv):
             raise RobotestError(
-                f"{env.spec.name} has neither states nor frames, so it cannot be filmed; leave --record"
+                f"{env.spec.name} has neither states nor frames, so it cannot be filmed; run it without --record images"
             )
         self._snapshot()
         self._picture(env)
@@ -297,7 +299,7 @@ class Trace:
 
     def _picture(self, env: Env) -> None:
         if self.film and self._simulator is None and isinstance(env, FilmedEnv):
-            from PIL import Image  # where nobody films, a worker needs no imaging library
+            from PIL import Image  # a worker needs no imaging library unless it films
 
             jpeg = io.BytesIO()
             Image.fromarray(env.frame()).save(jpeg, "JPEG", quality=90)

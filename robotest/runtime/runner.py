@@ -1,4 +1,4 @@
-"""Who runs the episodes: this process (`InProcessRunner`) or others (`robotest.runtime.pool`). Results are the same."""
+"""Runners of episodes: this process (`InProcessRunner`), or workers (`robotest.runtime.pool`) with the same results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observatio
 
 @dataclasses.dataclass(frozen=True)
 class SuiteInfo:
-    """What there is to choose from in a suite.
+    """The choices that a suite offers.
 
     Attributes:
         tasks: as `Suite.tasks`.
@@ -35,7 +35,7 @@ class SuiteInfo:
 
     @classmethod
     def of(cls, suite: Suite) -> SuiteInfo:
-        """Ask a suite."""
+        """Return those of a suite."""
         return cls(tuple(suite.tasks), tuple(suite.settings), tuple(suite.action_modes))
 
 
@@ -82,13 +82,13 @@ class EpisodeResult:
     """One episode that ended.
 
     Attributes:
-        job: the job it was.
+        job: the job that ran it.
         episode: its result.
         trace: what happened.
         decisions: number -> decision, in their order; one for each of `Trace.decision_steps`.
         control_dt: seconds between two actions [s].
         traceback: where an error happened; empty without one.
-        began: whether it got as far as its first action.
+        began: whether its first action was executed.
     """
 
     job: EpisodeJob
@@ -105,28 +105,28 @@ class EpisodeRunner(Protocol):
     """Runs episodes of one suite."""
 
     def suite(self) -> SuiteInfo:
-        """Say what there is to choose from; `RobotestError` if there is no such suite."""
+        """Return the suite's choices; `RobotestError` if there is no such suite."""
         ...
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """Build an environment and say what it takes and gives; `RobotestError` if it cannot be built."""
+        """Build an environment and return its spec; `RobotestError` if it cannot be built."""
         ...
 
     def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
         """Run episodes and yield each as it ends. Jobs are taken as they are needed, in their order.
 
-        Close it when leaving early: what has not ended then is given up.
+        Close the generator to leave early; unfinished episodes are discarded.
         `SpecMismatchError` if the selector's policy cannot act in a task.
         """
         ...
 
     def close(self) -> None:
-        """Free what is held; nothing may be called afterwards."""
+        """Free resources; nothing may be called afterwards."""
         ...
 
 
 class InProcessRunner:
-    """Runs episodes in this process, one after the other: for debuggers, and where processes cannot be started.
+    """Runs episodes in this process, one after the other: for debugging, and where processes cannot be started.
 
     Args:
         env: name of the suite.
@@ -176,7 +176,7 @@ class InProcessRunner:
         return EpisodeResult(job, episode, trace, decisions, env.spec.control_dt, ended.traceback, began=began)
 
     def _env(self, task: str, options: EnvOptions) -> Env:
-        """Return the environment of a task, made again only when task or options change."""
+        """Return the environment of a task, built again only when task or options change."""
         if self._made is None or self._made[:2] != (task, options):
             self.close()
             self._made = (task, options, experts.make(self._name, self._suite, task, options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,7 +22,7 @@ class DecisionRequest:
 
     Attributes:
         condition: whose verifier chooses.
-        seeds: of the episode. They know nothing of conditions: all of them choose among the same noises.
+        seeds: of the episode. The condition is not part of them, so all conditions choose among the same noises.
         number: of the decision within the episode.
         observation: what the policy sees.
         candidate: the one to execute whatever the scores; None leaves the choice to the verifier.
@@ -118,7 +118,7 @@ class VerifierSelector:
             InvalidActionError: the scores are not finite or not M numbers.
         """
         verifier = self._verifiers[request.condition]
-        with self._verifying:  # quick beside the policy, and nobody asked verifiers to be safe in threads
+        with self._verifying:  # verifiers need not be thread-safe, and take little time beside the policy
             start = self._clock.now()
             scored = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
             verify_s = self._clock.now() - start
@@ -130,7 +130,7 @@ class VerifierSelector:
         return Decision(candidates, scores, chosen, sample_s, verify_s)
 
     def _in_numpy(self, sampled: Candidates) -> Candidates:
-        """Return candidates as arrays of ours: what torch or JAX made cannot be sent to a worker, nor recorded."""
+        """Return candidates as numpy arrays: those of torch or JAX can neither be sent to a worker nor recorded."""
         who = f"policy {self._policy.spec.name!r} gave"
         if not isinstance(sampled, Candidates):
             raise InvalidActionError(f"{who} a {type(sampled).__name__}; robotest.types.Candidates are needed")
@@ -150,19 +150,18 @@ class VerifierSelector:
             raise InvalidActionError(f"policy {spec.name!r} gave a non-finite action in candidate {bad}")
 
 
-def _in_numpy(given: object, dtype: type[np.floating[Any]], what: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return numbers of any library as an array, without a copy where they are one already."""
-    if isinstance(given, np.ndarray) and given.dtype == dtype:
-        return given
-    try:
-        found = np.asarray(
-            given.detach().cpu() if hasattr(given, "detach") else given
-        )  # torch's, maybe with a gradient
+def _in_numpy(values: object, dtype: type[np.float32 | np.float64], what: str) -> np.ndarray:
+    """Return numbers of any library as an array of `dtype`, without a copy where they are one already."""
+    if isinstance(values, np.ndarray) and values.dtype == dtype:
+        return values
+    try:  # a tensor of torch may lie on a device and have a gradient
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     except Exception as error:
-        raise InvalidActionError(f"{what} as a {type(given).__name__}, which is no array: {describe(error)}") from error
-    if found.dtype.kind not in "biuf":
-        raise InvalidActionError(f"{what} as {found.dtype}; numbers are needed")
-    return found.astype(dtype)
+        kind = type(values).__name__
+        raise InvalidActionError(f"{what} as a {kind}, which is no array: {describe(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidActionError(f"{what} as {array.dtype}; numbers are needed")
+    return array.astype(dtype)
 
 
 def _require_valid_scores(name: str, scores: Float64[np.ndarray, " M"], n_candidates: int) -> None:

@@ -2,8 +2,8 @@
 
 `robotest.runtime.pool` starts it.
 
-It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. `robotest.runtime.messages` has what it
-says and what it answers.
+It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. `robotest.runtime.messages` has the
+protocol.
 """
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._suite: Suite | None = None
-        self._name = ""
         self._env: Env | None = None
         self._made: tuple[str, EnvOptions] | None = None
 
     def serve(self) -> NoReturn:
-        """Answer until the parent goes away, which raises `DisconnectedError`."""
+        """Serve requests until the parent closes the channel, which raises `DisconnectedError`."""
         self._send(Hello(PROTOCOL, robotest.__version__, os.getpid()))
         while True:
             data = self._channel.receive()
@@ -82,7 +81,7 @@ class Worker:
                 self._send(self._answer(from_pool(data)))
             except DisconnectedError:
                 raise
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent decides what follows
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the parent decides what follows
                 traceback.print_exc()
                 self._send(Failed(str(error) if isinstance(error, RobotestError) else describe(error)))
 
@@ -120,7 +119,7 @@ class Worker:
     def _suite_of(self, env: str) -> Suite:
         """Return the suite of that name; a worker serves one."""
         if self._suite is None:
-            self._name, self._suite = env, resolve("env", env)
+            self._suite = resolve("env", env)
         return self._suite
 
     def _make(self, name: str, task: str, options: EnvOptions) -> Env:
@@ -130,37 +129,37 @@ class Worker:
             if self._env is not None:
                 self._env.close()
             self._env = self._made = None
-            self._env, self._made = experts.make(self._name, suite, task, options), (task, options)
+            self._env, self._made = experts.make(name, suite, task, options), (task, options)
         return self._env
 
 
 def main() -> None:
-    """Serve the parent at the other end of the socket, and end with it."""
+    """Serve the parent at the other end of the socket."""
     descriptor, parent, *path = sys.argv[1:]
     _end_with(int(parent))
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL)
-    # As the command line does: module:attribute also finds modules that lie here.
+    # Like the command line: module:attribute may name a module in the current folder.
     sys.path += [folder for folder in (*path, str(Path.cwd())) if folder not in sys.path]
     with _quiet_exit(), contextlib.closing(Channel(socket.socket(fileno=int(descriptor)))) as channel:
         Worker(channel).serve()
 
 
 def _end_with(parent: int) -> None:
-    """Be killed when the parent dies, also in the middle of a simulation that never returns (Linux)."""
+    """Have this process killed when the parent dies, even within a simulation that never returns (Linux)."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(0)
 
 
 @contextlib.contextmanager
 def _quiet_exit() -> Iterator[None]:
-    """Go without a word when the parent goes."""
+    """Exit silently when the parent is gone."""
     try:
         yield
     except DisconnectedError:
-        # Not through interpreter shutdown: simulators' own exit handlers are slow, and some of them crash.
+        # Without interpreter shutdown: exit handlers of simulators are slow, and some of them crash.
         os._exit(0)
 
 
