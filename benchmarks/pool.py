@@ -23,7 +23,7 @@ from robotest.loading import load_condition, policy_and_folder
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.pool import WorkerPool
 from robotest.runtime.runner import EpisodeJob, EpisodeRunner, InProcessRunner
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import Selector, VerifierSelector
 from robotest.threads import one_thread
 from robotest.types import EnvOptions
 
@@ -51,7 +51,7 @@ def main() -> None:
         arguments.episodes, arguments.rounds, tasks = 1, 1, TASKS[1:]
     policy, folder = policy_and_folder("mini_vla")
     verifier = load_condition("leverage", policy, folder).verifier
-    selector = Selector(policy, {"leverage": verifier}, 8, WallClock())
+    selector = VerifierSelector(policy, {"leverage": verifier}, 8, WallClock())
     runners: dict[str, EpisodeRunner] = {
         "this process alone": InProcessRunner(ENV, WallClock()),
         "1 worker": WorkerPool(ENV, 1),

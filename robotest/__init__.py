@@ -1,6 +1,6 @@
 """robotest: paired evaluation of robot policies in simulation and on real arms.
 
-The names below are the public interface; each is imported when it is first used, so that ``import robotest`` is quick.
+The names below are the public interface; each is imported at its first use, so that ``import robotest`` is quick.
 """
 
 from __future__ import annotations

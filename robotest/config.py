@@ -1,4 +1,4 @@
-"""What each command is asked for: one dataclass for the command line and for Python.
+"""The configuration of each command: one dataclass for the command line and for Python.
 
 The string under a field is its help on the command line. Neither torch nor a simulator is imported here.
 """
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import Suppress, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from robotest.errors import SpecMismatchError
@@ -38,7 +38,9 @@ NamesOrAll = Annotated[
         str_from_instance=lambda names: [joined(names) if names else "all"],
     ),
 ]
-"""Names as `Names`; none of them stands for all."""
+"""Names as `Names`; the empty tuple means all."""
+Kind = Literal["cfn", "leverage", "knn"]
+"""A verifier that is fitted to a policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,37 +73,37 @@ class EvalConfig:
     wording: Literal["seen", "unseen"] = "seen"
     """Instruction templates."""
     image_size: int | None = None
-    """Height of the policy's images [px], the suite settles their width; None: what the policy needs."""
+    """Height of the policy's images [px], from which the suite derives their width; None: what the policy needs."""
     success: str | None = None
     """When an episode has succeeded: info:KEY, return>=X, terminated (by the environment itself), module:function, or
-    none for returns alone. None: as the environment says itself."""
+    none for returns alone. None: the environment's rule."""
     env_args: Annotated[UseAppendAction[tuple[str, ...]], arg(name="env-arg")] = ()
     """KEY=VALUE for the environment, e.g. for gymnasium.make; once for each."""
     record: Literal["none", "states", "images"] = "states"
-    """What episode files hold: states, from which pictures are made afterwards; or also frames, for videos of
-    environments without states. none: no files, and so no videos."""
+    """What episode files hold. states: simulator states, from which videos are rendered afterwards; images: frames as
+    well, for environments without states; none: there are no files, and so no videos."""
     unpaired: bool = False
-    """Compare conditions as independent samples: for environments that do not start from their seed."""
+    """Compare conditions as independent samples: for environments whose starts do not follow from the seed."""
     retry: Literal["none", "errors"] = "none"
-    """errors: run again what ended in an error."""
+    """errors: run episodes again that ended in an error."""
     allow_code_changes: bool = False
-    """Continue although the code behind a module:attribute was edited; episodes of the code before are kept."""
+    """Continue although the code behind a module:attribute was edited; finished episodes are kept."""
     pair: str | None = None
-    """A:B, the conditions that the next three are about; None: the only two."""
+    """A:B, the conditions for the next three options; None: the only two."""
     stop_when_decided: bool = False
-    """Stop as soon as the pair is told apart, at an error rate of alpha however often it is looked at."""
+    """Stop as soon as the pair is decided; the error rate is alpha, however often the run looks."""
     alpha: float = 0.05
-    """Error rate of stopping."""
+    """Error rate of --stop-when-decided."""
     allocate: Literal["equal", "adaptive"] = "equal"
-    """adaptive: after a first pass give more episodes to the tasks that tell more about the pair."""
+    """adaptive: after a first pass, spend more episodes on the tasks that say more about the pair."""
     workers: Literal["auto"] | int = "auto"
-    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    """Environment processes; auto: one for each core; 0: run in this process. Changes nothing but speed."""
     env_python: Path | None = None
     """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
     batch_window_s: float = 0.0
-    """How long a batch waits for more requests before it is sampled [s]."""
+    """How long to wait for more requests before a batch is sampled [s]."""
     shuffle: bool = False
-    """Run the conditions of a start in an order drawn from the seed, where people could get used to one."""
+    """Run the conditions of a start in an order drawn from the seed, so that an operator cannot get used to one."""
 
     @property
     def directory(self) -> Path:
@@ -119,17 +121,17 @@ class CollectConfig:
     env: str = "dual_arm"
     """Suite whose experts act."""
     tasks: NamesOrAll = ()
-    r"""Tasks, separated by commas (in a name: \,); all: those that have an expert."""
+    r"""Tasks, separated by commas (in a name: \,); all: every task that has an expert."""
     episodes: int = 400
     """Successful demonstrations of each task."""
     style: str = "mixture"
-    """One of the experts' styles, or the stated mixture of good and of suboptimal but successful ones."""
+    """One of the experts' styles, or their mixture of good and of suboptimal but successful ones."""
     setting: str | None = None
-    """One of the suite's settings; None: the experts' own, whose starts are no evaluation's."""
+    """One of the suite's settings; None: the experts' default, whose starts no evaluation uses."""
     image_size: int | None = None
-    """Height of the pictures [px]; None: the experts' own."""
+    """Height of the pictures [px]; None: the experts' default."""
     noise: float = 1.0
-    """How much noise on what is executed, not on the labels, in units of the experts' own."""
+    """Noise on executed actions, not on their labels; 1 is the experts' default."""
     seed: int = 0
     """Seed of the starts and styles; never shares a start with an evaluation."""
     workers: int = 2
@@ -167,23 +169,23 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     ema: float = 0.998
-    """Decay of the averaged weights, which are the ones kept."""
+    """Decay of the averaged weights, which the policy keeps."""
     held_out: float = 0.05
-    """Share of the demonstrations that is only watched."""
+    """Share of the demonstrations kept for validation."""
     shift_px: int = 0
     """Largest random shift of an image [px]."""
     colour: float = 0.15
     """Spread of random brightness and colour gains."""
     camera_dropout: float = 0.0
-    """How often an image is blanked."""
+    """Probability that an image is blanked."""
     word_dropout: float = 0.05
-    """How often a word is left out."""
+    """Probability that a word is left out."""
     state_noise: float = 0.005
     """Noise on the normalised state."""
     pointing: float = 0.3
-    """Weight of the loss that has maps of the first camera point at what the words name."""
+    """Weight of the loss that points maps of the first camera at the objects named in the instruction."""
     start_share: float = 0.15
-    """Share of a batch from the first steps of demonstrations, where words and places decide most."""
+    """Share of a batch from the first steps of demonstrations, where instruction and start matter most."""
     log_every: int = 100
     """Steps between two lines of the log."""
     checkpoint_every: int = 500
@@ -191,11 +193,54 @@ class TrainConfig:
     threads: int | None = None
     """Threads of the processor; None leaves it to torch."""
     overwrite: bool = False
-    """Replace a policy, or what an unfinished training left, of other settings or demonstrations."""
+    """Replace a policy, or the checkpoint of an unfinished training, of other settings or demonstrations."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "draws", "horizon", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SpecMismatchError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require_positive(self, "steps", "batch", "draws", "horizon", "log_every", "checkpoint_every")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise SpecMismatchError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Which verifier to fit, and how."""
+
+    data: Path
+    """Demonstrations the policy was trained on."""
+    policy: str = "mini_vla"
+    """Policy: a registered name, a folder that `robotest train` wrote, or module:attribute."""
+    verifier: Kind = "leverage"
+    """Verifier to fit."""
+    out: Path | None = None
+    """File to write; None: VERIFIER.safetensors in the policy's folder, where `robotest eval` looks."""
+    overwrite: bool = False
+    """Replace a verifier that is already there."""
+    features: Path | None = None
+    """File that keeps the features of the search for the next fit; None: a file beside the demonstrations."""
+    feature: str | None = None
+    """Which of the policy's features; None: the verifier's default."""
+    pooling: Literal["first", "mean", "concat"] | None = None
+    """How a chunk's token features become one vector; None: the verifier's default."""
+    scaling: Literal["each", "common"] | None = None
+    """each: bring every number to unit spread; common: divide all by one spread; None: the verifier's default."""
+    candidates: int = 16
+    """Chunks sampled for each frame in the feature search (TACO: 50, and 16 for OpenVLA)."""
+    stride: int = 2
+    """Use every n-th frame of a demonstration."""
+    max_samples: int = 20_000
+    """Frames used at most, evenly spread over the demonstrations."""
+    seed: int = 0
+    """Seed of the search and of the fit."""
+    batch: Suppress[int] = 16
+    """Frames sampled at once; no result depends on it."""
+    held_out: Suppress[float] = 0.1
+    """Share of the demonstrations kept out of the fit: they calibrate thresholds and stop the training of `cfn`."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "candidates", "stride", "max_samples", "batch")
+
+
+def _require_positive(config: TrainConfig | FitConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise SpecMismatchError(f"{name} is {getattr(config, name)}; it must be at least 1")

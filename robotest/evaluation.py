@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,10 +24,10 @@ from robotest.names import pair
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file, merge, provenance, schedule
 from robotest.runs.directory import GoingOn, RunDirectory, episode_path, writing
-from robotest.runs.spec import Arguments, Key, key_of
+from robotest.runs.spec import Arguments, Identity, Key, key_of
 from robotest.runtime.pool import WorkerPool, usable_cores
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import VerifierSelector
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
 from robotest.statistics.summary import Summary
@@ -42,15 +43,15 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        total: episodes asked for.
-        done: finished, those found at the start included.
-        found: finished before this process began.
+        total: episodes to run in all.
+        done: episodes that are finished.
+        before: of them, those that were finished when this process began.
         episode: the one that just ended; None in the first call, before any.
     """
 
     total: int
     done: int
-    found: int
+    before: int
     episode: Episode | None
 
 
@@ -69,7 +70,7 @@ def evaluate(
         config: what to run.
         progress: called once before the first episode and after each.
         timer: measures; does not influence results. Real time if None.
-        about: what else `run.json` should tell, e.g. the command line.
+        about: more for the record of this session in `run.json`, e.g. the command line.
         runner: who runs the episodes, closed at the end; None: as `config` says.
 
     Raises:
@@ -80,8 +81,8 @@ def evaluate(
     with one_thread(), contextlib.closing(runner or _runner(config, timer or WallClock())) as runner:
         evaluation = _prepare(config, runner, timer or WallClock())
         going_on = GoingOn(retry_errors=config.retry == "errors", allow_code_changes=config.allow_code_changes)
-        told = {**(about or {}), "precision": evaluation.precision}
-        with RunDirectory(config.directory, evaluation.arguments, told, going_on) as run:
+        session = {**(about or {}), "precision": evaluation.precision}
+        with RunDirectory(config.directory, evaluation.arguments, session, going_on) as run:
             try:
                 with interrupt.deferred():
                     _run_missing(evaluation, runner, run, progress)
@@ -95,7 +96,7 @@ def evaluate(
     return summary
 
 
-def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[Selector, list[EpisodeJob]]:
+def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[VerifierSelector, list[EpisodeJob]]:
     """Return a configuration's selector and all its episodes, in their order, without running or filing any.
 
     Args:
@@ -116,11 +117,11 @@ def prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> tuple[Se
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """A configuration with its names resolved and its parts found to fit each other."""
+    """A configuration whose names are resolved and whose parts fit each other."""
 
     config: EvalConfig
     options: EnvOptions
-    selector: Selector
+    selector: VerifierSelector
     execute: int
     arguments: Arguments
     precision: str
@@ -129,7 +130,7 @@ class _Evaluation:
 def _runner(config: EvalConfig, timer: Clock) -> EpisodeRunner:
     n_workers = usable_cores() if config.workers == "auto" else config.workers
     if n_workers < 0:
-        raise RobotestError(f"--workers {n_workers} given; at least 1 is needed, or 0 for none but this process")
+        raise RobotestError(f"--workers {n_workers} given; at least 1 is needed, or 0 to run in this process")
     if n_workers == 0 and config.env_python is None:
         return InProcessRunner(config.env, timer)
     return WorkerPool(config.env, max(1, n_workers), config.env_python, config.batch_window_s)
@@ -147,19 +148,16 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
         policy, folder = _expert(config, runner, style), None
     verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
     conditions = _load_conditions(verifiers, policy, folder)
-    selector = Selector(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
+    selector = VerifierSelector(policy, {c.name: c.verifier for c in conditions}, config.candidates, timer)
     execute, options = _execute(config.execute, policy), _options(config, suite, policy, style)
     spec = runner.spec(tasks[0], options)
     selector.require_fits(spec)
     _require_comparable(config, spec)
-    identity = _identity(config, spec, policy.spec, options, execute)
-    identity["env_code"] = provenance.digest(provenance.environment_files(config.env, config.success, config.env_args))
-    identity["code"] = provenance.digest(provenance.decision_files(config.policy, verifiers))
     names = [c.name for c in conditions]
     if config.pair is not None:
-        pair(config.pair, tuple(names))  # a name that is wrong is told, also where nothing asks for the pair
+        pair(config.pair, tuple(names))  # refuses an unknown name even if nothing uses the pair
     arguments = Arguments(
-        identity=identity,
+        identity=_identity(config, spec, policy.spec, options, execute, verifiers),
         verifiers={c.name: c.fingerprint for c in conditions},
         tasks=tasks,
         episodes=config.episodes,
@@ -171,17 +169,17 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
 
 
 class _Watch:
-    """Ends a run that is broken from the start: one in which all episodes of a condition fail before they begin.
+    """Ends a run in which every episode of a condition fails before its first action.
 
     Args:
         run: to continue.
-        unpaired: conditions need not start alike.
+        unpaired: whether conditions may start differently.
     """
 
     def __init__(self, run: RunDirectory, *, unpaired: bool) -> None:
         self._run, self._unpaired = run, unpaired
         self._sound = {e.condition for e in run.episodes.values() if e.outcome != "error" or e.steps}
-        self._stillborn: dict[str, int] = {}
+        self._failed_at_start = Counter[str]()
         self._starts: dict[tuple[str, int], list[Episode]] = {}
         for episode in run.episodes.values():
             self._starts.setdefault((episode.task, episode.index), []).append(episode)
@@ -190,8 +188,8 @@ class _Watch:
         """Look at an episode that was just filed.
 
         Raises:
-            UnpairedStartsError: it started differently than its partners did.
-            BrokenRunError: it is the last of `TOO_MANY` that failed before they began.
+            UnpairedStartsError: it did not start like the other conditions' episodes of its index.
+            BrokenRunError: it is the last of `TOO_MANY` that failed before their first action.
         """
         episode = finished.episode
         partners = self._starts.setdefault((episode.task, episode.index), [])
@@ -202,12 +200,12 @@ class _Watch:
             self._sound.add(episode.condition)
         if episode.condition in self._sound:
             return
-        self._stillborn[episode.condition] = self._stillborn.get(episode.condition, 0) + 1
-        if self._stillborn[episode.condition] == TOO_MANY:
+        self._failed_at_start[episode.condition] += 1
+        if self._failed_at_start[episode.condition] == TOO_MANY:
             where = episode_path(self._run.path, key_of(episode)).with_suffix(".txt")
             raise BrokenRunError(
                 f"stopped: {TOO_MANY} episodes of {episode.condition!r} failed before their first action, and none"
-                f" began: {episode.error} (see {where}). Mend the cause; the same command with --retry errors runs"
+                f" began: {episode.error} (see {where}). Fix the cause; the same command with --retry errors runs"
                 " them again"
             )
 
@@ -217,10 +215,10 @@ def _run_missing(
 ) -> None:
     """Run what is not in the directory yet; an adaptive run's second pass is known when its first is done."""
     watch = _Watch(run, unpaired=evaluation.config.unpaired)
-    found = sum(key in run.episodes for key in schedule.keys(evaluation.arguments, run.episodes))
+    before = sum(key in run.episodes for key in schedule.keys(evaluation.arguments, run.episodes))
     total = len(evaluation.arguments.verifiers) * len(evaluation.arguments.tasks) * evaluation.arguments.episodes
-    done = found
-    progress(Progress(total, found, found, None))
+    done = before
+    progress(Progress(total, done, before, None))
     while missing := [key for key in schedule.keys(evaluation.arguments, run.episodes) if key not in run.episodes]:
         if evaluation.config.shuffle:
             missing = schedule.shuffled(missing, evaluation.config.seed)
@@ -228,12 +226,12 @@ def _run_missing(
             for finished in ended:
                 _file(evaluation, run, finished)
                 done += 1
-                progress(Progress(total, done, found, finished.episode))
+                progress(Progress(total, done, before, finished.episode))
                 watch.look(finished)
 
 
 def _until_decided(evaluation: _Evaluation, run: RunDirectory, missing: Sequence[Key]) -> Iterator[EpisodeJob]:
-    """Yield what is missing, but nothing that a decision has made superfluous in the meantime."""
+    """Yield the missing episodes, until the comparison is decided."""
     arguments = evaluation.arguments
     watched = schedule.monitor(arguments, run.episodes)
     planned = schedule.planned(arguments.tasks, arguments.episodes)
@@ -255,7 +253,9 @@ def _file(evaluation: _Evaluation, run: RunDirectory, finished: EpisodeResult) -
     scene = episode_file.Recipe(evaluation.config.env, seeds.task, evaluation.options, seeds.reset, finished.control_dt)
     with writing(run.path):
         if evaluation.config.record != "none":
-            episode_file.write(path, episode_file.from_trace(finished.episode, scene, finished.trace))
+            episode_file.write(
+                path, episode_file.from_trace(finished.episode, scene, finished.trace, finished.decisions)
+            )
         if finished.traceback:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(finished.traceback, encoding="utf-8")
@@ -278,55 +278,56 @@ def _check(config: EvalConfig, suite: SuiteInfo) -> tuple[str, ...]:
     return tasks or tuple(suite.tasks)
 
 
-def _whole(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Put names together again that have commas, which on a command line separate names."""
-    parts, names = list(given), list[str]()
+def _whole(parts: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Rejoin names that contain commas, which separate names on the command line."""
+    names = list[str]()
     while parts:
-        found = [
+        joined = [
             (n, name)
             for n in range(len(parts), 1, -1)
             for name in (",".join(parts[:n]), ", ".join(parts[:n]))
             if name in known
         ]
-        n, name = found[0] if found and parts[0] not in known else (1, parts[0])
+        n, name = joined[0] if joined and parts[0] not in known else (1, parts[0])
         names.append(name)
         parts = parts[n:]
     return tuple(names)
 
 
 def _pair(config: EvalConfig, conditions: Sequence[str]) -> tuple[str, str]:
-    """Return the conditions that stopping or allocating is about."""
+    """Return the pair of conditions for stopping or for adaptive allocation."""
     if config.stop_when_decided and config.allocate == "adaptive":
-        raise RobotestError("stopping when decided and adaptive allocation given; a run can do one of the two")
-    decided(0, 0, config.alpha)  # refuses an alpha that is none
+        raise RobotestError("--stop-when-decided and --allocate adaptive given; a run can do one of the two")
+    decided(0, 0, config.alpha)  # raises if alpha is out of range
     if config.pair is None:
         if len(conditions) != 2:
             raise RobotestError(
-                f"{len(conditions)} conditions given; say which two are to be told apart, e.g. --pair leverage:random"
+                f"{len(conditions)} conditions given; say which two to compare, e.g. --pair leverage:random"
             )
         return conditions[0], conditions[1]
     return pair(config.pair, tuple(conditions))
 
 
-def _execute(given: Literal["all"] | int, policy: Policy) -> int:
+def _execute(wanted: Literal["all"] | int, policy: Policy) -> int:
     horizon = policy.spec.horizon
-    execute = horizon if given == "all" else given
+    execute = horizon if wanted == "all" else wanted
     if not 1 <= execute <= horizon:
         raise RobotestError(
-            f"--execute {given} given; policy {policy.spec.name!r} has chunks of 1 to {horizon} actions"
+            f"--execute {wanted} given; policy {policy.spec.name!r} has chunks of 1 to {horizon} actions"
         )
     return execute
 
 
 def _for_expert(config: EvalConfig, style: str) -> EvalConfig:
-    """Fill in what goes without saying: it knows some tasks, and proposes one action, so there is nothing to choose."""
-    asked = experts.experts_of(config.env)
-    experts.require_style(asked, style)
+    """Fill in an expert's defaults: the tasks it can do, and one candidate of one action at every decision."""
+    scripted = experts.experts_of(config.env)
+    experts.require_style(scripted, style)
     for task in config.tasks:
-        if task not in asked.tasks:
-            raise UnknownNameError(f"task of {config.env} with an expert", task, asked.tasks)
+        if task not in scripted.tasks:
+            raise UnknownNameError(f"task of {config.env} with an expert", task, scripted.tasks)
     verifiers = ("first",) if config.verifiers is None else config.verifiers
-    return dataclasses.replace(config, tasks=config.tasks or asked.tasks, verifiers=verifiers, candidates=1, execute=1)
+    tasks = config.tasks or scripted.tasks
+    return dataclasses.replace(config, tasks=tasks, verifiers=verifiers, candidates=1, execute=1)
 
 
 def _expert(config: EvalConfig, runner: EpisodeRunner, style: str) -> Policy:
@@ -336,14 +337,14 @@ def _expert(config: EvalConfig, runner: EpisodeRunner, style: str) -> Policy:
 
 
 def _require_comparable(config: EvalConfig, spec: EnvSpec) -> None:
-    """Refuse what needs pairs of outcomes where there are none."""
-    for given, why in ((config.unpaired, "--unpaired"), (spec.success == success.NONE, "--success none")):
-        if given and (config.stop_when_decided or config.allocate == "adaptive"):
+    """Refuse stopping and adaptive allocation where there are no pairs of outcomes."""
+    for applies, why in ((config.unpaired, "--unpaired"), (spec.success == success.NONE, "--success none")):
+        if applies and (config.stop_when_decided or config.allocate == "adaptive"):
             raise RobotestError(f"{why} given with stopping or adaptive allocation, which need pairs of outcomes")
 
 
 def _plain_options(config: EvalConfig, suite: SuiteInfo) -> EnvOptions:
-    """Return how to build an environment for a policy that is to be made for it."""
+    """Return how to build an environment whose spec a policy's factory takes."""
     return EnvOptions(
         setting=config.setting or suite.settings[0],
         action_mode=config.action_mode or suite.action_modes[0],
@@ -355,7 +356,7 @@ def _plain_options(config: EvalConfig, suite: SuiteInfo) -> EnvOptions:
 
 
 def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | None) -> EnvOptions:
-    """Fill in what the policy settles."""
+    """Return how to build environments: as configured, and as the policy needs them where nothing is configured."""
     mode = policy.spec.action.mode
     if config.action_mode is None and mode not in suite.action_modes:
         raise SpecMismatchError(
@@ -376,24 +377,29 @@ def _options(config: EvalConfig, suite: SuiteInfo, policy: Policy, style: str | 
 
 
 def _identity(
-    config: EvalConfig, env: EnvSpec, policy: PolicySpec, options: EnvOptions, execute: int
-) -> dict[str, Any]:
-    """Everything that changes what an episode is; file names do not."""
-    return {
-        "env": config.env,
-        **{name: getattr(options, name) for name in ("setting", "action_mode", "wording", "image_size")},
-        "env_args": list(options.env_args),
-        "success": env.success,
-        "simulator": env.simulator,
-        "caveats": list(env.caveats),
-        "repeatable": env.repeatable,
-        "standin_assets": env.standin_assets,
-        "policy": policy.name,
-        "policy_fingerprint": policy.fingerprint,
-        "candidates": config.candidates,
-        "execute": execute,
-        "seed": config.seed,
-    }
+    config: EvalConfig, env: EnvSpec, policy: PolicySpec, options: EnvOptions, execute: int, verifiers: Sequence[str]
+) -> Identity:
+    """Return everything that changes what an episode is; file names do not."""
+    return Identity(
+        env=config.env,
+        setting=options.setting,
+        action_mode=options.action_mode,
+        wording=options.wording,
+        image_size=options.image_size,
+        env_args=options.env_args,
+        success=env.success,
+        simulator=env.simulator,
+        caveats=env.caveats,
+        repeatable=env.repeatable,
+        standin_assets=env.standin_assets,
+        policy=policy.name,
+        policy_fingerprint=policy.fingerprint,
+        candidates=config.candidates,
+        execute=execute,
+        seed=config.seed,
+        env_code=provenance.digest(provenance.environment_files(config.env, config.success, config.env_args)),
+        code=provenance.digest(provenance.decision_files(config.policy, verifiers)),
+    )
 
 
 def _load_conditions(texts: Sequence[str], policy: Policy, folder: Path | None) -> list[Condition]:

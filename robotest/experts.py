@@ -1,7 +1,7 @@
-"""Scripted experts: who shows a policy how it is done, and what `--policy expert` does.
+"""Scripted experts: the source of demonstrations, and the policy ``expert``.
 
-An expert sees the true state of the simulation, so it acts beside it and is asked there: `Guided` is an environment
-that says with every observation what its expert would do next, and the policy ``expert`` does just that.
+An expert needs the true state of the simulation, so it runs in the process of the environment: `Guided` adds to every
+observation what the expert would do next, and the policy ``expert`` does that.
 """
 
 from __future__ import annotations
@@ -44,40 +44,40 @@ def experts_of(env: str) -> Experts:
 
 
 def require_style(experts: Experts, style: str) -> None:
-    """Raise `UnknownNameError` if nobody has that style."""
+    """Raise `UnknownNameError` if the experts have no such style."""
     if style not in experts.mixture:
         raise UnknownNameError("style", style, experts.mixture)
 
 
 def make(name: str, suite: Suite, task: str, options: EnvOptions) -> Env:
-    """Build an environment of a suite, with its expert beside it if the options ask for one.
+    """Build an environment of a suite, with its expert if the options have one.
 
     Args:
-        name: what the suite was asked for by.
-        suite: builds.
+        name: of the suite, as registered or ``module:attribute``.
+        suite: builds the environment.
         task: of the suite.
-        options: how.
+        options: how to build it.
 
     Raises:
-        RobotestError: whatever building it raises, in one line.
+        RobotestError: the constructor raised an error, in one line; or the options do not suit the suite.
     """
-    # What a constructor draws from global generators is then the same in every process.
+    # A constructor that draws from global generators then draws the same in every process.
     with building(f"env {name!r}, task {task!r}"), GlobalGenerators(derive("build", name, task)).lent():
         env = suite.make(task, options)
-        given = env.spec.success
-    if options.success not in (None, given):
+        rule = env.spec.success
+    if options.success not in (None, rule):
         env.close()
-        raise RobotestError(f"--success {options.success!r} given; {name} judges its tasks itself, by {given!r}")
+        raise RobotestError(f"--success {options.success!r} given; {name} judges its tasks itself, by {rule!r}")
     if options.expert is None:
         return env
     if not isinstance(env, SimulatedEnv):
         env.close()
-        raise RobotestError(f"{name} is not simulated; an expert needs the true state")
+        raise RobotestError(f"{name} is not simulated; an expert needs the state of a simulation")
     return Guided(env, experts_of(name), options.expert)
 
 
 class Guided:
-    """A simulated environment that proposes, with every observation, what its expert would do.
+    """A simulated environment that adds its expert's proposal to every observation.
 
     Args:
         env: the environment.
@@ -106,11 +106,11 @@ class Guided:
         self._next = None
 
     def observe(self) -> Observation:
-        """See `Env.observe`; the expert is asked once a step."""
+        """See `Env.observe`; the expert acts once in a step."""
         if self._next is None:
             self._next = next(self._commands, None)
         if self._next is None:
-            raise RobotestError("an expert cannot go on from a state that it did not bring about; begin with a reset")
+            raise RobotestError("an expert cannot continue from a restored state; reset the environment first")
         offset = (self._next.action - self._next.anchor).astype(np.float32)
         return dataclasses.replace(self._env.observe(), proposal=offset[None])
 
@@ -128,7 +128,7 @@ class Guided:
         return self._env.snapshot()
 
     def restore(self, state: Float64[np.ndarray, " N"]) -> None:
-        """Return to a state to look at; the expert cannot go on from there."""
+        """Restore a state to look at; the expert cannot continue from there."""
         self._env.restore(state)
         self._commands = iter(())
 
@@ -172,5 +172,5 @@ class ExpertPolicy:
 
     def _proposal(self, observation: Observation) -> Float32[np.ndarray, "1 A"]:
         if observation.proposal is None:
-            raise SpecMismatchError("the policy 'expert' needs an environment that proposes; ask for it by that name")
+            raise SpecMismatchError("the policy 'expert' needs an environment with an expert; use --policy expert")
         return observation.proposal

@@ -1,8 +1,9 @@
-"""Policies and verifiers by the names that people give: registered, a folder, a file, or module:attribute."""
+"""Policies, verifiers and environments by name: registered, a folder, a file, or module:attribute."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from robotest.threads import one_thread
 from robotest.types import Env, EnvOptions, Policy, Suite, Verifier
 
 DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
-"""What is compared if nothing is said, as far as it was fitted to the policy."""
+"""Conditions of a run without ``--verifiers``; the fitted ones only if they were fitted to the policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Condition:
 
 
 def default_verifiers(folder: Path | None) -> tuple[str, ...]:
-    """Return what is compared if nothing is said: the controls, and what was fitted to the policy.
+    """Return the conditions of a run without ``--verifiers``: the controls, and what was fitted to the policy.
 
     Args:
         folder: where the policy's fitted verifiers lie, if anywhere.
@@ -44,13 +45,13 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
 
     Args:
-        text: as given.
-        env: says what the policy is for; called if its factory has a parameter ``env``.
+        text: the name, folder or module:attribute.
+        env: returns the spec of the policy's environment; called if its factory has a parameter ``env``.
 
     Raises:
         UnknownNameError: it is none of the three.
         ArtifactError: its weights are missing or damaged.
-        RobotestError: whatever else its factory raises.
+        RobotestError: its factory raised any other error.
     """
     if experts.style_of(text) is not None:
         raise RobotestError(
@@ -64,13 +65,12 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
     if text not in known and ("/" in text or ":" not in text):
         raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
     factory = resolve("policy", text)
-    given: dict[str, Any] = {}
     if takes_env(factory):
         if env is None:
-            raise RobotestError(f"policy {text!r} is made for an environment; name one")
-        given["env"] = env()
+            raise RobotestError(f"policy {text!r} is built for an environment; name one")
+        factory = functools.partial(factory, env=env())
     with one_thread(), building(f"policy {text!r}"):
-        policy = factory(None, **given)
+        policy = factory(None)
     _require_made(text, policy, Policy)
     return policy, provenance.weights_folder(text)
 
@@ -81,7 +81,7 @@ def load_policy(name: str, env: EnvSpec | None = None) -> Policy:
     Args:
         name: registered, a folder that ``robotest train`` wrote, or ``module:attribute``; ``__main__:attribute`` is a
             function of the script that runs.
-        env: what the policy is for, where its factory wants to know.
+        env: spec of its environment, if its factory takes one.
 
     Raises:
         RobotestError: as `policy_and_folder`.
@@ -100,8 +100,8 @@ def load_verifier(name: str, policy: Policy, folder: Path | str | None = None) -
     Raises:
         RobotestError: as `load_condition`.
     """
-    found = provenance.weights_folder(policy.spec.name) if folder is None else Path(folder)
-    return load_condition(name, policy, found).verifier
+    there = provenance.weights_folder(policy.spec.name) if folder is None else Path(folder)
+    return load_condition(name, policy, there).verifier
 
 
 def make_env(name: str, task: str | None = None, **options: Any) -> Env:
@@ -110,7 +110,7 @@ def make_env(name: str, task: str | None = None, **options: Any) -> Env:
     Args:
         name: of a suite: registered, or ``module:attribute``.
         task: of the suite; None: its first.
-        options: fields of `EnvOptions`; setting and action mode are the suite's first if not given.
+        options: fields of `EnvOptions`; setting and action mode default to the suite's first.
 
     Raises:
         RobotestError: there is no such suite, task or option, or it cannot be built.
@@ -125,10 +125,10 @@ def make_env(name: str, task: str | None = None, **options: Any) -> Env:
 
 
 def takes_env(factory: Callable[..., object]) -> bool:
-    """Return whether a policy's factory wants to know the `EnvSpec`."""
+    """Return whether a policy's factory takes the `EnvSpec`."""
     try:
         return "env" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # a callable that does not tell
+    except (TypeError, ValueError):  # a callable without a signature
         return False
 
 
@@ -136,8 +136,8 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
     """Make the verifier of ``NAME``, ``NAME=FILE``, ``inverted:NAME`` or ``module:attribute``.
 
     Args:
-        text: as given; with a FILE the condition is called after its stem, so that one kind can be compared with
-            itself.
+        text: one of these; with a FILE the condition is named by its stem, so that two files of one kind can be
+            compared.
         policy: what the verifier must fit.
         folder: where the policy's fitted verifiers lie, as ``NAME.safetensors``.
 
@@ -145,17 +145,17 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
         UnknownNameError: no such verifier.
         ArtifactError: its file is missing, damaged or another's.
     """
-    name, given, file = text.partition("=")
+    name, equals, file = text.partition("=")
     prefix, _, inner = name.partition(":")
     if prefix in provenance.INVERTED:
         kind = inner or "leverage"
-        condition = load_condition(f"{kind}{given}{file}", policy, folder)
+        condition = load_condition(f"{kind}{equals}{file}", policy, folder)
         return Condition(
             condition_name(text),
             resolve("verifier", "robotest.verifiers.controls:Inverted")(condition.verifier),
             condition.fingerprint,
         )
-    path = Path(file) if given else folder / f"{name}.safetensors" if folder else None
+    path = Path(file) if equals else folder / f"{name}.safetensors" if folder else None
     factory = resolve("verifier", name)
     with building(f"verifier {name!r}"):
         verifier: Verifier = factory(policy.spec, path)
@@ -164,12 +164,12 @@ def load_condition(text: str, policy: Policy, folder: Path | None) -> Condition:
 
 
 def condition_name(text: str) -> str:
-    """Return what the condition of a verifier is called, given as to `load_condition`."""
-    name, given, file = text.partition("=")
+    """Return the name of the condition that `load_condition` makes of `text`."""
+    name, equals, file = text.partition("=")
     prefix, _, inner = name.partition(":")
-    if prefix in provenance.INVERTED and (inner or given):
-        return f"{prefix}:{Path(file).stem if given else inner}"
-    return Path(file).stem if given else name
+    if prefix in provenance.INVERTED and (inner or equals):
+        return f"{prefix}:{Path(file).stem if equals else inner}"
+    return Path(file).stem if equals else name
 
 
 def _require_made(name: str, made: object, protocol: type) -> None:

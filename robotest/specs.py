@@ -1,4 +1,4 @@
-"""What an action, a state and a policy mean: names, sizes, units, conventions. A mismatch raises before an episode.
+"""Layouts of actions, states and policies: names, sizes, units, conventions. A mismatch raises before an episode.
 
 Conventions are named values compared for equality, never guessed from sizes; their sources are in
 `docs/protocols.md`.
@@ -73,7 +73,7 @@ class VectorSpec:
         raise KeyError(f"no component {name!r} in {[c.name for c in self.components]}")
 
     def require_equal(self, other: VectorSpec, what: str) -> None:
-        """Raise `SpecMismatchError` naming the first difference between what is needed (self) and given (other)."""
+        """Raise `SpecMismatchError` naming the first difference between the layout needed (self) and `other`."""
         if self.mode != other.mode:
             raise SpecMismatchError(f"{what}: mode {self.mode!r} is needed, {other.mode!r} given")
         for mine, theirs in zip(self.components, other.components, strict=False):
@@ -94,7 +94,7 @@ class VectorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What an environment takes and gives.
+    """Interface of an environment.
 
     Attributes:
         name: registered name, e.g. ``dual_arm``.
@@ -105,15 +105,15 @@ class EnvSpec:
         cameras: camera name -> (height, width) [px] of the policy's images.
         control_dt: seconds between two `apply` calls [s].
         max_steps: step limit of an episode.
-        standin_assets: whether models or pictures of ours replace the original's, so that rates cannot be compared
+        standin_assets: whether stand-ins replace models or pictures of the original, so that rates cannot be compared
             with published ones. Written to `run.json`.
         patience_s: a reset, or the actions of a chunk, that take longer than this have hung [s].
-        success: the rule by which an episode succeeds, as `robotest.success` has it; ``predicate`` where the task
-            computes it, ``none`` where nothing does and only returns are compared.
-        simulator: what computes the physics, with its version, e.g. ``mujoco 3.3.7``; part of a run's identity.
+        success: the rule by which an episode succeeds, see `robotest.success`; ``predicate`` if the task computes it,
+            ``none`` if there is no rule and only returns are compared.
+        simulator: physics engine and version, e.g. ``mujoco 3.3.7``; part of a run's identity.
         caveats: what every table of a run must say, e.g. that its physics is not the published benchmark's.
-        repeatable: whether `Env.reset` brings about the same start again; False for robots, whose starts people lay
-            out. Starts of the others are compared, not believed.
+        repeatable: whether `Env.reset` reproduces a start; False for robots, whose starts people lay out. Where it is
+            True, runs compare the digests of starts all the same.
     """
 
     name: str
@@ -145,7 +145,7 @@ class EnvSpec:
 
 @dataclasses.dataclass(frozen=True)
 class PolicySpec:
-    """What a policy takes and gives.
+    """Interface of a policy.
 
     Attributes:
         name: for tables and records.
@@ -154,12 +154,12 @@ class PolicySpec:
         state: the state layout it reads.
         cameras: the images it reads, name -> (height, width) [px].
         horizon: H, actions per chunk.
-        feature_shapes: (T, F) of each of a candidate's token features by name, the one to prefer first; empty if it
-            gives none.
+        feature_shapes: (T, F) of each of a candidate's token features by name, the preferred one first; empty if it
+            has none.
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
-        concurrent: whether `Policy.sample` may be called from several threads at once, and is better so than with
+        concurrent: whether `Policy.sample` may be called from several threads at once, and is faster that way than with
             larger batches.
-        precision: of the arithmetic it acts in where the processor decides, e.g. ``bfloat16``: a run records it.
+        precision: of its arithmetic, if that depends on the processor, e.g. ``bfloat16``; a run records it.
     """
 
     name: str
@@ -175,7 +175,7 @@ class PolicySpec:
 
     @classmethod
     def blind(cls, name: str, env: EnvSpec, action_scale: Float32[np.ndarray, "H A"]) -> PolicySpec:
-        """Return that of a policy without weights, cameras or features that acts in `env`."""
+        """Return the spec of a policy for `env` that has no weights, cameras or features."""
         return cls(
             name=name,
             fingerprint=name,
@@ -206,12 +206,12 @@ class PolicySpec:
 
 @dataclasses.dataclass(frozen=True)
 class VerifierSpec:
-    """What a verifier needs.
+    """Requirements of a verifier.
 
     Attributes:
         name: for tables and records.
-        feature: which of `Candidates.features` must be there; None for verifiers that need none.
-        policy_fingerprint: the policy it was fitted to; None for verifiers that fit any.
+        feature: which of `Candidates.features` it needs; None for none.
+        policy_fingerprint: of the policy it was fitted to; None if it works with any.
     """
 
     name: str

@@ -1,14 +1,14 @@
-"""When has an episode succeeded? Rules with names, for environments that leave it open.
+"""When has an episode succeeded? Named rules, for environments that do not say.
 
 A rule is written as
 
-    info:KEY          the environment's own word, ``info[KEY]`` of any step
-    return>=X         the return of the finished episode, never that of a part of it
+    info:KEY          ``info[KEY]`` of any step is true
+    return>=X         the finished episode's return is at least X
     terminated        the environment ends the episode by itself: right for reaching a goal, wrong for falling over
-    module:function   a function of yours: takes a `Judged`, returns a bool
-    none              not at all: returns are recorded and compared as numbers
+    module:function   your function, which takes a `Judged` and returns a bool
+    none              no rule: returns are recorded and compared as numbers
 
-A task with a predicate of its own, as those of the simulated suites, has the rule ``predicate``.
+Tasks that compute success themselves, as in the simulated suites, have the rule ``predicate``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Judged:
     """One step as a rule sees it.
 
     Attributes:
-        info: what the environment said of the step.
+        info: the environment's ``info`` of the step.
         terminated: the environment ended the episode by itself.
-        truncated: it was cut off, by the environment or by the step limit.
-        finished: nothing follows: `terminated`, `truncated`, or the step limit.
+        truncated: the environment or the step limit cut the episode off.
+        finished: this is the last step: `terminated`, `truncated`, or the step limit.
         episode_return: rewards so far, this step's included.
         steps: taken so far, this one included.
     """
@@ -53,13 +53,13 @@ class Judged:
 
 
 class Rule:
-    """A rule and what it remembers of an episode; call `begin` at each start.
+    """A rule and its memory of one episode; call `begin` at each start.
 
     Args:
-        text: as given with ``--success``.
+        text: of ``--success``.
 
     Raises:
-        RobotestError: it is no rule, or names a function that is not there.
+        RobotestError: it is no rule, or names a function that does not exist.
     """
 
     def __init__(self, text: str) -> None:
@@ -89,31 +89,31 @@ class Rule:
 
 
 def truth(value: object, what: str = "success") -> bool:
-    """Return the answer of a bool, of 0 or 1, or of an array that holds one of them and nothing else.
+    """Return the truth of a bool, of 0 or 1, or of an array that holds one of them and nothing else.
 
     Args:
         value: from an environment or a rule.
         what: its name in the error.
 
     Raises:
-        SuccessError: it is anything else; a dict, a text or NaN is no success, and no failure either.
+        SuccessError: it is anything else: a dict, a text or NaN is neither success nor failure.
     """
     if value is True or value is False:
         return value
     if not isinstance(value, (str, bytes, Mapping)) and value is not None:
         try:
-            found = np.asarray(value)
-        except Exception:  # noqa: BLE001 - somebody else's object, which need not be an array
-            found = np.asarray(None)
-        if found.dtype.kind in "biuf" and found.size == 1 and not isinstance(value, (list, tuple, set)):
-            number = found.item()
+            array = np.asarray(value)
+        except Exception:  # noqa: BLE001 - any object may come from an environment
+            array = np.asarray(None)
+        if array.dtype.kind in "biuf" and array.size == 1 and not isinstance(value, (list, tuple, set)):
+            number = array.item()
             if number in (0, 1):
                 return bool(number)
     raise SuccessError(f"{what} is {shown(value)}; a bool is needed, 0 or 1, or an array of one of them")
 
 
 def module_of(text: str) -> str:
-    """Return the module of a rule that is a function of somebody's, else nothing."""
+    """Return the module of a rule ``module:function``; empty for any other rule."""
     known = text in (NONE, PREDICATE, "terminated") or text.startswith((_INFO, _RETURN))
     return "" if known else text.partition(":")[0]
 
@@ -149,12 +149,12 @@ def _function(text: str) -> Callable[[Judged], object]:
     if not module or not attribute:
         raise RobotestError(f"--success {text!r} is no rule; give {CHOICES}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise RobotestError(f"--success {text!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise RobotestError(
-            f"--success {text!r} is a {type(found).__name__}; a function of robotest.success.Judged is needed"
+            f"--success {text!r} is a {type(function).__name__}; a function of robotest.success.Judged is needed"
         )
-    judge: Callable[[Judged], object] = found
+    judge: Callable[[Judged], object] = function
     return judge

@@ -1,13 +1,12 @@
-"""Conformance: the contracts of `robotest.types` as checks that any package can import and run on its own parts.
+"""Conformance: the contracts of `robotest.types` as checks that any package can import and run on its parts.
 
-Each check returns None, or raises `ConformanceError` saying what breaks which promise.
+Each check returns None, or raises a `ConformanceError` that names the promise and what breaks it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -33,8 +32,10 @@ _SEED, _OTHER_SEED = 11, 12
 _START, _OTHER_START = (_SEED, 0), (_OTHER_SEED, 1)
 _N_STEPS = 5
 _LONGEST = 2000
-"""The most steps after which an episode's end is waited for."""
-_UNPAIRED = ": it does not follow from the seed, so comparisons in this environment are no pairs (`eval --unpaired`)"
+"""Most steps to wait for the end of an episode."""
+_UNPAIRED = (
+    ": starts do not follow from the seed, so episodes in this environment are not paired (use `eval --unpaired`)"
+)
 TOLERANCE = 1e-4
 """How far a candidate may move, in units of `PolicySpec.action_scale`, when the batch around it changes: floating
 point sums in another order. Alone in its batch it must not move at all."""
@@ -43,8 +44,8 @@ point sums in another order. Alone in its batch it must not move at all."""
 def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> None:
     """Check one task of a suite: layout, determinism, purity of `observe`, snapshots, refusal of bad actions.
 
-    As in a run, the process's global generators are the environment's own while it works. Environments that need not
-    start from their seed (`EnvSpec.repeatable`) are not checked here.
+    As in a run, the environment has the process's global generators to itself while it works. Environments whose starts
+    need not follow from their seed (`EnvSpec.repeatable`) cannot pass.
     """
     options = options or EnvOptions(setting=suite.settings[0], action_mode=suite.action_modes[0])
     with closing(_make(suite, task, options)) as env, closing(_make(suite, task, options)) as twin:
@@ -54,7 +55,7 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
         _check_bad_actions(env)
         if isinstance(env, SimulatedEnv):
             if not isinstance(twin, SimulatedEnv):
-                raise ConformanceError("make() gives a simulated environment only sometimes")
+                raise ConformanceError("make() returns a simulated environment only sometimes")
             _check_snapshot(env, twin)
         if env.spec.success not in (PREDICATE, NONE):
             _check_end(env)
@@ -63,7 +64,7 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
 
 
 def check_policy(policy: Policy, env: Env) -> None:
-    """Check a policy in an environment it fits: layout, and that a candidate depends on nothing but its own noise.
+    """Check a policy in an environment that it fits: layout, and that a candidate depends on nothing but its noise.
 
     A policy without noise gives equal candidates, whatever the seed; where they differ, the seed must matter.
     """
@@ -73,7 +74,7 @@ def check_policy(policy: Policy, env: Env) -> None:
     require(bool(np.isfinite(scale).all() and (scale > 0).all()), "action_scale is not finite and positive")
     here, there = _two_observations(env)
     alone = policy.sample([here], [_SEED], 3)
-    require(len(alone) == 1, f"{len(alone)} candidates lists for one observation")
+    require(len(alone) == 1, f"sample() returned {len(alone)} results for one observation")
     _check_candidates(policy, alone[0], 3)
     again = policy.sample([here], [_SEED], 3)[0]
     _require_close(policy, alone[0], again, 0.0, "the same call twice gives different candidates")
@@ -83,12 +84,12 @@ def check_policy(policy: Policy, env: Env) -> None:
     fewer = policy.sample([here], [_SEED], 1)[0]
     _require_close(policy, fewer, alone[0], TOLERANCE, "candidate 0 depends on n_candidates")
     batch = policy.sample([there, here], [_OTHER_SEED, _SEED], 3)
-    require(len(batch) == 2, f"{len(batch)} candidates lists for two observations")
+    require(len(batch) == 2, f"sample() returned {len(batch)} results for two observations")
     _require_close(policy, alone[0], batch[1], TOLERANCE, "candidates depend on the rest of the batch")
 
 
 def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
-    """Check a verifier on a policy's candidates: one finite score each, and the same again."""
+    """Check a verifier on a policy's candidates: one finite score each, equal when scored again."""
     verifier.spec.require_fits(policy.spec)
     observation, _ = _two_observations(env)
     name = verifier.spec.name
@@ -131,11 +132,11 @@ class _Lent:
         with self._generators.lent():
             return self._env.observe()
 
-    def begin_chunk(self, actions: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    def begin_chunk(self, actions: np.ndarray) -> None:  # of any shape: some checks pass bad ones
         with self._generators.lent():
             self._env.begin_chunk(actions)
 
-    def apply(self, action: np.ndarray[Any, np.dtype[np.float32]]) -> StepStatus:
+    def apply(self, action: np.ndarray) -> StepStatus:
         with self._generators.lent():
             return self._env.apply(action)
 
@@ -161,12 +162,15 @@ def _check_env_spec(env: Env, suite: Suite, task: str) -> None:
     for what, layout in (("actions", spec.action), ("state", spec.state)):
         names = [c.name for c in layout.components]
         double = sorted({name for name in names if names.count(name) > 1})
-        require(not double, f"{what} have two components called {', '.join(double)}; each needs its own name")
+        require(not double, f"{what} have two components called {', '.join(double)}; names must differ")
 
 
 def _check_observation(env: Env, observation: Observation) -> None:
     spec = env.spec
-    require(set(observation.images) == set(spec.cameras), f"images of {sorted(observation.images)} are given")
+    require(
+        set(observation.images) == set(spec.cameras),
+        f"images of {sorted(observation.images)} observed; the spec has {sorted(spec.cameras)}",
+    )
     for camera, (height, width) in spec.cameras.items():
         image = observation.images[camera]
         require(
@@ -183,10 +187,10 @@ def _check_observation(env: Env, observation: Observation) -> None:
 
 
 def _check_reset(env: Env, twin: Env) -> None:
-    """The same seed gives the same start whatever happened before and in another object; another seed another one."""
+    """Equal seeds give equal starts, whatever happened before and in another object; other seeds give others."""
     env.reset(*_START)
     first, again = env.observe(), env.observe()
-    state = env.snapshot() if isinstance(env, SimulatedEnv) else None  # not all of it need be observed
+    state = env.snapshot() if isinstance(env, SimulatedEnv) else None  # an observation is only a part of it
     _check_observation(env, first)
     _require_same(env, first, again, "observe() twice gives different observations; it must change nothing")
     env.reset(*_OTHER_START)
@@ -225,13 +229,13 @@ def _check_apply(env: Env) -> None:
         env,
         end,
         env.observe(),
-        "the same actions from the same start, observed or not on the way, end differently",
+        "the same actions from the same start, with or without observing in between, end differently",
     )
     _check_sent(env, sent, end)
 
 
 def _check_sent(env: Env, sent: list[Float32[np.ndarray, " A"]], end: Observation) -> None:
-    """What was sent is a possible action, and the one that was executed: to send it again does the same.
+    """`StepStatus.sent` is a valid action, and the one that was executed: applying it has the same effect.
 
     Args:
         env: any.
@@ -243,21 +247,22 @@ def _check_sent(env: Env, sent: list[Float32[np.ndarray, " A"]], end: Observatio
     )
     for action in sent:
         require(
-            bool((action[whole] == np.rint(action[whole])).all()), f"{action} is said to be sent, a part of a choice"
+            bool((action[whole] == np.rint(action[whole])).all()),
+            f"apply() returns {action} as sent; choices are whole numbers",
         )
     env.reset(*_START)
     again = _act(env, np.stack(sent))
     require(
         len(again) == len(sent) and np.allclose(sent, again, rtol=1e-6, atol=1e-6),
-        f"{sent[0]} was sent, and {again[0]} where it was to be sent again: what apply() returns is not what it sends",
+        f"apply() returned {sent[0]} as sent; applied again, that gives {again[0]}: `sent` is not what it sends",
     )
     if np.array_equal(sent, again) and not isinstance(env, SimulatedEnv):
-        message = "what apply() returned as sent, sent from the same start, ends differently"
+        message = "the actions that apply() returned as sent, applied from the same start, end differently"
         _require_same(env, end, env.observe(), message)
 
 
 def _check_end(env: Env) -> None:
-    """An episode by a rule comes to an end that the rule judges."""
+    """An episode ends in a state that its rule of success can judge."""
     low, high = np.maximum(env.spec.action.low, -1.0), np.minimum(env.spec.action.high, 1.0)
     env.reset(*_START)
     rng = generator(_SEED)
@@ -292,7 +297,7 @@ def _check_snapshot(env: SimulatedEnv, twin: SimulatedEnv) -> None:
     env.reset(*_START)
     _act(env, actions[:2])
     middle = env.snapshot()
-    middle.flags.writeable = False  # as it is when it comes from another process
+    middle.flags.writeable = False  # like one that comes from another process
     require(middle.dtype == np.float64 and middle.ndim == 1, f"snapshot is {middle.dtype}{list(middle.shape)}")
     seen = env.observe()
     require(np.array_equal(middle, env.snapshot()), "observe() changes the snapshot")
@@ -317,7 +322,10 @@ def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
         f"actions are {actions.dtype}{list(actions.shape)}, not float32{list(shape)}",
     )
     require(bool(np.isfinite(actions).all()), "actions are not finite")
-    require(list(features) == list(spec.feature_shapes), "spec.feature_shapes and the features given disagree")
+    require(
+        list(features) == list(spec.feature_shapes),
+        "the features' names are not those of spec.feature_shapes, in their order",
+    )
     for name, values in features.items():
         require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
         require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
@@ -332,7 +340,7 @@ def _two_observations(env: Env) -> tuple[Observation, Observation]:
 
 
 def _actions(env: Env) -> Float32[np.ndarray, "5 A"]:
-    """A slow sweep within the bounds, infinite ones taken as 1."""
+    """A slow sweep within the bounds, where infinite bounds count as 1."""
     low, high = np.maximum(env.spec.action.low, -1.0), np.minimum(env.spec.action.high, 1.0)
     middle, half = (low + high) / 2, (high - low) / 2
     sweep: Float32[np.ndarray, "5 A"] = (middle + 0.1 * np.linspace(-1, 1, _N_STEPS)[:, None] * half).astype(np.float32)
@@ -354,22 +362,23 @@ def _act(env: Env, actions: Float32[np.ndarray, "T A"], *, look: bool = False) -
 
 
 def _continue(env: SimulatedEnv, actions: Float32[np.ndarray, "T A"]) -> Float64[np.ndarray, " N"]:
-    """Go on within the chunk that was begun."""
+    """Continue the current chunk."""
     for action in actions:
         env.apply(action)
     return env.snapshot()
 
 
 def _same(a: Observation, b: Observation) -> bool:
-    """Whether two observations agree bit for bit, time aside."""
+    """Whether two observations agree bit for bit, except for their time."""
     pictures = all(np.array_equal(a.images[c], b.images[c]) for c in a.images)
     return pictures and np.array_equal(a.state, b.state) and a.instruction == b.instruction
 
 
 def _require_same(env: Env, a: Observation, b: Observation, message: str, so: str = "") -> None:
-    """Raise, naming what differs."""
+    """Raise `ConformanceError` naming what differs."""
     state = env.spec.state
-    parts = [c.name for c in state.components if (own := state.slice(c.name)) and (a.state[own] != b.state[own]).any()]
+    slices = {c.name: state.slice(c.name) for c in state.components}
+    parts = [name for name, where in slices.items() if (a.state[where] != b.state[where]).any()]
     parts += [camera for camera in a.images if not np.array_equal(a.images[camera], b.images[camera])]
     parts += [name for name in ("instruction", "time") if getattr(a, name) != getattr(b, name)]
     require(not parts, f"{message} (what differs: {', '.join(parts)}){so}")

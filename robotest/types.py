@@ -25,7 +25,7 @@ class Observation:
         instruction: the task in words.
         time: seconds since the episode's start [s].
         proposal: what the suite's scripted expert would do next, if the environment was built with one
-            (`EnvOptions.expert`); no other policy is given it.
+            (`EnvOptions.expert`); only the policy ``expert`` has it.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
@@ -41,8 +41,8 @@ class Candidates:
 
     Attributes:
         actions: in the environment's units, laid out by `EnvSpec.action`.
-        features: the policy's own representations of (observation, chunk) by name, one vector for each token of the
-            chunk in its order; a verifier takes one and pools it as it was fitted to. Empty if the policy has none.
+        features: the policy's representations of (observation, chunk) by name, one vector for each token of the chunk
+            in its order; a verifier takes one and pools it as when it was fitted. Empty if the policy has none.
         log_probs: log-probability of each chunk, if the policy knows it.
     """
 
@@ -56,9 +56,10 @@ class Decision:
     """Candidates, their scores, and the one to execute.
 
     Attributes:
-        candidates: what was sampled.
-        scores: higher is better supported; the largest wins, the first of equals.
-        chosen: index of the winner.
+        candidates: those sampled.
+        scores: higher is better supported.
+        chosen: index of the candidate to execute: of the largest score, the first of equals, unless a branch
+            (`robotest.branching`) sets it.
         sample_s: time the policy took [s].
         verify_s: time the verifier took [s].
     """
@@ -78,13 +79,13 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class StepStatus:
-    """What a command did, without a picture.
+    """Effect of one action, without a picture.
 
     Attributes:
         success: the task's predicate holds now.
-        done: the episode is over (success, or a state from which nothing can follow; not the step limit).
-        sent: the action really sent, after clipping to the bounds.
-        reward: of this step; None where the environment gives none.
+        done: the episode is over, by success or because the environment ended it; not by the step limit.
+        sent: the action actually sent, after clipping to the bounds.
+        reward: of this step; None if the environment has none.
     """
 
     success: bool
@@ -94,7 +95,7 @@ class StepStatus:
 
 
 Outcome = Literal["success", "failure", "unjudged", "error"]
-"""``unjudged``: it ended, and the run has no rule by which it could succeed or fail."""
+"""``unjudged``: it ended, and the run has no rule of success."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,22 +103,22 @@ class Episode:
     """The result of one episode: one line of `episodes.jsonl`.
 
     Attributes:
-        condition: name of the verifier (the thing compared).
+        condition: name of the verifier; runs compare conditions.
         task: task name.
         index: episode number within the task; equal indices of different conditions are paired.
         outcome: only successes and failures enter a rate.
         steps: actions executed.
         max_steps: the task's step limit.
         decisions: chunks requested.
-        instruction: the words given.
+        instruction: the task in words.
         chosen: the candidate executed at each decision.
         error: one line when `outcome` is error.
         sample_s: summed policy time [s].
         verify_s: summed verifier time [s].
         wall_s: wall-clock time of the episode [s].
         start: part of the first observation -> its digest; equal starts have equal digests. Empty if nothing was
-            observed, or where people lay out the start.
-        episode_return: sum of the rewards; None where the environment gives none.
+            observed, or if people lay out the start.
+        episode_return: sum of the rewards; None if the environment has none.
     """
 
     condition: str
@@ -162,8 +163,8 @@ class Env(Protocol):
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
         """Announce the actions that follow; components with reference ``chunk_start`` are offsets from here.
 
-        A robot looks at all of them before it executes the first. What is then given to `apply` are these, in their
-        order, or fewer.
+        A robot checks all of them before it executes the first. `apply` then takes these actions in their order, maybe
+        not all of them.
         """
         ...
 
@@ -193,16 +194,16 @@ class SimulatedEnv(Env, Protocol):
         ...
 
     def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture from any camera at any size."""
+        """Return a picture from any camera at any size."""
         ...
 
 
 @runtime_checkable
 class FilmedEnv(Env, Protocol):
-    """An environment whose state cannot be restored, so that pictures for people are made while it runs."""
+    """An environment whose state cannot be restored, so that its video is made while it runs."""
 
     def frame(self) -> UInt8[np.ndarray, "height width 3"]:
-        """What there is to see now. Changes nothing."""
+        """Return a picture of the scene as it is now. Changes nothing."""
         ...
 
 
@@ -215,9 +216,9 @@ class EnvOptions:
         action_mode: one of `Suite.action_modes`.
         wording: instruction templates, ``seen`` in training or ``unseen``.
         image_size: height of the policy's images [px]; the suite settles their width.
-        cameras: what `Env.observe` renders, the policy's choice among the suite's; None: all of them.
-        expert: style of the scripted expert that is asked beside the environment, for the policy ``expert``.
-        success: rule by which an episode succeeds (`robotest.success`); None: the suite's own.
+        cameras: those that `Env.observe` renders, as the policy needs them; None: all of the suite's.
+        expert: style of the scripted expert that proposes actions, for the policy ``expert``.
+        success: rule by which an episode succeeds (`robotest.success`); None: the suite's rule.
         env_args: ``key=value`` texts for the suite, e.g. for `gymnasium.make`.
     """
 
@@ -234,8 +235,8 @@ class EnvOptions:
     def from_json(cls, data: Mapping[str, Any]) -> EnvOptions:
         """Inverse of `dataclasses.asdict`, where tuples have become lists on the way."""
         cameras = data.get("cameras")
-        given = {"cameras": None if cameras is None else tuple(cameras), "env_args": tuple(data.get("env_args", ()))}
-        return cls(**{**data, **given})
+        lists = {"cameras": None if cameras is None else tuple(cameras), "env_args": tuple(data.get("env_args", ()))}
+        return cls(**{**data, **lists})
 
 
 @runtime_checkable
@@ -249,7 +250,7 @@ class Suite(Protocol):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What `make` builds."""
+        """Tasks that `make` builds."""
         ...
 
     @property
@@ -269,11 +270,11 @@ class Suite(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What an expert does in one control step.
+    """An expert's action in one control step.
 
     Attributes:
-        action: set-points, also where the action is an offset from the start of a chunk.
-        anchor: what such components are measured from if a chunk starts now; 0 for all others.
+        action: set-points, also of components that are offsets from the start of a chunk.
+        anchor: the value that such components are offsets from if a chunk starts now; 0 for all others.
     """
 
     action: Float64[np.ndarray, " A"]
@@ -291,17 +292,17 @@ class Experts(Protocol):
 
     @property
     def mixture(self) -> Mapping[str, float]:
-        """Style -> its share of demonstrations unless asked otherwise."""
+        """Style -> its share of a mixture of demonstrations."""
         ...
 
     @property
     def options(self) -> EnvOptions:
-        """How environments are built for demonstrations: with starts that are no evaluation's."""
+        """How environments are built for demonstrations: with starts that no evaluation uses."""
         ...
 
     @property
     def noise(self) -> Float64[np.ndarray, " A"]:
-        """Spread of the wandering noise on executed actions; 0 for numbers that are not disturbed."""
+        """Spread of the correlated noise on executed actions; 0 for numbers without noise."""
         ...
 
     @property
@@ -376,8 +377,8 @@ class Recorder(Protocol):
         """Called once, right after the reset."""
         ...
 
-    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
-        """Called when a chunk was chosen from `observation`, before its first action (number `step`)."""
+    def chunk(self, step: int, observation: Observation) -> None:
+        """Called when a chunk was chosen for `observation`, before its first action (number `step`)."""
         ...
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robotest import branching
-from robotest.branching import Branch, BranchPlanner, Place, Plan, report
+from robotest.branching import branches as file_format
+from robotest.branching.branches import Branch, Place
+from robotest.branching.plan import Plan, planned
+from robotest.branching.report import report
+from robotest.branching.run import BranchPlanner
+from robotest.branching.run import run as run_branches
 from robotest.cli.main import main
 from robotest.clock import WallClock
 from robotest.config import EvalConfig
@@ -22,7 +26,7 @@ from robotest.runs import directory, episode_file, spec
 from robotest.runtime.pool import WorkerPool
 from robotest.runtime.rollout import Origin
 from robotest.runtime.runner import EpisodeJob, InProcessRunner
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import VerifierSelector
 from robotest.types import Outcome, Verifier
 from tests.doubles.options import changed
 from tests.test_evaluate import TOWARDS, config
@@ -52,7 +56,7 @@ def branch(run: Path, out: Path, workers: int = 0, continuations: int = 1) -> li
     with contextlib.closing(runner):
         judged = {"random": None, TOWARDS: None}
         plan = Plan(run, "random", ("far",), EPISODES, judged, continuations)
-        return branching.run(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), runner, out)
+        return run_branches(plan, make_planner("tests.doubles.fakes:policy", ("random", TOWARDS), 4), runner, out)
 
 
 def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.Key) -> None:
@@ -62,18 +66,19 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
     assert whole.snapshots is not None
     policy, folder = policy_and_folder(policy_name)
     verifier = load_condition(key[0], policy, folder).verifier
-    selector = Selector(policy, {key[0]: verifier}, asked.identity["candidates"], WallClock())
-    seeds = EpisodeSeeds(asked.identity["seed"], key[1], key[2])
+    selector = VerifierSelector(policy, {key[0]: verifier}, asked.identity.candidates, WallClock())
+    seeds = EpisodeSeeds(asked.identity.seed, key[1], key[2])
     with contextlib.closing(InProcessRunner(env, WallClock())) as runner:
         for number, step in enumerate(whole.decision_steps):
             origin = Origin(whole.snapshots[step], int(step), number)
-            work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity["execute"], origin)
+            work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity.execute, origin)
             (again,) = runner.run(selector, [work])
             assert again.episode.outcome == whole.episode.outcome
             assert again.episode.chosen == whole.episode.chosen[number:]
             np.testing.assert_array_equal(np.stack(again.trace.actions), whole.actions[step:])
             np.testing.assert_array_equal(np.stack(again.trace.snapshots), whole.snapshots[step:])
-            candidates = np.stack([d.candidates.actions for _, d in again.trace.decisions])
+            assert list(again.decisions) == list(range(number, whole.episode.decisions))
+            candidates = np.stack([d.candidates.actions for d in again.decisions.values()])
             np.testing.assert_array_equal(candidates, whole.candidates[number:])
 
 
@@ -124,7 +129,7 @@ def test_scores_are_those_of_the_recorded_decision(run: Path, tmp_path: Path) ->
 def test_workers_and_interruptions_change_nothing(run: Path, tmp_path: Path) -> None:
     whole = branch(run, tmp_path / "a")
     assert branch(run, tmp_path / "b", workers=2) == whole
-    file = tmp_path / "a" / branching.FILE
+    file = tmp_path / "a" / file_format.FILE
     torn = file.read_bytes()[: len(file.read_bytes()) // 2]
     file.write_bytes(torn)
     assert branch(run, tmp_path / "a") == whole
@@ -141,6 +146,25 @@ def test_who_knows_the_way_is_seen_to(run: Path, tmp_path: Path) -> None:
     assert good.gain <= found.headroom + 1e-12
     assert found.episodes == EPISODES
     assert sum(n for n, _, _ in found.along) == found.decisions
+
+
+def test_the_base_is_told_from_a_verifier_of_any_name(run: Path, tmp_path: Path) -> None:
+    """A judged verifier never chooses, also when it is called as the base condition is."""
+    policy, folder = policy_and_folder("tests.doubles.fakes:policy")
+    base, judged = (load_condition(name, policy, folder).verifier for name in ("random", TOWARDS))
+    outcomes = []
+    for names in (("random", "base"), ("other", "another")):
+        planner = BranchPlanner(policy, base, dict.fromkeys(names, judged), 4, WallClock())
+        plan = Plan(run, "random", ("far",), 1, dict.fromkeys(names))
+        with contextlib.closing(InProcessRunner("tests.doubles.fakes:suite", WallClock())) as runner:
+            outcomes.append([(b.outcome, b.steps) for b in run_branches(plan, planner, runner, tmp_path / names[0])])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_branches_of_one_episode_are_different_jobs(run: Path) -> None:
+    """So that the pool counts the workers lost to each."""
+    keys = [branch.job.key for branch in planned(Plan(run, "random", ("far",), 1, {"random": None}, 2))]
+    assert len(set(keys)) == len(keys) > 8
 
 
 def group(success: str, scores: list[float], index: int = 0, decision: int = 0) -> list[Branch]:
@@ -207,10 +231,10 @@ def test_no_decision_is_not_enough_data() -> None:
 
 def test_a_file_of_other_branches_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / branching.FILE).write_text('{"run": "elsewhere", "condition": "random"}\n')
+    (tmp_path / "out" / file_format.FILE).write_text('{"run": "elsewhere", "condition": "random"}\n')
     with pytest.raises(RunDirectoryError, match="elsewhere"):
         branch(run, tmp_path / "out")
-    (tmp_path / "out" / branching.FILE).write_text("{}\n{broken\n")
+    (tmp_path / "out" / file_format.FILE).write_text("{}\n{broken\n")
     with pytest.raises(RunDirectoryError):
         branch(run, tmp_path / "out")
 
@@ -225,10 +249,10 @@ def test_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_branches_that_were_scored_by_others_are_not_continued(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["branch", str(run), "--episodes", "1", "--verifiers", f"random,{TOWARDS}", *FAKE]) == 0
-    before = (run / "branches-random" / branching.FILE).read_bytes()
+    before = (run / "branches-random" / file_format.FILE).read_bytes()
     assert main(["branch", str(run), "--episodes", "2", "--verifiers", "random,first", *FAKE]) == 2
     assert "give these or another --out" in capsys.readouterr().err
-    assert (run / "branches-random" / branching.FILE).read_bytes() == before
+    assert (run / "branches-random" / file_format.FILE).read_bytes() == before
     assert main(["branch", str(run), "--episodes", "2", "--verifiers", f"random,{TOWARDS}", *FAKE]) == 0
 
 

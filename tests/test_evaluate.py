@@ -52,7 +52,7 @@ def test_every_task_episode_and_condition_runs_once_in_paired_order(tmp_path: Pa
     summary = evaluate(config(tmp_path / "run"), seen.append)
     keys = [(c, t, i) for t in ("near", "far") for i in range(3) for c in ("random", "medoid")]
     assert list(read_episodes(tmp_path / "run")) == keys
-    assert [(p.total, p.done, p.found) for p in seen] == [(12, n, 0) for n in range(13)]
+    assert [(p.total, p.done, p.before) for p in seen] == [(12, n, 0) for n in range(13)]
     assert seen[0].episode is None
     assert [(e.condition, e.task, e.index) for e in (p.episode for p in seen) if e] == keys
     assert summary.conditions["random"].overall.episodes == 6

@@ -77,7 +77,7 @@ def test_nobody_else_is_given_a_proposal() -> None:
 
 def test_a_policy_without_a_proposal_says_what_it_needs(guided: Env) -> None:
     policy = ExpertPolicy(guided.spec, "clean")
-    with pytest.raises(SpecMismatchError, match="needs an environment that proposes"):
+    with pytest.raises(SpecMismatchError, match="needs an environment with an expert"):
         policy.sample([Observation({}, np.zeros(1, np.float32), "go", 0.0)], [0], 1)
 
 
@@ -91,7 +91,7 @@ def test_its_states_can_be_looked_at_and_it_does_not_go_on_from_them(guided: Env
     guided.restore(start)
     assert np.array_equal(guided.snapshot(), start)
     assert guided.render("front", 20, 30).shape == (20, 30, 3)
-    with pytest.raises(RobotestError, match="begin with a reset"):
+    with pytest.raises(RobotestError, match="cannot continue from a restored state; reset the environment"):
         guided.observe()
 
 

@@ -217,7 +217,7 @@ class Scaleless(PointPolicy):
         (Deaf(), "the noise seed changes nothing"),
         (Shuffling(), "candidate 0 depends on n_candidates"),
         (Sociable(), "candidates depend on the rest of the batch"),
-        (Stingy(), "feature_shapes and the features given disagree"),
+        (Stingy(), "the features' names are not those of spec.feature_shapes"),
         (Brief(), r"actions are float32\[3, 5, 3\], not float32\[3, 6, 3\]"),
         (Nan(), "actions are not finite"),
         (Scaleless(), "action_scale is not finite and positive"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float32
 
 from robotest import interrupt
 from robotest.clock import WallClock
@@ -35,7 +36,7 @@ from robotest.report.video import Film
 from robotest.runs.directory import episode_path
 from robotest.runtime.rollout import Decide, Trace, attempt, result
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
-from robotest.runtime.selector import DecisionRequest, Selector
+from robotest.runtime.selector import Selector
 from robotest.specs import EnvSpec
 from robotest.types import Clock, Decision, EnvOptions, Observation
 
@@ -112,12 +113,12 @@ class RobotRunner:
 
     def _episode(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> EpisodeResult | None:
         """Run one episode; None if it is to be done again."""
-        seeds, trace = job.seeds, Trace()
+        seeds, trace, decisions = job.seeds, Trace(), dict[int, Decision]()
         name = "" if self._blind else f" [{job.condition}]"
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
         self._power()
 
-        decide = self._decides(selector, job)
+        decide = self._decides(selector, job, decisions)
         path = episode_path(self._out, (job.condition, seeds.task, seeds.episode)).with_suffix(".mp4")
         with self._filming(env, path):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, job.execute)
@@ -129,8 +130,8 @@ class RobotRunner:
             if label is None:
                 return None
             ended = dataclasses.replace(ended, outcome=label, error=None, traceback="")
-        episode = result(job.condition, seeds, env.spec.max_steps, ended, trace)
-        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        episode = result(job.condition, seeds, env.spec.max_steps, ended, trace, decisions)
+        return EpisodeResult(job, episode, trace, decisions, env.spec.control_dt, ended.traceback, bool(trace.actions))
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
@@ -156,7 +157,7 @@ class RobotRunner:
         for number in range(_LATENCY_DECISIONS):
             observation = env.observe()
             start = self._clock.now()
-            selector.decide([DecisionRequest(job.condition, job.seeds, number, observation)])
+            selector.decide([job.request(number, observation)])
             taken.append(self._clock.now() - start)
             self._clock.sleep_until(start + env.spec.control_dt)
         duration = job.execute * env.spec.control_dt
@@ -247,18 +248,17 @@ class RobotRunner:
                     max_steps=made.spec.max_steps,
                     options=options,
                 )
-                decide = self._decides(selector, job)
+                decide = self._decides(selector, job, {})
                 ended = attempt(env, decide, job.seeds, Trace(), self._clock, self._clock, job.execute)
                 interrupt.check()
                 if ended.outcome == "error":
                     raise RobotError(ended.error or "the shadow's episode ended in an error")
 
-    def _decides(self, selector: Selector, job: EpisodeJob) -> Decide:
-        def decide(observation: Observation, number: int) -> Decision:
+    def _decides(self, selector: Selector, job: EpisodeJob, decisions: dict[int, Decision]) -> Decide:
+        def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
-            request = DecisionRequest(job.condition, job.seeds, number, observation)
-            decision = selector.decide([request])[0]
+            decisions[number] = selector.decide([job.request(number, observation)])[0]
             interrupt.check()  # before anything of it is sent
-            return decision
+            return decisions[number].chunk
 
         return decide

@@ -1,4 +1,4 @@
-"""``branch``: judge verifiers by what each candidate would have led to."""
+"""``branch``: judge verifiers by what every candidate leads to."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from robotest.errors import RobotestError, UnknownNameError
 from robotest.names import among, split
 
 if TYPE_CHECKING:
-    from robotest.branching import BranchPlanner
+    from robotest.branching.run import BranchPlanner
     from robotest.runs.spec import Arguments
 
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """Execute every candidate of recorded decisions, finish each under the same noises, and judge verifiers by it."""
+    """Execute every candidate of recorded decisions, finish each episode under the same noises, and judge verifiers."""
 
     run_directory: Positional[Path]
-    """What `robotest eval --out` wrote, with episode files."""
+    """Directory that `robotest eval --out` wrote, with episode files."""
     condition: str = "random"
-    """Whose episodes are branched; it also finishes them."""
+    """Condition whose episodes are branched, and which finishes them."""
     policy: str | None = None
-    """The run's policy, where it has no registered name: a folder or module:attribute."""
+    """The run's policy if it has no registered name: a folder or module:attribute."""
     verifiers: str = "random,medoid,leverage,cfn,knn,inverted"
-    """What to judge, given as to `robotest eval`."""
+    """Verifiers to judge, as for `robotest eval`."""
     tasks: str = "all"
     r"""Tasks, separated by commas; one that has a comma itself: \,."""
     episodes: int = 10
@@ -38,22 +38,25 @@ class Branch:
     continuations: int = 1
     """Futures of every candidate."""
     every: int = 1
-    """Branch every so many decisions."""
+    """Branch every n-th decision."""
     workers: Literal["auto"] | int = "auto"
-    """Environment processes; auto: one for each core; 0: none but this one. Changes nothing but speed."""
+    """Environment processes; auto: one for each core; 0: run in this process. Changes nothing but speed."""
     env_python: Path | None = None
     """Interpreter of the workers; None: this one."""
     out: Path | None = None
-    """Where `branches.jsonl` goes, and is continued from; None: RUN/branches-CONDITION."""
+    """Directory of `branches.jsonl`, which is continued; None: RUN/branches-CONDITION."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
         """Run what is missing and print the tables; 1 if a branch ended in an error."""
-        from robotest import branching
+        from robotest.branching import branches
+        from robotest.branching.plan import Plan
+        from robotest.branching.report import report
+        from robotest.branching.run import run
         from robotest.clock import WallClock
         from robotest.report import progress, tables
-        from robotest.runs import directory, spec
+        from robotest.runs import directory
         from robotest.runtime import pool
         from robotest.runtime.runner import EpisodeRunner, InProcessRunner
         from robotest.success import NONE
@@ -61,12 +64,12 @@ class Branch:
         for name in ("episodes", "continuations", "every"):
             if getattr(self, name) < 1:
                 raise RobotestError(f"--{name} {getattr(self, name)} given; at least 1 is needed")
-        asked, recorded = directory.read(self.run_directory)
-        if asked.identity.get("success") == NONE:
-            raise RobotestError(f"{self.run_directory} judges no success; branches are judged by nothing else")
-        if self.condition not in asked.verifiers:
-            raise UnknownNameError("condition", self.condition, asked.verifiers)
-        tasks = among("task", self.tasks, asked.tasks)
+        arguments, recorded = directory.read(self.run_directory)
+        if arguments.identity.success == NONE:
+            raise RobotestError(f"{self.run_directory} was run without a rule of success, which branches need")
+        if self.condition not in arguments.verifiers:
+            raise UnknownNameError("condition", self.condition, arguments.verifiers)
+        tasks = among("task", self.tasks, arguments.tasks)
         for task in tasks:
             there = sum((self.condition, task, index) in recorded for index in range(self.episodes))
             if there < self.episodes:
@@ -74,12 +77,10 @@ class Branch:
                     f"{self.run_directory} has {there} of {self.episodes} episodes of {self.condition} in {task};"
                     f" run more with `robotest eval --episodes`, or give --episodes {there}"
                 )
-        selector, judged = self._selector(asked)
-        plan = branching.Plan(
-            self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every
-        )
+        planner, judged = self._planner(arguments)
+        plan = Plan(self.run_directory, self.condition, tasks, self.episodes, judged, self.continuations, self.every)
         workers = pool.usable_cores() if self.workers == "auto" else self.workers
-        env = asked.identity["env"]
+        env = arguments.identity.env
         runner: EpisodeRunner
         if workers == 0 and self.env_python is None:
             runner = InProcessRunner(env, WallClock())
@@ -87,31 +88,31 @@ class Branch:
             runner = pool.WorkerPool(env, workers or 1, self.env_python)
         out = self.out or self.run_directory / f"branches-{self.condition}"
         with contextlib.closing(runner), progress.counter("branches") as update:
-            branches = branching.run(plan, selector, runner, out, update)
-        report = branching.report(branches)
+            ended = run(plan, planner, runner, out, update)
+        judgement = report(ended)
         if self.json:
-            sys.stdout.write(json_format.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(json_format.dumps(dataclasses.asdict(judgement), indent=2, allow_nan=False) + "\n")
         else:
-            standin_assets = bool(asked.identity.get("standin_assets"))
-            for part in tables.branches(report, standin_assets=standin_assets, notes=spec.notes(asked.identity)):
+            standin_assets = bool(arguments.identity.standin_assets)
+            for part in tables.branches(judgement, standin_assets=standin_assets, notes=arguments.identity.notes):
                 progress.console().print(part)
-            sys.stderr.write(f"branches: {out / branching.FILE}\n")
-        return 1 if any(b.outcome == "error" for b in branches) else 0
+            sys.stderr.write(f"branches: {out / branches.FILE}\n")
+        return 1 if any(b.outcome == "error" for b in ended) else 0
 
-    def _selector(self, asked: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
-        """Load the run's policy and everything that is to be judged; return its fingerprints too."""
-        from robotest.branching import BranchPlanner
+    def _planner(self, arguments: Arguments) -> tuple[BranchPlanner, dict[str, str | None]]:
+        """Load the run's policy and the verifiers to judge; return the verifiers' fingerprints too."""
+        from robotest.branching.run import BranchPlanner
         from robotest.clock import WallClock
         from robotest.loading import load_condition, policy_and_folder
 
-        policy, folder = policy_and_folder(self.policy or asked.identity["policy"])
-        if policy.spec.fingerprint != asked.identity["policy_fingerprint"]:
+        policy, folder = policy_and_folder(self.policy or arguments.identity.policy)
+        if policy.spec.fingerprint != arguments.identity.policy_fingerprint:
             raise RobotestError(
-                f"{self.run_directory} was run with policy {asked.identity['policy_fingerprint']};"
+                f"{self.run_directory} was run with policy {arguments.identity.policy_fingerprint};"
                 f" {policy.spec.name!r} is {policy.spec.fingerprint}; give the run's with --policy"
             )
         judged = [load_condition(text, policy, folder) for text in split(self.verifiers)]
         base = load_condition(self.condition, policy, folder)
         verifiers = {c.name: c.verifier for c in judged}
-        selector = BranchPlanner(policy, base.verifier, verifiers, asked.identity["candidates"], WallClock())
-        return selector, {c.name: c.fingerprint for c in judged}
+        planner = BranchPlanner(policy, base.verifier, verifiers, arguments.identity.candidates, WallClock())
+        return planner, {c.name: c.fingerprint for c in judged}

@@ -1,4 +1,4 @@
-"""``eval``, ``compare``, ``plan``, ``video``: the main job and what can be read off its directory afterwards."""
+"""``eval``, ``compare``, ``plan``, ``video``: running an evaluation, and reading its directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """Run a policy under several verifiers on paired episodes and compare them. Continues a run that is there."""
+    """Run a policy under several verifiers on paired episodes and compare them. Continues an interrupted run."""
 
     config: OmitArgPrefixes[EvalConfig] = dataclasses.field(default_factory=EvalConfig)
     """What to evaluate."""
@@ -35,7 +35,7 @@ class Eval:
     """Print the summary as JSON."""
 
     def run(self) -> int:
-        """Run what is missing, print the tables, render the videos; 1 if an episode ended in an error."""
+        """Run missing episodes, print the tables, render the videos; 1 if an episode ended in an error."""
         from robotest.runs import up_to_date
 
         config = self.config
@@ -62,7 +62,7 @@ class Compare:
     """Compare the conditions of a run, or of two runs over the same starts, paired by episode."""
 
     run_directory: Positional[Path]
-    """What `robotest eval --out` wrote; it may still be growing."""
+    """Directory that `robotest eval --out` wrote; the run may still be going on."""
     other: Positional[Path | None] = None
     """A second run, e.g. of another policy: same environment, tasks, seed and step limits."""
     conditions: str = "all"
@@ -70,13 +70,13 @@ class Compare:
     tasks: str = "all"
     r"""Tasks to count, separated by commas; one that has a comma itself: \,."""
     level: float = 0.95
-    """Of every interval."""
+    """Confidence level of every interval."""
     mid_p: bool = False
     """Show mid-p values: less conservative, not guaranteed."""
     fail_if_worse: str | None = None
     """A:B: exit with 3 if condition A succeeds less often than B with a p-value below alpha."""
     alpha: float = 0.05
-    """For --fail-if-worse."""
+    """Significance level of --fail-if-worse."""
     unpaired: bool = False
     """Compare conditions as independent samples: for starts that differ, or runs of two seeds."""
     allow_code_changes: bool = False
@@ -87,7 +87,7 @@ class Compare:
     """Print the tables as Markdown."""
 
     def run(self) -> int:
-        """Print the tables of what is there; 1 if an episode ended in an error, 3 if worse was to fail."""
+        """Print the tables; 1 if an episode ended in an error, 3 if --fail-if-worse finds A worse."""
         from robotest.runs import merge, schedule
 
         read = merge.read(
@@ -95,15 +95,15 @@ class Compare:
         )
         conditions = among("condition", self.conditions, tuple(read.arguments.verifiers))
         read = read.only(conditions, among("task", self.tasks, read.arguments.tasks))
-        asked, episodes = read.arguments, read.episodes
-        summary = schedule.summarise(asked, episodes, self.level, read.pairs, unpaired=self.unpaired)
+        arguments, episodes = read.arguments, read.episodes
+        summary = schedule.summarise(arguments, episodes, self.level, read.pairs, unpaired=self.unpaired)
         print_summary(summary, as_json=self.json, as_markdown=self.markdown, detail=True, mid_p=self.mid_p)
-        if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), asked, episodes):
+        if self.fail_if_worse and self._worse(pair(self.fail_if_worse, conditions), arguments, episodes):
             return 3
         return 1 if any(c.overall.errors for c in summary.conditions.values()) else 0
 
-    def _worse(self, sides: tuple[str, str], asked: Arguments, episodes: Mapping[Key, Episode]) -> bool:
-        """Judge the pair, and say the verdict."""
+    def _worse(self, sides: tuple[str, str], arguments: Arguments, episodes: Mapping[Key, Episode]) -> bool:
+        """Return whether the first of the pair is worse, and print the verdict."""
         from robotest.statistics.paired import Comparison, compare
         from robotest.statistics.returns import ReturnComparison, compare_returns
         from robotest.statistics.unpaired import UnpairedComparison, compare_unpaired
@@ -111,25 +111,25 @@ class Compare:
 
         if not 0 < self.alpha < 1:
             raise RobotestError(f"--alpha {self.alpha} given; it lies between 0 and 1, e.g. 0.05")
-        within = [e for e in episodes.values() if e.task in asked.tasks]
-        found: Comparison | UnpairedComparison | ReturnComparison
+        within = [e for e in episodes.values() if e.task in arguments.tasks]
+        comparison: Comparison | UnpairedComparison | ReturnComparison
         scale, unit = 100.0, " points"
-        if asked.identity.get("success") == NONE:
-            found, scale, unit = compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
+        if arguments.identity.success == NONE:
+            comparison, scale, unit = compare_returns(*sides, within, self.level, paired=not self.unpaired), 1.0, ""
         elif self.unpaired:
-            found = compare_unpaired(*sides, within, self.level)
+            comparison = compare_unpaired(*sides, within, self.level)
         else:
-            found = compare(*sides, within, self.level)
-        p_value = found.mid_p_value if self.mid_p and isinstance(found, Comparison) else found.p_value
-        if found.difference is None or p_value is None:
+            comparison = compare(*sides, within, self.level)
+        p_value = comparison.mid_p_value if self.mid_p and isinstance(comparison, Comparison) else comparison.p_value
+        if comparison.difference is None or p_value is None:
             raise RobotestError(
                 f"not enough data: {sides[0]} and {sides[1]} have no episodes without errors to compare"
             )
-        worse = found.difference < 0 and p_value < self.alpha
-        how = f" over {found.pairs} pairs" if isinstance(found, Comparison) else ""
+        worse = comparison.difference < 0 and p_value < self.alpha
+        how = f" over {comparison.pairs} pairs" if isinstance(comparison, Comparison) else ""
         sys.stderr.write(
             f"{sides[0]} is {'' if worse else 'not '}worse than {sides[1]}:"
-            f" {scale * found.difference:+.4g}{unit}, p = {p_value:.2g}{how}\n"
+            f" {scale * comparison.difference:+.4g}{unit}, p = {p_value:.2g}{how}\n"
         )
         return worse
 
@@ -143,26 +143,26 @@ class Plan:
     """Say how many episodes a question needs, paired and unpaired."""
 
     rate: float | None = None
-    """Success rate of the condition that is there; None: measured in --run-directory."""
+    """Success rate of the base condition; None: measured in --run-directory."""
     gain: float = 0.05
-    """Difference that must not be missed."""
+    """Smallest difference to detect."""
     power: float = 0.8
-    """Chance of finding it if it is there."""
+    """Probability of detecting it."""
     alpha: float = 0.05
-    """Chance of finding a difference that is not."""
+    """Probability of a false positive."""
     discordance: float | None = None
-    """Share of pairs in which exactly one side succeeds; None: from what is measured."""
+    """Share of pairs in which exactly one side succeeds; None: as measured."""
     run_directory: Annotated[Path | None, arg(aliases=("--run",))] = None
-    """A run to measure in; None: what was measured on the built-in suite."""
+    """Run to measure in; None: numbers of the built-in suite."""
     pair: str | None = None
     """A:B, the conditions of the run to measure; None: its first two."""
     base: str | None = None
-    """Which of these two is the condition that is there; None: random or first if it is one, else the second."""
+    """The base condition of the two; None: random or first if one of them is, else the second."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        """Print the numbers and where they come from."""
+        """Print the numbers and their source."""
         from robotest.statistics import power as planning
 
         measured, where = planning.MEASURED, "random and leverage on the built-in suite, 1,200 pairs (docs/evidence.md)"
@@ -172,8 +172,9 @@ class Plan:
             if getattr(self, name) is not None:
                 raise RobotestError(f"--{name} given without --run-directory; give the run that has these conditions")
         rate = measured.rate if self.rate is None else self.rate
-        given = self.discordance
-        discordance = measured.discordance_at(rate, rate + self.gain) if given is None else given
+        discordance = self.discordance
+        if discordance is None:
+            discordance = measured.discordance_at(rate, rate + self.gain)
         question = planning.Question(rate, self.gain, discordance, self.power, self.alpha)
         paired, unpaired = planning.pairs_needed(question), planning.episodes_needed_unpaired(question)
         self._warn(question, measured)
@@ -187,7 +188,7 @@ class Plan:
             f"  paired    {paired:>7} episodes of each condition\n"
             f"  unpaired  {unpaired:>7} episodes of each condition\n"
             f"with one of both sides succeeding alone in {100 * discordance:.1f} % of the pairs"
-            f" ({'as given' if given is not None else f'measured: {where}'})\n"
+            f" ({f'measured: {where}' if self.discordance is None else 'as given'})\n"
         )
         return 0
 
@@ -197,15 +198,15 @@ class Plan:
         from robotest.statistics import paired as stats
         from robotest.statistics import power as planning
 
-        asked, episodes = directory.read(run)
-        names = tuple(asked.verifiers)
+        arguments, episodes = directory.read(run)
+        names = tuple(arguments.verifiers)
         sides = pair(self.pair, names) if self.pair else names[:2]
         if len(sides) < 2:
             raise RobotestError(f"{run} has one condition, {names[0]}; two are needed")
         if self.base is not None and self.base not in sides:
             raise RobotestError(f"--base {self.base} given; the conditions compared are {sides[0]} and {sides[1]}")
         base = self.base or next((name for name in ("random", "first") if name in sides), sides[1])
-        counted = [episodes[key] for key in schedule.keys(asked, episodes) if key in episodes]
+        counted = [episodes[key] for key in schedule.keys(arguments, episodes) if key in episodes]
         merge.require_same_starts(counted)
         measured = planning.measure(stats.compare(sides[0], sides[1], counted), base)
         return measured, (
@@ -214,7 +215,7 @@ class Plan:
         )
 
     def _warn(self, question: Question, measured: Measured) -> None:
-        """Say what few pairs leave open."""
+        """Say how uncertain a measurement with few pairs is."""
         from robotest.statistics import power as planning
 
         if self.discordance is not None or measured.pairs >= _FEW_PAIRS:
@@ -233,9 +234,9 @@ class Video:
     """Render recorded episodes of a run to mp4 files beside their episode files."""
 
     run_directory: Positional[Path]
-    """What `robotest eval --out` wrote."""
+    """Directory that `robotest eval --out` wrote."""
     episodes: Literal["default", "failed", "succeeded", "errors", "all"] = "default"
-    """Which; default: up to 2 failures and 1 success per task and condition."""
+    """Which episodes; default: up to 2 failures and 1 success per task and condition."""
     conditions: str = "all"
     """Conditions, separated by commas."""
     tasks: str = "all"
@@ -244,12 +245,12 @@ class Video:
     """Camera of the large picture; None: the policy's first."""
 
     def run(self) -> int:
-        """Render what is not there yet and print the paths."""
+        """Render missing videos and print the paths of all."""
         from robotest.runs import directory
 
-        asked = directory.read_arguments(self.run_directory)
-        conditions = among("condition", self.conditions, tuple(asked.verifiers))
-        tasks = among("task", self.tasks, asked.tasks)
+        arguments = directory.read_arguments(self.run_directory)
+        conditions = among("condition", self.conditions, tuple(arguments.verifiers))
+        tasks = among("task", self.tasks, arguments.tasks)
         keys = _selected(self.run_directory, self.episodes, conditions, tasks)
         _render(self.run_directory, keys, self.camera)
         for key in keys:
@@ -280,7 +281,7 @@ def _selected(
 
 
 def _can_be_filmed(run: Path, keys: Sequence[Key]) -> bool:
-    """Return whether states or frames were recorded, and say so if not."""
+    """Return whether states or frames were recorded, and print a note if not."""
     from robotest.report import video
     from robotest.runs import directory, episode_file
 
@@ -291,7 +292,7 @@ def _can_be_filmed(run: Path, keys: Sequence[Key]) -> bool:
 
 
 def _render(run: Path, keys: Sequence[Key], camera: str | None = None) -> None:
-    """Render the videos that are missing, with a bar."""
+    """Render missing videos, with a progress bar."""
     from robotest.report import progress, video
     from robotest.runs import directory
 

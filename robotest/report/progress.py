@@ -1,4 +1,4 @@
-"""What a person sees while something runs: bars on standard error, so that standard output stays for results."""
+"""Progress bars on standard error; standard output is for results."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ NON_TERMINAL_WIDTH = 130
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console of the terminal's width, or a wide one where there is no terminal."""
-    found = _Console(stderr=stderr, markup=False, emoji=False)  # names of tasks are no markup
-    if not found.is_terminal:
-        found.width = NON_TERMINAL_WIDTH
-    return found
+    made = _Console(stderr=stderr, markup=False, emoji=False)  # names of tasks may have brackets
+    if not made.is_terminal:
+        made.width = NON_TERMINAL_WIDTH
+    return made
 
 
 class _Console(Console):
-    """Leaves it to the command line what a broken pipe means; rich ends the program with 1."""
+    """Leaves a broken pipe to the command line; rich would end the program with exit code 1."""
 
     def on_broken_pipe(self) -> None:
-        """Called where the error is handled."""
+        """Raise the error that is being handled."""
         raise
 
 
 @contextlib.contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar over `total` things; call what is yielded after each."""
+    """Show a bar over `total` items; call the function yielded after each."""
     with _columns() as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
@@ -50,7 +50,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def counter(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar that is told how many are done and of how many, and is not there before."""
+    """Show a bar; the function yielded takes how many items are done and how many there are, and shows it first."""
     with contextlib.ExitStack() as showing:
         progress = _columns()
         bars: list[TaskID] = []
@@ -66,9 +66,9 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def evaluation() -> Iterator[Callable[[evaluating.Progress], None]]:
-    """Show the bar of a run with the task it is at and the running rate of each condition.
+    """Show the bar of a run with its current task and the success rate of each condition so far.
 
-    There is no bar before the first call, and so none before an error in the arguments.
+    The bar appears with the first call, so that an error in the arguments stands alone.
     """
     running: dict[str, list[bool]] = {}
     with contextlib.ExitStack() as showing:
@@ -80,13 +80,13 @@ def evaluation() -> Iterator[Callable[[evaluating.Progress], None]]:
             if state.episode is None:
                 showing.close()
                 showing.enter_context(progress)
-                if state.found:
-                    progress.console.print(f"continuing: {state.found} of {state.total} episodes are there already")
+                if state.before:
+                    progress.console.print(f"continuing: {state.before} of {state.total} episodes are there already")
                 progress.update(task, total=state.total, completed=state.done)
                 return
             if state.episode.outcome in ("success", "failure"):
                 running.setdefault(state.episode.condition, []).append(state.episode.outcome == "success")
-            rates = "  ".join(f"{name} {sum(won)}/{len(won)}" for name, won in running.items())
+            rates = "  ".join(f"{name} {sum(outcomes)}/{len(outcomes)}" for name, outcomes in running.items())
             progress.update(task, completed=state.done, description=f"{state.episode.task}  {rates}")
 
         yield update
@@ -110,7 +110,7 @@ def collection(episodes: int) -> Iterator[Callable[[str, int, bool], None]]:
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar that is told what is going on, the steps done and the steps in all; a new total is a new bar."""
+    """Show a bar; the function yielded takes a description, the steps done and all steps. A new total is a new bar."""
     bars: dict[int, TaskID] = {}
     with _columns() as progress:
 

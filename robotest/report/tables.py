@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from rich.table import Table
 from rich.text import Text
 
-from robotest.branching import Report
+from robotest.branching.report import Report
 from robotest.statistics.allocation import Estimate
 from robotest.statistics.intervals import Interval
 from robotest.statistics.paired import Comparison, TaskDifference

@@ -1,1 +1,1 @@
-"""The run directory: what was asked for, what came out, how to go on."""
+"""The run directory: its arguments, its results, and how to continue it."""

@@ -1,7 +1,7 @@
-"""The run directory: what was asked for, what came out, and how to go on after an interruption.
+"""The run directory: its arguments, its results, and how to continue it after an interruption.
 
-``RUN/run.json`` says what an episode of this run is; ``RUN/episodes.jsonl`` is the truth about what is done, one line
-an episode, on disk before the next one starts; everything else can be computed from the two again.
+``RUN/run.json`` says what an episode of this run is; ``RUN/episodes.jsonl`` has one line for each finished episode, on
+disk before the next one starts; everything else can be computed from the two.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from robotest.types import Episode, Outcome
 
 FORMAT = 1
 ROUND = 10
-"""Episodes of a task before the next one's turn; an environment is built again for every turn."""
+"""Episodes of a task before the next task's turn; an environment is built again for every turn."""
 _LONGEST_FOLDER = 120
 """Bytes; file systems allow 255, and some encrypting ones 143."""
 _TIMES = ("sample_s", "verify_s", "wall_s")
 _NEWER = ("success", "simulator")
-"""Parts of an identity that earlier versions of robotest did not record."""
+"""Fields of an identity without which a run cannot be continued; earlier versions of robotest did not record them."""
 _KINDS = {
     "condition": str,
     "task": str,
@@ -49,8 +49,8 @@ class GoingOn:
     """How a run is continued.
 
     Attributes:
-        retry_errors: take out the errors among what is asked for, to be run again.
-        allow_code_changes: whether the code behind the names in the arguments may be another than before.
+        retry_errors: run episodes again that ended in an error, as far as the arguments include them.
+        allow_code_changes: continue although the code behind the names in the arguments was edited.
     """
 
     retry_errors: bool = False
@@ -61,14 +61,14 @@ class RunDirectory:
     """A run directory that this process, and no other, may write to. Use it in a ``with`` statement.
 
     Args:
-        path: made if it is not there.
-        arguments: what is asked for now.
-        about: what else `run.json` should tell of this session, e.g. the command line. A session that differs from
-            those before, also in versions or machine, is added to the list in `run.json`.
-        going_on: what of an earlier session is not kept, or need not be the same.
+        path: created if it does not exist.
+        arguments: of this session.
+        about: more for the record of this session in `run.json`, e.g. the command line. A session that differs from
+            those before, also in versions or machine, is added to the list there.
+        going_on: how an earlier session is continued.
 
     Raises:
-        RunDirectoryError: it cannot be written, belongs to other arguments, is damaged, or another process has it.
+        RunDirectoryError: it cannot be written, has other arguments, is damaged, or another process writes to it.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RunDirectory:
         return self._episodes
 
     def append(self, episode: Episode) -> None:
-        """Put a finished episode on disk; when this returns it survives a crash of the machine."""
+        """Write a finished episode; once this returns, it survives a crash of the machine."""
         with writing(self.path):
             self._lines.write(_to_line(episode))
             self._lines.flush()
@@ -112,9 +112,9 @@ class RunDirectory:
         self._episodes[key_of(episode)] = episode
 
     def finish(self, summary: Summary) -> None:
-        """Write `summary.json`, and bring the lines into the order of running.
+        """Write `summary.json`, and sort the lines by the order of running.
 
-        Workers end when they end; afterwards a run has the same lines however it was run.
+        Workers finish in any order; the lines of a finished run do not depend on it.
         """
         ordered = sorted(self._episodes, key=_position(self._arguments))
         with writing(self.path):
@@ -123,7 +123,7 @@ class RunDirectory:
             write_json(self.path / "summary.json", summary.to_json())
 
     def _rewrite(self, episodes: dict[Key, Episode]) -> None:
-        """Put these lines in place of those that are there; a crash leaves one or the other."""
+        """Replace all lines; a crash leaves the old ones or the new ones."""
         file = self.path / "episodes.jsonl"
         with files.replacing(file) as partial:
             with partial.open("w", encoding="utf-8") as lines:
@@ -135,13 +135,13 @@ class RunDirectory:
         self._episodes = episodes
 
     def _open(self, arguments: Arguments, about: Mapping[str, Any], going_on: GoingOn) -> dict[Key, Episode]:
-        """Check `run.json` against the arguments and read what is there; order matters: nothing is written before."""
+        """Check `run.json` against the arguments and read the episodes. Nothing is written before all checks passed."""
         file = self.path / "run.json"
         before = read_arguments(self.path) if file.exists() else None
         episodes = read_episodes(self.path)
         kept = {key: e for key, e in episodes.items() if not (going_on.retry_errors and _is_error(e, arguments))}
         if before is not None:
-            # Where nothing is kept the code may have been mended.
+            # Where no episode is kept, edited code does not matter.
             _require_same(self.path, before, arguments, allow_code_changes=going_on.allow_code_changes or not kept)
         verifiers = {**(before.verifiers if before else {}), **arguments.verifiers}
         _require_own(self.path, verifiers, episodes)
@@ -152,13 +152,13 @@ class RunDirectory:
             "machine": provenance.machine(),
             "renderer": provenance.renderer(),
         }
-        session.update({name: arguments.identity.get(name) for name in CODE})
+        session.update({name: getattr(arguments.identity, name) for name in CODE})
         sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if before else []
         if session not in sessions:
             sessions.append(session)
         self._arguments = dataclasses.replace(arguments, verifiers=verifiers)
         with writing(self.path):
-            write_json(file, {"format": FORMAT, **dataclasses.asdict(self._arguments), "sessions": sessions})
+            write_json(file, {"format": FORMAT, **self._arguments.to_json(), "sessions": sessions})
             _drop_torn_line(self.path / "episodes.jsonl")
             self._lines = (self.path / "episodes.jsonl").open("a", encoding="utf-8")
             if len(kept) < len(episodes):
@@ -170,22 +170,22 @@ class RunDirectory:
 
 
 def _is_error(episode: Episode, arguments: Arguments) -> bool:
-    asked = episode.condition in arguments.verifiers and episode.task in arguments.tasks
-    return asked and episode.outcome == "error"
+    included = episode.condition in arguments.verifiers and episode.task in arguments.tasks
+    return included and episode.outcome == "error"
 
 
 def episode_path(run: Path, key: Key) -> Path:
-    """Return where the file of an episode is; videos lie beside it with another suffix.
+    """Return the path of an episode's file; its video lies beside it with another suffix.
 
-    Names that no folder can have, or that would lead out of the run directory, are quoted as in a URL, and cut off
-    where they are long; the episode file holds the real ones.
+    Names that no folder can have, or that would lead out of the run directory, are quoted as in a URL, and truncated
+    if they are long; the episode file holds the real ones.
     """
     condition, task, index = key
     return run / "episodes" / _folder(condition) / _folder(task) / f"{index:05d}.h5"
 
 
 def _folder(name: str) -> str:
-    """Return a name as the name of a folder; different names have different folders."""
+    """Return the folder of a name; different names have different folders."""
     quoted = re.sub(
         r"[%/\\\x00-\x1f\x7f]|^\.|^$", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()) or "%", name
     )
@@ -197,7 +197,7 @@ def _folder(name: str) -> str:
 
 
 def read_arguments(run: Path) -> Arguments:
-    """Read what a run was asked for.
+    """Read the arguments of a run.
 
     Raises:
         RunDirectoryError: there is no run, or its `run.json` is damaged or of another version.
@@ -209,21 +209,13 @@ def read_arguments(run: Path) -> Arguments:
         data = json.loads(file.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise RunDirectoryError(f"{file} has format {data['format']}; this version reads {FORMAT}")
-        return Arguments(
-            identity=data["identity"],
-            verifiers=data["verifiers"],
-            tasks=tuple(data["tasks"]),
-            episodes=data["episodes"],
-            pair=tuple(data["pair"]) if data["pair"] else None,
-            alpha=data["alpha"],
-            adaptive=data["adaptive"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        return Arguments.from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error!r}); start again in another directory") from error
 
 
 def read(run: Path) -> tuple[Arguments, dict[Key, Episode]]:
-    """Read a run: what it was asked for and what is finished.
+    """Read the arguments and the finished episodes of a run.
 
     Raises:
         RunDirectoryError: as `read_arguments` and `read_episodes`; or there are episodes of a condition that the run
@@ -235,7 +227,7 @@ def read(run: Path) -> tuple[Arguments, dict[Key, Episode]]:
 
 
 def read_episodes(run: Path) -> dict[Key, Episode]:
-    """Read what is finished, leaving out a last line that was torn by an interruption.
+    """Read the finished episodes, without a last line that an interruption tore.
 
     Raises:
         RunDirectoryError: any other damage, with the number of the line.
@@ -265,7 +257,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _position(arguments: Arguments) -> Callable[[Key], tuple[int, int, str, int, int]]:
-    """Return a sort key: the order of `Arguments.keys`, also for tasks that are not asked for at present."""
+    """Return a sort key: the order of `schedule.keys`, with tasks last that the arguments no longer include."""
     tasks = {task: i for i, task in enumerate(arguments.tasks)}
     conditions = {condition: i for i, condition in enumerate(arguments.verifiers)}
 
@@ -296,7 +288,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _drop_torn_line(file: Path) -> None:
-    """Cut off what follows the last newline: an episode whose line was not finished runs again."""
+    """Cut off what follows the last newline; an episode whose line is torn runs again."""
     if not file.exists():
         return
     with file.open("r+b") as opened:
@@ -304,16 +296,15 @@ def _drop_torn_line(file: Path) -> None:
 
 
 def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_changes: bool) -> None:
-    old = [name for name in _NEWER if name in now.identity and name not in before.identity]
-    if old:
+    unequal = list(before.identity.differences(now.identity))
+    missing = [d.name for d in unequal if d.name in _NEWER and d.a is None]
+    if missing:
         raise RunDirectoryError(
-            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(old)}: it can be read"
-            " (`robotest compare`), but not continued; give another --out"
+            f"{path} was begun by an earlier version of robotest, which did not record {', '.join(missing)}: it can be"
+            " read (`robotest compare`), but not continued; give another --out"
         )
     differences = [
-        f"{name}: {before.identity.get(name)!r} there, {now.identity.get(name)!r} given"
-        for name in {**before.identity, **now.identity}
-        if before.identity.get(name) != now.identity.get(name) and not (name in CODE and allow_code_changes)
+        f"{d.name}: {d.a!r} there, {d.b!r} given" for d in unequal if not (d.name in CODE and allow_code_changes)
     ]
     differences += [
         f"verifier {name!r}: {before.verifiers[name]} there, {fingerprint} given"
@@ -321,7 +312,7 @@ def _require_same(path: Path, before: Arguments, now: Arguments, *, allow_code_c
         if name in before.verifiers and before.verifiers[name] != fingerprint
     ]
     if differences:
-        edited = any(before.identity.get(name) != now.identity.get(name) for name in CODE)
+        edited = any(d.name in CODE for d in unequal)
         hint = ", or --allow-code-changes to keep the episodes of the code before" if edited else ""
         raise RunDirectoryError(
             f"{path} holds a run with other arguments ({'; '.join(differences)}); give these or another --out{hint}"
@@ -338,7 +329,7 @@ def _require_own(run: Path, conditions: Iterable[str], episodes: Iterable[Key]) 
 
 
 def _to_line(episode: Episode) -> str:
-    """Times apart from the rest: without them two runs of one command give the same bytes."""
+    """Keep the times apart: without them two runs of one command give the same bytes."""
     data = dataclasses.asdict(episode)
     times = {name: data.pop(name) for name in _TIMES}
     return json.dumps({**data, "time": times}, allow_nan=False) + "\n"

@@ -1,11 +1,11 @@
-"""Episode files: states, actions, candidates, scores. Pictures are made from the states afterwards."""
+"""Episode files: states, actions, candidates, scores. Videos are rendered from the states afterwards."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from robotest import files
 from robotest.errors import ArtifactError
 from robotest.runtime.rollout import Trace
-from robotest.types import EnvOptions, Episode
+from robotest.types import Decision, EnvOptions, Episode
 
 FORMAT = "robotest-episode-1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What must be built again before a recorded state can be restored: ``suite.make(task, options)``, then a reset.
+    """How to rebuild an environment whose recorded states can be restored: ``suite.make(task, options)``, then a reset.
 
     Attributes:
-        env: name the suite was asked for by.
+        env: name of the suite, as registered or ``module:attribute``.
         task: task name.
         options: how the environment was built.
-        reset_seed: what `Env.reset` was given.
+        reset_seed: seed of `Env.reset`.
         control_dt: seconds between two actions [s].
     """
 
@@ -46,13 +46,13 @@ class Recording:
 
     Attributes:
         episode: its result.
-        scene: how to show it.
+        scene: how to rebuild its environment.
         actions: the actions really sent.
         success: the task's predicate after each action.
         rewards: of each action; None if the environment gives none.
         snapshots: the complete state after the reset and after each action; None if not a simulator.
-        frames: JPEG pictures that were made during the run; empty where states tell more.
-        frame_steps: how many actions each frame shows executed.
+        frames: JPEG pictures made during the run; empty if there are states.
+        frame_steps: actions executed before each frame.
         decision_steps: number of the first action of each decision.
         candidates: what was sampled.
         scores: of the candidates, higher is better.
@@ -73,9 +73,9 @@ class Recording:
     chosen: Int64[np.ndarray, " D"]
 
 
-def from_trace(episode: Episode, scene: Recipe, trace: Trace) -> Recording:
-    """Stack a `Trace` into arrays; what an episode never reached has length 0."""
-    decisions = [d for _, d in trace.decisions]
+def from_trace(episode: Episode, scene: Recipe, trace: Trace, numbered: Mapping[int, Decision]) -> Recording:
+    """Stack a `Trace` and its decisions, by their number, into arrays; what an episode never reached has length 0."""
+    decisions = list(numbered.values())
     n_actions = decisions[0].chunk.shape[1] if decisions else 0
     return Recording(
         episode=episode,
@@ -86,7 +86,7 @@ def from_trace(episode: Episode, scene: Recipe, trace: Trace) -> Recording:
         rewards=np.array(trace.rewards, np.float64) if trace.rewards else None,
         frames=tuple(jpeg for _, jpeg in trace.frames),
         frame_steps=np.array([step for step, _ in trace.frames], np.int64),
-        decision_steps=np.array([step for step, _ in trace.decisions], np.int64),
+        decision_steps=np.array(trace.decision_steps, np.int64),
         candidates=np.stack([d.candidates.actions for d in decisions])
         if decisions
         else np.zeros((0, 0, 0, 0), np.float32),
@@ -108,7 +108,7 @@ def write(path: Path, recording: Recording) -> None:
 
 
 def _image(recording: Recording) -> bytes:
-    """Return the file in memory, of which nothing is ever written to a disk by HDF5."""
+    """Return the bytes of the file; HDF5 writes none of them to a disk."""
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         file.attrs["format"] = FORMAT
         file.attrs["episode"] = json.dumps(dataclasses.asdict(recording.episode), allow_nan=False)
@@ -146,7 +146,7 @@ def read(path: Path) -> Recording:
         )
 
 
-def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]]]]:
+def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
     for field in dataclasses.fields(recording):
         value = getattr(recording, field.name)
         if isinstance(value, np.ndarray):
@@ -155,7 +155,7 @@ def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray[Any, np.dtyp
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turn what h5py and the decoders say about a damaged file into one clear error."""
+    """Turn errors of h5py and of the decoders about a damaged file into one `ArtifactError`."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError) as error:

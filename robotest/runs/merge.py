@@ -13,8 +13,8 @@ from robotest.runtime.rollout import SNAPSHOT
 from robotest.types import Episode
 
 COMPARED = ("policy", "policy_fingerprint", "code", "candidates", "execute", "action_mode", "image_size")
-"""What two runs may differ in: it is what is compared. Everything else, also what a later version adds, must be common
-for equal indices to be the same start and the same question."""
+"""Fields of an identity in which two runs may differ. All others, also those that a later version adds, must be equal,
+so that equal indices are the same start of the same task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Paired:
     Attributes:
         arguments: conditions of two runs are called ``RUN/CONDITION``; tasks are those that both have.
         episodes: under those names.
-        pairs: what is to be compared of two runs: conditions of the same name, or all across if no two have the same.
+        pairs: of two runs, the pairs to compare: conditions of the same name, or all across if no name is in both.
             None: every pair.
     """
 
@@ -55,26 +55,25 @@ def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool =
     Args:
         a: one run.
         b: the other.
-        unpaired: they are to be compared as independent samples, so that seeds may differ.
-        allow_code_changes: the environment's source, or that of its rule of success, may have been edited in between.
+        unpaired: compare them as independent samples, so that their seeds may differ.
+        allow_code_changes: accept that the source of the environment or of its rule of success was edited in between.
 
     Raises:
-        RunDirectoryError: one is missing or damaged, or they are not about the same starts; the message says why.
+        RunDirectoryError: one is missing or damaged, or they do not share their starts; the message says why.
     """
     (first, one), (second, other) = directory.read(a), directory.read(b)
     differences = [
-        f"{name} is {first.identity.get(name)!r} in one and {second.identity.get(name)!r} in the other"
-        for name in {**first.identity, **second.identity}
-        if name not in COMPARED
-        and first.identity.get(name) != second.identity.get(name)
-        and not (unpaired and name == "seed")
-        and not (allow_code_changes and name == "env_code")
+        f"{d.name} is {d.a!r} in one and {d.b!r} in the other"
+        for d in first.identity.differences(second.identity)
+        if d.name not in COMPARED
+        and not (unpaired and d.name == "seed")
+        and not (allow_code_changes and d.name == "env_code")
     ]
     if any(text.startswith("env_code") for text in differences):
         differences.append(
             "the environment's code was edited in between; if that changes nothing, compare with --allow-code-changes"
         )
-    if not unpaired and first.identity.get("action_mode") != second.identity.get("action_mode"):
+    if not unpaired and first.identity.action_mode != second.identity.action_mode:
         one, other = _without_snapshots(one), _without_snapshots(other)
     tasks = tuple(task for task in first.tasks if task in second.tasks)
     if not tasks:
@@ -85,11 +84,11 @@ def pair(a: Path, b: Path, *, unpaired: bool = False, allow_code_changes: bool =
     names = (a.name, b.name) if a.resolve().name != b.resolve().name else (str(a), str(b))
     if names[0] == names[1]:
         raise RunDirectoryError(f"{a} given twice; `robotest compare {a}` compares its conditions")
-    asked = dict(zip(names, (first, second), strict=True))
+    both = dict(zip(names, (first, second), strict=True))
     return Paired(
         arguments=dataclasses.replace(
             first,
-            verifiers={f"{name}/{c}": None for name, own in asked.items() for c in own.verifiers},
+            verifiers={f"{name}/{c}": None for name, run in both.items() for c in run.verifiers},
             tasks=tasks,
             pair=None,
             alpha=None,
@@ -126,7 +125,7 @@ def require_same_starts(episodes: Iterable[Episode]) -> None:
 
 
 def _without_snapshots(episodes: Mapping[Key, Episode]) -> dict[Key, Episode]:
-    """Take out what the start's digest says of the action mode."""
+    """Take the simulator's state, which depends on the action mode, out of the digests of starts."""
 
     def observed(episode: Episode) -> Episode:
         start = {name: digest for name, digest in episode.start.items() if not name.startswith(SNAPSHOT)}
@@ -136,8 +135,8 @@ def _without_snapshots(episodes: Mapping[Key, Episode]) -> dict[Key, Episode]:
 
 
 def _limits(one: Mapping[Key, Episode], other: Mapping[Key, Episode]) -> list[str]:
-    """Say which tasks have another step limit; episodes that broke before there was one have 0."""
-    limits = [{key[1]: e.max_steps for key, e in own.items() if e.max_steps} for own in (one, other)]
+    """Return which tasks have another step limit; it is 0 for an episode that failed before it was known."""
+    limits = [{key[1]: e.max_steps for key, e in run.items() if e.max_steps} for run in (one, other)]
     return [
         f"the step limit of {task} is {limits[0][task]} in one and {limits[1][task]} in the other"
         for task in sorted(set(limits[0]) & set(limits[1]))

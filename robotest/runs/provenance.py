@@ -1,7 +1,7 @@
 """Where results come from: versions, commit and machine, and the source behind ``module:attribute``.
 
-Code that a user gives by name can be edited between two commands, and nothing else about it says so. It is found
-without being imported.
+Code behind a name can be edited between two commands while its name and its weights stay the same. Its source is
+located without importing it.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import robotest
 from robotest import registry, success
 from robotest.registry import Kind
 
 INVERTED = ("inverted", "lowest")
-"""What stands before the colon of a verifier that takes the worst; the second is how it was spelt before."""
+"""Prefixes of an inverted verifier; the second is that of earlier versions."""
 
 
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("robotest", "numpy", "scipy", "mujoco", "torch", "h5py"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
-def machine() -> dict[str, Any]:
-    """Return what computer this is."""
+def machine() -> dict[str, str | int | None]:
+    """Return system, processor, cores and host name of this computer."""
     return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "host": platform.node()}
 
 
 def renderer() -> str:
-    """Return what MuJoCo draws with; empty if it is its default."""
+    """Return MuJoCo's renderer; empty if it is the default."""
     return os.environ.get("MUJOCO_GL", "")
 
 
@@ -73,12 +72,12 @@ def _processor() -> str:
 
 
 def environment_files(env: str, rule: str | None, env_args: Iterable[str]) -> set[Path]:
-    """Return the files that an environment is made of, as far as its arguments tell.
+    """Return the source files behind an environment and its rule of success, and the files its arguments name.
 
     Args:
-        env: name.
-        rule: of success, as given; None: the environment's own.
-        env_args: as given, ``KEY=VALUE``; a value may name a file, e.g. a model.
+        env: name of the suite.
+        rule: text of ``--success``; None: the environment's rule.
+        env_args: texts ``KEY=VALUE``; a value may name a file, e.g. a model.
     """
     named = (Path(text.partition("=")[2]) for text in env_args)
     return {
@@ -89,7 +88,7 @@ def environment_files(env: str, rule: str | None, env_args: Iterable[str]) -> se
 
 
 def decision_files(policy: str, verifiers: Iterable[str]) -> set[Path]:
-    """Return the source files behind a policy and verifiers, as they are given to `robotest.loading`."""
+    """Return the source files behind a policy and verifiers, named as for `robotest.loading`."""
     return source_files("policy", policy).union(*(source_files("verifier", _kind(text)) for text in verifiers))
 
 
@@ -112,11 +111,11 @@ def digest(files: Iterable[Path]) -> str | None:
 
 
 def source_files(kind: Kind, name: str) -> set[Path]:
-    """Return the files of the module behind a name, and of the modules beside it that it imports, itself or they."""
-    found = registry.find(kind, name)
-    module, separator, _ = (found[0] if found else name).partition(":")
+    """Return the files of the module behind a name, and of the modules beside it that it imports, transitively."""
+    entry = registry.find(kind, name)
+    module, separator, _ = (entry[0] if entry else name).partition(":")
     # A family's member may name a module too: gymnasium:MODULE:ID registers its ids there.
-    member = (found[1] or "").rpartition(":")[0] if found else ""
+    member = (entry[1] or "").rpartition(":")[0] if entry else ""
     wanted = [m for m in (module if separator else "", member) if m]
     files: set[Path] = set()
     for each in wanted:
@@ -126,16 +125,16 @@ def source_files(kind: Kind, name: str) -> set[Path]:
 
 def weights_folder(policy: str) -> Path | None:
     """Return ``weights/NAME`` beside the module of a registered policy; its verifiers too. None if it is missing."""
-    found = registry.find("policy", policy)
-    module = _file(found[0].partition(":")[0]) if found else None
+    entry = registry.find("policy", policy)
+    module = _file(entry[0].partition(":")[0]) if entry else None
     folder = module.parent / "weights" / policy if module else None
     return folder if folder and folder.is_dir() else None
 
 
 def _foreign(files: Iterable[Path]) -> set[Path]:
-    """Leave out what is this package's own."""
-    own = Path(robotest.__file__).resolve().parent.parent
-    packages = [own / part for part in ("robotest", "envs", "policies", "hardware")]
+    """Leave out the files of this package."""
+    root = Path(robotest.__file__).resolve().parent.parent
+    packages = [root / part for part in ("robotest", "envs", "policies", "hardware")]
     return {f for f in files if not any(f.is_relative_to(package) for package in packages)}
 
 

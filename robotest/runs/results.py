@@ -1,4 +1,4 @@
-"""Runs as Python sees them: rates, pairs, a table of episodes, and what each episode recorded."""
+"""Runs in Python: rates, pairs, a table of episodes, and the recording of each episode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robotest.statistics.summary import Summary
 from robotest.types import Episode
 
 Cell = str | int | float | bool | None
-"""What a row of `Run.rows` holds."""
+"""A value in a row of `Run.rows`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Run:
 
     Attributes:
         path: of the directory.
-        arguments: what was asked for.
-        episodes: what is finished, in the order of running.
+        arguments: of the run.
+        episodes: those that are finished, in the order of running.
         summary: rates, comparisons and cost; the numbers of ``summary.json``.
     """
 
@@ -40,7 +40,7 @@ class Run:
         return {name: condition.overall for name, condition in self.summary.conditions.items()}
 
     def rows(self) -> list[dict[str, Cell]]:
-        """Return one row an episode, as `pandas.DataFrame` and `polars.DataFrame` take them.
+        """Return one row for each episode, as `pandas.DataFrame` and `polars.DataFrame` take them.
 
         ``success`` is None where an episode is an error, or nothing judges it.
         """
@@ -77,7 +77,7 @@ class Run:
         return [(e, others[e.task, e.index]) for e in self.episodes if e.condition == a and (e.task, e.index) in others]
 
     def recording(self, condition: str, task: str, index: int) -> Recording:
-        """Open what an episode recorded: states, actions, candidates, scores.
+        """Read the recording of an episode: states, actions, candidates, scores.
 
         Raises:
             RobotestError: there is no such episode.
@@ -90,7 +90,7 @@ class Run:
 
 
 def load_run(path: Path | str, *, unpaired: bool = False) -> Run:
-    """Read a run, finished or growing.
+    """Read a run, finished or not.
 
     Args:
         path: a directory that `robotest eval` or `robotest.evaluate` wrote.
@@ -100,10 +100,10 @@ def load_run(path: Path | str, *, unpaired: bool = False) -> Run:
         RunDirectoryError: there is no run, or it is damaged.
     """
     path = Path(path)
-    arguments, found = directory.read(path)
-    keys = [key for key in schedule.keys(arguments, found) if key in found]
-    summary = schedule.summarise(arguments, found, unpaired=unpaired)
-    return Run(path, arguments, tuple(found[key] for key in keys), summary)
+    arguments, finished = directory.read(path)
+    keys = [key for key in schedule.keys(arguments, finished) if key in finished]
+    summary = schedule.summarise(arguments, finished, unpaired=unpaired)
+    return Run(path, arguments, tuple(finished[key] for key in keys), summary)
 
 
 def compare(
@@ -122,13 +122,13 @@ def compare(
         run: directory of a run.
         other: of a second run, e.g. of another policy; conditions are then called ``RUN/CONDITION``.
         conditions: to compare; None: all.
-        tasks: to count; None: all that there are, in both.
+        tasks: to count; None: all, of two runs those that both have.
         level: of every interval.
         unpaired: compare independent samples.
         allow_code_changes: see `robotest.runs.merge.pair`.
 
     Raises:
-        RunDirectoryError: a run is missing or damaged, or the two are not about the same starts.
+        RunDirectoryError: a run is missing or damaged, or the two do not share their starts.
         UnknownNameError: no such condition or task.
     """
     read = merge.read(

@@ -1,7 +1,7 @@
-"""Which episodes a run consists of: planned ahead, cut short by a decision, or spent where they inform.
+"""Which episodes a run consists of: fixed, until the comparison is decided, or allocated to informative tasks.
 
-Everything here is a function of the arguments and of finished episodes, so an interrupted run goes on as if it had not
-been, and the same run read again says the same.
+Everything here is a function of the arguments and of finished episodes, so an interrupted run continues as if it had
+never stopped, and reading a run again gives the same answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from robotest import success
 from robotest.randomness import derive
-from robotest.runs import spec
 from robotest.runs.directory import ROUND
 from robotest.runs.merge import require_same_starts
 from robotest.runs.spec import Arguments, Key, Start
@@ -21,12 +20,12 @@ from robotest.types import Episode, Outcome
 
 
 def planned(tasks: Sequence[str], episodes: int) -> list[Start]:
-    """Return every start in the order of running: tasks take turns, so that a part of a run says something of all."""
+    """Return every start in the order of running. Tasks take turns, so that a part of a run covers all of them."""
     return _in_turns({task: range(episodes) for task in tasks})
 
 
 def starts(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Start]:
-    """Return the starts that a run consists of, as far as they are known from what is finished, in their order."""
+    """Return the starts of a run in their order, as far as the finished episodes determine them."""
     if arguments.adaptive:
         return _adaptive(arguments, episodes)
     everything = planned(arguments.tasks, arguments.episodes)
@@ -35,18 +34,18 @@ def starts(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Start]
 
 
 def keys(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[Key]:
-    """Return the episodes that a run consists of; conditions are innermost, so that a part of a run is paired too."""
+    """Return the episodes of a run; conditions are innermost, so that a part of a run is paired too."""
     return [(c, task, index) for task, index in starts(arguments, episodes) for c in arguments.verifiers]
 
 
 def shuffled(keys: Sequence[Key], seed: int) -> list[Key]:
-    """Return episodes with the conditions of each start in an order drawn from the seed and the start alone."""
+    """Return the episodes with the conditions of each start in an order drawn from the seed and the start alone."""
     order = {start: i for i, start in enumerate(dict.fromkeys((task, index) for _, task, index in keys))}
     return sorted(keys, key=lambda key: (order[key[1:]], derive(seed, "order", *key)))
 
 
 def monitor(arguments: Arguments, episodes: Mapping[Key, Episode]) -> Monitor | None:
-    """Return what is known about the pair of a run that stops when it is decided; None for other runs."""
+    """Return the state of the sequential comparison; None for a run that does not stop when decided."""
     if arguments.pair is None or arguments.alpha is None:
         return None
     watched = Monitor(*arguments.pair, arguments.alpha)
@@ -67,16 +66,16 @@ def summarise(
     *,
     unpaired: bool = False,
 ) -> summary.Summary:
-    """Summarise what is finished of a run, leaving out what a decision made superfluous.
+    """Summarise the finished episodes of a run, without those after the comparison was decided.
 
     Raises:
-        UnpairedStartsError: conditions are to be paired that did not start alike.
+        UnpairedStartsError: conditions started an episode differently, and `unpaired` is false.
     """
     finished = [episodes[key] for key in keys(arguments, episodes) if key in episodes]
     if not unpaired:
         require_same_starts(finished)
-    judged = arguments.identity.get("success") != success.NONE
-    found = summary.summarise(
+    judged = arguments.identity.success != success.NONE
+    whole = summary.summarise(
         finished, list(arguments.verifiers), arguments.tasks, level, pairs, judged=judged, unpaired=unpaired
     )
     estimate = None
@@ -84,11 +83,11 @@ def summarise(
         first, second = _passes(arguments, episodes)
         estimate = allocation.estimate(first, second, arguments.episodes, level)
     return dataclasses.replace(
-        found,
+        whole,
         sequential=monitor(arguments, episodes),
         adaptive=estimate,
-        standin_assets=bool(arguments.identity.get("standin_assets")),
-        notes=spec.notes(arguments.identity),
+        standin_assets=bool(arguments.identity.standin_assets),
+        notes=arguments.identity.notes,
     )
 
 
@@ -116,5 +115,5 @@ def _passes(arguments: Arguments, episodes: Mapping[Key, Episode]) -> list[dict[
 
 
 def _in_turns(indices: Mapping[str, Iterable[int]]) -> list[Start]:
-    by_turn = [(index // ROUND, i, task, index) for i, (task, own) in enumerate(indices.items()) for index in own]
+    by_turn = [(n // ROUND, i, task, n) for i, (task, numbers) in enumerate(indices.items()) for n in numbers]
     return [(task, index) for _, _, task, index in sorted(by_turn, key=lambda entry: (entry[0], entry[1], entry[3]))]

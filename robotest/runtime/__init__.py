@@ -1,1 +1,1 @@
-"""Running episodes: the loop, who chooses, who runs."""
+"""Running episodes: the loop, the selector, the runners."""

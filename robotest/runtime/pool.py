@@ -1,8 +1,8 @@
-"""A runner of processes: environments in workers, the policy and the verifiers here.
+"""A pool of worker processes: environments in the workers, the policy and the verifiers in this process.
 
-A worker (`robotest.runtime.worker`) runs the same `rollout` as everybody and asks for a decision when its chunk is used
-up. Selector threads take whatever waits, as one batch, so nobody waits for the slowest episode. A worker that dies or
-hangs is replaced and its episode run again; after `ATTEMPTS` it is an error.
+A worker (`robotest.runtime.worker`) runs the same `rollout` as `InProcessRunner` and asks for the next chunk when it
+has executed one. Selector threads answer all waiting requests as one batch, so no episode waits for a slower one. A
+worker that dies or hangs is replaced and its episode run again; after `ATTEMPTS` attempts the episode is an error.
 """
 
 from __future__ import annotations
@@ -20,14 +20,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn, TypeVar
 
 import robotest
 from robotest import interrupt
 from robotest.errors import RobotestError, describe
+from robotest.runtime.messages import (
+    Chunk,
+    ChunkRequest,
+    EpisodeEnded,
+    Failed,
+    FromPool,
+    FromWorker,
+    Hello,
+    Refused,
+    RunRequest,
+    SpecReply,
+    SpecRequest,
+    SuiteReply,
+    SuiteRequest,
+    from_worker,
+    to_wire,
+)
 from robotest.runtime.rollout import Attempt, Trace, result
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
 from robotest.runtime.selector import DecisionRequest, Selector
@@ -35,10 +52,10 @@ from robotest.runtime.wire import Channel, DisconnectedError, WireError
 from robotest.runtime.worker import DUMP_SIGNAL, PROTOCOL
 from robotest.specs import EnvSpec
 from robotest.threads import one_thread
-from robotest.types import Decision, EnvOptions, Observation
+from robotest.types import Decision, EnvOptions
 
 ATTEMPTS = 3
-"""How often an episode is begun whose worker dies or hangs."""
+"""How often an episode is begun if its worker dies or hangs."""
 START_S = 120.0
 """How long a worker may take to start, to import its simulator and to build a scene [s]."""
 _LAST_WORDS_BYTES = 16_000
@@ -47,14 +64,17 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP
 """Workers compute on one core each: more threads would only fight over them. LP is Mesa's software renderer."""
 
 
+_Reply = TypeVar("_Reply", SuiteReply, SpecReply)
+
+
 class WorkerPool:
-    """A `EpisodeRunner` of `n_workers` processes.
+    """An `EpisodeRunner` of `n_workers` processes.
 
     Args:
         env: name of the suite.
         n_workers: at least 1. They start at once and load while this process goes on.
         python: interpreter of the workers; None is this one.
-        window_s: how long a selector thread waits for more requests before it begins a batch [s].
+        window_s: how long a selector thread waits for more requests before it samples a batch [s].
 
     Raises:
         RobotestError: `n_workers` is below 1, or there is no such interpreter.
@@ -89,7 +109,7 @@ class WorkerPool:
                 for worker in self._workers:
                     if worker.idle and (job := todo.take()) is not None:
                         worker.begin(job)
-                yield from finished  # after the workers have something to do while these are written
+                yield from finished  # the workers are busy while the caller writes these
                 finished.clear()
                 busy = [worker for worker in self._workers if not worker.idle]
                 if not busy:
@@ -118,16 +138,16 @@ class WorkerPool:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, 8 at most: with more workers everybody waits for the selector.
+    """Return how many cores this process may use, 8 at most: more workers would only wait for the selector.
 
-    Linux knows; elsewhere it is what the machine has.
+    Only Linux says which cores a process may use; elsewhere all of the machine's count.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 class _LostError(Exception):
-    """A worker died or hung; the message says how, `last_words` what it wrote."""
+    """A worker died or hung; the message says how, `last_words` is the end of its output."""
 
     def __init__(self, message: str, last_words: str) -> None:
         super().__init__(message)
@@ -135,38 +155,37 @@ class _LostError(Exception):
 
 
 class _Queue:
-    """Assignments in their order; those whose worker was lost come first."""
+    """Jobs in their order; those whose worker was lost come first."""
 
     def __init__(self, jobs: Iterator[EpisodeJob]) -> None:
         self._jobs = jobs
         self._again: deque[EpisodeJob] = deque()
-        self._attempts: dict[tuple[str, str, int], int] = {}
+        self._attempts = Counter[Hashable]()
 
     def take(self) -> EpisodeJob | None:
         return self._again.popleft() if self._again else next(self._jobs, None)
 
     def again(self, worker: _Worker, lost: _LostError) -> list[EpisodeResult]:
-        """Put back what a lost worker was at, or give it up as an error."""
+        """Queue the job of a lost worker again, or return its result as an error."""
         job = worker.job
         assert job is not None
-        key = (job.condition, job.seeds.task, job.seeds.episode)
-        self._attempts[key] = self._attempts.get(key, 0) + 1
-        if self._attempts[key] < ATTEMPTS:
+        self._attempts[job.key] += 1
+        if self._attempts[job.key] < ATTEMPTS:
             self._again.append(job)
             return []
         error = f"WorkerError: {lost}, the last of {ATTEMPTS} attempts"
-        return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace())]
+        return [worker.finished(Attempt("error", error, lost.last_words, worker.elapsed_s), Trace(), {})]
 
 
 class _SelectorThreads:
     """Threads that answer requests. Use it in a ``with`` statement.
 
-    Where the selector is `concurrent` every request has a thread to itself; elsewhere one thread takes all that wait as
-    one batch.
+    If the selector is `concurrent`, every request has a thread to itself; if not, one thread takes all waiting requests
+    as one batch.
 
     Args:
         selector: decides.
-        n_workers: how many requests there can be at a time.
+        n_workers: the most requests that can wait at a time.
         window_s: how long to wait for more requests after the first [s].
     """
 
@@ -189,7 +208,7 @@ class _SelectorThreads:
             thread.join()
 
     def submit(self, worker: _Worker, request: DecisionRequest) -> None:
-        """Have a request answered; the worker is told from a selector thread."""
+        """Queue a request; a selector thread will answer the worker."""
         self._waiting.put((worker, request))
 
     def _serve(self) -> None:
@@ -200,14 +219,14 @@ class _SelectorThreads:
                     self._answer(worker, decision)
 
     def _answer(self, worker: _Worker, decision: Decision | Exception) -> None:
-        """Answer, whatever happens: a worker without an answer would wait for ever."""
+        """Answer, whatever happens: without an answer a worker would wait forever."""
         try:
             worker.answer(decision)
         except Exception as error:  # noqa: BLE001 - it becomes the result of that episode
             worker.answer(error)
 
     def _batch(self) -> list[tuple[_Worker, DecisionRequest]] | None:
-        """Wait for a request; return it and what else waits by then. None: the end."""
+        """Wait for a request; return all that wait by then. None: the threads are to end."""
         first = self._waiting.get()
         if first is None:
             return None
@@ -222,7 +241,7 @@ class _SelectorThreads:
         return batch
 
     def _decide(self, requests: list[DecisionRequest]) -> list[Decision | Exception]:
-        """Decide together, or one by one where that fails, so that a fault stays with its own request."""
+        """Decide together, or one by one if that fails, so that an error stays with its request."""
         try:
             return [*self.selector.decide(requests)]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes the result of that episode
@@ -232,10 +251,10 @@ class _SelectorThreads:
 
 
 class _Worker:
-    """A process and what it is at.
+    """A worker process and its current job.
 
     Args:
-        env: name of the suite it serves.
+        env: name of its suite.
         python: its interpreter.
     """
 
@@ -244,7 +263,7 @@ class _Worker:
         here, there = socket.socketpair()
         self._output: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `end`
         single = dict.fromkeys(_ONE_THREAD, "1")
-        path = list(dict.fromkeys(sys.path)) if python == sys.executable else []  # what is found here is found there
+        path = list(dict.fromkeys(sys.path)) if python == sys.executable else []  # both import the same modules
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter the user runs, or named
                 [python, "-m", "robotest.runtime.worker", str(there.fileno()), str(os.getpid()), *path],
@@ -269,7 +288,8 @@ class _Worker:
         self._spec: EnvSpec | None = None
         self.job: EpisodeJob | None = None
         self._began = 0.0
-        self._decisions: list[Decision] = []
+        self._number = 0
+        self._decisions: dict[int, Decision] = {}
         self._refusal: Exception | None = None
 
     def fileno(self) -> int:
@@ -278,17 +298,17 @@ class _Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for an job."""
+        """Whether it waits for a job."""
         return self.job is None
 
     @property
     def deadline(self) -> float:
-        """When it will have been silent for too long; infinite while it waits for us."""
+        """When it will be overdue; infinite while it waits for this process."""
         return self._deadline
 
     @property
     def overdue(self) -> bool:
-        """Whether it has been silent for too long."""
+        """Whether it has sent nothing for longer than allowed."""
         return time.monotonic() > self._deadline
 
     @property
@@ -297,160 +317,137 @@ class _Worker:
         return time.monotonic() - self._began
 
     def suite(self) -> SuiteInfo:
-        """Ask what its suite has."""
-        answer = self._ask({"do": "suite"})
-        return SuiteInfo(*(tuple(answer[name]) for name in ("tasks", "settings", "action_modes")))
+        """Return the choices of its suite."""
+        return self._ask(SuiteRequest(self._env), SuiteReply).suite
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """Have an environment built and ask for its spec."""
-        answer = self._ask({"do": "spec", "task": task, "options": dataclasses.asdict(options)})
+        """Have an environment built and return its spec."""
+        self._spec = self._ask(SpecRequest(self._env, task, options), SpecReply).spec
         self._made = (task, options)
-        self._spec = EnvSpec.from_json(answer["spec"])
         return self._spec
 
     def begin(self, job: EpisodeJob) -> None:
-        """Start an episode; `advance` goes on with it."""
+        """Start an episode; `advance` continues it."""
         self.job, self._began = job, time.monotonic()
-        self._decisions, self._refusal = [], None
+        self._decisions, self._refusal = {}, None
         wanted = (job.seeds.task, job.options)
         self._expect(self._spec.patience_s if self._spec and self._made == wanted else START_S)
         self._made = wanted
-        self._send(
-            {
-                "do": "run",
-                "env": self._env,
-                "seeds": dataclasses.asdict(job.seeds),
-                "options": dataclasses.asdict(job.options),
-                "execute": job.execute,
-                "origin": vars(job.origin) if job.origin else None,
-                "film": job.film,
-            }
-        )
+        self._send(RunRequest(self._env, job.seeds, job.options, job.execute, job.origin, job.film))
 
     def advance(self, threads: _SelectorThreads) -> list[EpisodeResult]:
-        """Take its message; return the episode if that ended it.
+        """Handle its message; return the episode if that ended it.
 
         Raises:
-            _LostError: it is gone, or talks nonsense.
-            RobotestError: it cannot do what was asked, and nor could another.
+            _LostError: it is gone, or sent something unexpected.
+            RobotestError: it cannot meet the request, nor could another worker.
         """
-        message = self._receive()
-        match message["do"]:
-            case "hello":
-                self._greet(message)
-            case "spec":
-                self._spec = EnvSpec.from_json(message["spec"])
-                self._expect(self._spec.patience_s)
-                threads.selector.require_fits(self._spec)
-            case "ask":
-                self._deadline = math.inf
-                threads.submit(self, self._request(message))
-            case "ended":
-                trace = Trace(
-                    instruction=message["instruction"],
-                    snapshots=[] if message["snapshots"] is None else list(message["snapshots"]),
-                    actions=message["actions"],
-                    success=message["success"],
-                    rewards=message["rewards"],
-                    start=message["start"],
-                    frames=[(step, jpeg) for step, jpeg in message["frames"]],
-                    decisions=list(zip(message["steps"], self._decisions, strict=True)),
-                )
-                return [self.finished(self._explained(Attempt(**message["attempt"])), trace)]
-            case _:
-                raise RobotestError(message.get("text", f"a worker said {message!r:.100}"))
+        match self._receive():
+            case Hello() as hello:
+                self._greet(hello)
+            case SpecReply(spec):
+                self._spec = spec
+                self._expect(spec.patience_s)
+                threads.selector.require_fits(spec)
+            case ChunkRequest(observation, number) if self.job is not None:
+                self._deadline, self._number = math.inf, number
+                threads.submit(self, self.job.request(number, observation))
+            case EpisodeEnded(ended, trace) if len(trace.decision_steps) == len(self._decisions):
+                return [self.finished(self._explained(ended), trace, self._decisions)]
+            case Failed(text):
+                raise RobotestError(text)
+            case message:
+                raise self._confused(message)
         return []
 
     def give_up(self) -> NoReturn:
-        """Raise `_LostError` with where a silent worker is, which it writes down at a signal."""
+        """Raise `_LostError` with the stack of a silent worker, which it writes at a signal."""
         self._process.send_signal(DUMP_SIGNAL)
         time.sleep(_DUMP_S)
         raise _LostError(f"the worker was silent for {self._allowed_s:g} s and was ended", self._last_words())
 
     def answer(self, decision: Decision | Exception) -> None:
-        """Tell it what was decided. Called by a selector thread while the worker waits."""
+        """Send it the chunk. Called by a selector thread while the worker waits."""
         assert self._spec is not None
         self._expect(self._spec.patience_s)
         if isinstance(decision, Exception):
             self._refusal = decision
-            self._send({"do": "refused"})
+            self._send(Refused())
         else:
-            self._decisions.append(decision)  # first: the worker may have ended before this thread goes on
+            self._decisions[self._number] = decision  # before sending: the episode may end before this thread continues
             try:
-                self._send({"do": "chunk", "actions": decision.chunk})
+                self._send(Chunk(decision.chunk))
             except WireError:
-                self._decisions.pop()
+                del self._decisions[self._number]
                 raise
 
-    def finished(self, ended: Attempt, trace: Trace) -> EpisodeResult:
-        """File an episode and be idle again."""
+    def finished(self, ended: Attempt, trace: Trace, decisions: Mapping[int, Decision]) -> EpisodeResult:
+        """Return the result of its job, and be idle again."""
         assert self.job is not None
         max_steps, control_dt = (self._spec.max_steps, self._spec.control_dt) if self._spec else (0, 0.0)
-        episode = result(self.job.condition, self.job.seeds, max_steps, ended, trace)
-        self.job, self._deadline = None, math.inf
+        job, self.job, self._deadline = self.job, None, math.inf
+        episode = result(job.condition, job.seeds, max_steps, ended, trace, decisions)
         began = bool(trace.actions or self._decisions)  # a lost worker takes its trace with it
-        return EpisodeResult(episode, trace, control_dt, ended.traceback, began)
+        return EpisodeResult(job, episode, trace, decisions, control_dt, ended.traceback, began)
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         self._channel.close()
         self._process.kill()
         self._process.wait()
         self._output.close()
 
     def _expect(self, allowed_s: float) -> None:
-        """Give it so long to say something."""
+        """Allow it that long until its next message."""
         self._allowed_s, self._deadline = allowed_s, time.monotonic() + allowed_s
 
-    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask and wait, for what comes before any episode; every failure is the input's."""
+    def _ask(self, request: FromPool, kind: type[_Reply]) -> _Reply:
+        """Ask before any episode, and wait for the reply; every failure is the input's."""
         self._expect(START_S)
-        self._send({**request, "env": self._env})
+        self._send(request)
         try:
-            if not self._greeted:
-                self._greet(self._receive())
-            answer = self._receive()
+            reply = self._receive()
+            if isinstance(reply, Hello):
+                self._greet(reply)
+                reply = self._receive()
+            if not isinstance(reply, kind | Failed):
+                raise self._confused(reply)
         except _LostError as lost:
             raise _failed(lost) from lost
         self._deadline = math.inf
-        if answer["do"] == "error":
-            raise RobotestError(answer["text"])
-        return answer
+        if isinstance(reply, Failed):
+            raise RobotestError(reply.text)
+        return reply
 
-    def _greet(self, hello: Mapping[str, Any]) -> None:
-        if (hello.get("protocol"), hello.get("version")) != (PROTOCOL, robotest.__version__):
+    def _greet(self, hello: Hello) -> None:
+        if (hello.protocol, hello.version) != (PROTOCOL, robotest.__version__):
             raise RobotestError(
-                f"{self._python} has robotest {hello.get('version')}, this is {robotest.__version__}; install the same"
+                f"{self._python} has robotest {hello.version}, this is {robotest.__version__}; install the same"
             )
         self._greeted = True
 
-    def _request(self, message: Mapping[str, Any]) -> DecisionRequest:
-        assert self.job is not None
-        observation = Observation(**message["observation"])
-        return DecisionRequest(self.job.condition, self.job.seeds, message["number"], observation)
-
     def _explained(self, ended: Attempt) -> Attempt:
-        """Put in the reason that the worker was not told."""
+        """Put in the reason, which the worker does not know, if there was no chunk."""
         return dataclasses.replace(ended, error=describe(self._refusal)) if self._refusal else ended
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: FromPool) -> None:
         with contextlib.suppress(DisconnectedError):  # the next `_receive` finds out why
-            self._channel.send(message)
+            self._channel.send(to_wire(message))
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> FromWorker:
         try:
-            message = self._channel.receive(self._allowed_s)
+            return from_worker(self._channel.receive(self._allowed_s))
         except (DisconnectedError, WireError) as error:
             lost = _LostError(self._death(error), self._last_words())
             raise lost if self._greeted else _failed(lost) from error
         except TimeoutError:
             self.give_up()
-        if not isinstance(message, dict) or "do" not in message:
-            raise _LostError(f"the worker sent {message!r:.100}", self._last_words())
-        return message
+
+    def _confused(self, message: FromWorker) -> _LostError:
+        return _LostError(f"the worker sent {message!r:.100}, out of turn", self._last_words())
 
     def _death(self, error: Exception) -> str:
-        """Say how it ended."""
+        """Return how the process ended."""
         try:
             code = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
@@ -458,18 +455,18 @@ class _Worker:
         return f"the worker died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
     def _last_words(self) -> str:
-        """Return the end of what it printed."""
+        """Return the end of its output."""
         self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, self._output.tell() - _LAST_WORDS_BYTES))
         return self._output.read().decode(errors="replace")
 
 
 def _failed(lost: _LostError) -> RobotestError:
-    """Say why a worker did not begin: another would not either."""
+    """Return the error for a worker that did not start; another would not either."""
     words = lost.last_words.strip().splitlines()
     return RobotestError(f"{lost} before it began{': ' if words else ''}{words[-1] if words else ''}")
 
 
 def _until_next(workers: Iterable[_Worker]) -> float:
-    """Return how long nothing can become overdue [s], looking at least once a second: other threads set deadlines."""
+    """Return the time until a worker may be overdue [s], at most a second because other threads set deadlines."""
     return max(0.0, min(1.0, min(worker.deadline for worker in workers) - time.monotonic()))

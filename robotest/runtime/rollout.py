@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -31,11 +31,11 @@ from robotest.types import (
 )
 
 SNAPSHOT: Final = "simulator state"
-"""Part of a start's digest that depends on the action mode, and so is not compared between runs of two."""
+"""Part of a start's digest that depends on the action mode, so that runs of two modes do not compare it."""
 FILM_STRIDE: Final = 2
-"""Every how many steps a frame is kept."""
-Decide = Callable[[Observation, int], Decision]
-"""What `rollout` asks for a chunk: the observation and the number of the decision within the episode."""
+"""A frame is kept after every n-th step."""
+Decide = Callable[[Observation, int], Float32[np.ndarray, "H A"]]
+"""Returns the chunk to execute, given an observation and the number of the decision within the episode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +65,13 @@ def rollout(
     """Run one episode and return whether it succeeded.
 
     Between two decisions nothing is observed, and so nothing is rendered. The process's global generators are the
-    environment's during the episode, seeded at the reset; a `decide` in the same process takes its own in exchange.
+    environment's during the episode, seeded at the reset; a `decide` in the same process swaps its own in.
 
     Args:
         env: where to act; `stop` is called on every exit, also by an exception.
         decide: chooses a chunk for an observation.
         seeds: of this episode.
-        recorder: told of every decision and every action.
+        recorder: listens to every chunk and every action.
         clock: paces the actions, `control_dt` apart.
         execute: how many actions of a chunk to execute before the next decision; None is all of them.
         origin: where to start; None is the episode's beginning. Steps and decisions are numbered on from there.
@@ -87,9 +87,8 @@ def rollout(
             while True:
                 observation = env.observe()
                 require_valid(observation, spec)
-                decision = decide(observation, number)
-                recorder.decision(step, observation, decision)
-                actions = decision.chunk[:execute]
+                actions = decide(observation, number)[:execute]
+                recorder.chunk(step, observation)
                 env.begin_chunk(actions)
                 start = clock.now()
                 for k, action in enumerate(actions, 1):
@@ -114,12 +113,12 @@ def _go_to(env: Env, origin: Origin) -> tuple[int, int]:
 def require_valid(observation: Observation, spec: EnvSpec) -> None:
     """Raise `InvalidObservationError` unless an observation is finite and laid out as the spec says.
 
-    A policy would act on it all the same, and what is a broken simulation would count as a failure.
+    A policy would act on it all the same, and a broken simulation would count as a failure of the policy.
     """
     state = observation.state
     if np.shape(state) != (spec.state.size,):
         raise InvalidObservationError(
-            f"state of shape {np.shape(state)} observed; {spec.name} says ({spec.state.size},)"
+            f"state of shape {np.shape(state)} observed; the spec of {spec.name} says ({spec.state.size},)"
         )
     if not np.isfinite(state).all():
         bad = [c.name for c in spec.state.components if not np.isfinite(state[spec.state.slice(c.name)]).all()]
@@ -127,16 +126,18 @@ def require_valid(observation: Observation, spec: EnvSpec) -> None:
     for camera, size in spec.cameras.items():
         image = observation.images.get(camera)
         if image is None or np.shape(image) != (*size, 3) or np.asarray(image).dtype != np.uint8:
-            given = "nothing" if image is None else f"{np.asarray(image).dtype} {np.shape(image)}"
-            raise InvalidObservationError(f"camera {camera!r} shows {given}; {spec.name} says uint8 {(*size, 3)}")
+            shown = "nothing" if image is None else f"{np.asarray(image).dtype} {np.shape(image)}"
+            raise InvalidObservationError(
+                f"camera {camera!r} shows {shown}; the spec of {spec.name} says uint8 {(*size, 3)}"
+            )
 
 
 def digest(observation: Observation, snapshot: Float64[np.ndarray, " N"] | None = None) -> dict[str, str]:
-    """Return part of a start -> 64 bits of BLAKE2b over it. Parts of another size have other names.
+    """Return part of a start -> 64 bits of BLAKE2b over it. The name of a part has its size.
 
     Args:
         observation: the first.
-        snapshot: the simulator's state, which also holds what is not observed.
+        snapshot: the simulator's state, of which an observation is only a part.
     """
 
     def parts() -> Iterator[tuple[str, bytes]]:
@@ -157,7 +158,7 @@ class Attempt:
     Attributes:
         outcome: how the episode ended.
         error: one line when `outcome` is error.
-        traceback: where it happened, for people; empty otherwise.
+        traceback: where the error happened; empty otherwise.
         wall_s: wall-clock time of the episode [s].
     """
 
@@ -177,7 +178,7 @@ def attempt(
     execute: int | None = None,
     origin: Origin | None = None,
 ) -> Attempt:
-    """`rollout`, with an exception made into an error.
+    """`rollout`, with an exception turned into an error.
 
     Args:
         env: as for `rollout`.
@@ -194,20 +195,28 @@ def attempt(
     try:
         succeeded = rollout(env, decide, seeds, recorder, clock, execute, origin)
         outcome = "unjudged" if env.spec.success == success.NONE else "success" if succeeded else "failure"
-    except (Exception, SystemExit) as exception:  # noqa: BLE001 - whatever breaks an episode is its result, not the run's end
+    except (Exception, SystemExit) as exception:  # noqa: BLE001 - what breaks an episode is its result, and does not end the run
         outcome, error, where = "error", describe(exception), traceback.format_exc()
     return Attempt(outcome, error, where, timer.now() - start)
 
 
-def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt, trace: Trace) -> Episode:
-    """Return what is filed about an episode.
+def result(
+    condition: str,
+    seeds: EpisodeSeeds,
+    max_steps: int,
+    attempt: Attempt,
+    trace: Trace,
+    decisions: Mapping[int, Decision],
+) -> Episode:
+    """Return the result of an episode.
 
     Args:
-        condition: name that the result is filed under.
+        condition: whose verifier chose.
         seeds: of the episode.
         max_steps: the task's step limit.
         attempt: how it ended.
         trace: what happened, as far as it went.
+        decisions: number -> decision, in their order.
     """
     return Episode(
         condition=condition,
@@ -216,12 +225,12 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
         outcome=attempt.outcome,
         steps=len(trace.actions),
         max_steps=max_steps,
-        decisions=len(trace.decisions),
+        decisions=len(decisions),
         instruction=trace.instruction,
-        chosen=tuple(d.chosen for _, d in trace.decisions),
+        chosen=tuple(d.chosen for d in decisions.values()),
         error=attempt.error,
-        sample_s=sum(d.sample_s for _, d in trace.decisions),
-        verify_s=sum(d.verify_s for _, d in trace.decisions),
+        sample_s=sum(d.sample_s for d in decisions.values()),
+        verify_s=sum(d.verify_s for d in decisions.values()),
         wall_s=attempt.wall_s,
         start=trace.start,
         episode_return=math.fsum(trace.rewards) if trace.rewards else None,
@@ -230,17 +239,17 @@ def result(condition: str, seeds: EpisodeSeeds, max_steps: int, attempt: Attempt
 
 @dataclasses.dataclass
 class Trace:
-    """A `Recorder` that keeps one episode in memory.
+    """A `Recorder` that keeps one episode in memory. Decisions are kept where they are made, by whoever has a selector.
 
     Attributes:
-        instruction: the words given; empty before the first decision.
+        instruction: the task in words; empty before the first decision.
         snapshots: the state after the reset and after every action; empty if the environment is not simulated.
         actions: the actions really sent.
         success: the task's predicate after every action.
         rewards: of every action; empty if the environment gives none.
-        decisions: (number of the action that followed, decision).
+        decision_steps: number of the first action of every chunk.
         start: `digest` of the first observation; empty where starts are not repeatable.
-        film: keep frames of an environment whose states cannot be kept.
+        film: keep frames of an environment that is not simulated.
         frames: (actions so far, JPEG) of every `FILM_STRIDE`-th step and the last.
     """
 
@@ -249,7 +258,7 @@ class Trace:
     actions: list[Float32[np.ndarray, " A"]] = dataclasses.field(default_factory=list)
     success: list[bool] = dataclasses.field(default_factory=list)
     rewards: list[float] = dataclasses.field(default_factory=list)
-    decisions: list[tuple[int, Decision]] = dataclasses.field(default_factory=list)
+    decision_steps: list[int] = dataclasses.field(default_factory=list)
     start: dict[str, str] = dataclasses.field(default_factory=dict)
     film: bool = False
     frames: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
@@ -259,21 +268,21 @@ class Trace:
 
     def begin(self, env: Env) -> None:
         """Keep the initial state."""
-        self._simulator = env if isinstance(env, SimulatedEnv) else None  # asked once: slower than a step
+        self._simulator = env if isinstance(env, SimulatedEnv) else None  # checked once: it is slower than a step
         self._repeatable = env.spec.repeatable
         if self._simulator is None and self.film and not isinstance(env, FilmedEnv):
             raise RobotestError(
-                f"{env.spec.name} has neither states nor frames, so it cannot be filmed; leave --record"
+                f"{env.spec.name} has neither states nor frames, so it cannot be filmed; run it without --record images"
             )
         self._snapshot()
         self._picture(env)
 
-    def decision(self, step: int, observation: Observation, decision: Decision) -> None:
-        """Keep a decision."""
+    def chunk(self, step: int, observation: Observation) -> None:
+        """Keep where a chunk begins, and of the first one what the episode started from."""
         self.instruction = observation.instruction
-        if self._repeatable and not self.decisions:
+        if self._repeatable and not self.decision_steps:
             self.start = digest(observation, self.snapshots[0] if self.snapshots else None)
-        self.decisions.append((step, decision))
+        self.decision_steps.append(step)
 
     def step(self, env: Env, action: Float32[np.ndarray, " A"], status: StepStatus) -> None:  # noqa: ARG002
         """Keep what an action did."""
@@ -290,7 +299,7 @@ class Trace:
 
     def _picture(self, env: Env) -> None:
         if self.film and self._simulator is None and isinstance(env, FilmedEnv):
-            from PIL import Image  # where nobody films, a worker needs no imaging library
+            from PIL import Image  # a worker needs no imaging library unless it films
 
             jpeg = io.BytesIO()
             Image.fromarray(env.frame()).save(jpeg, "JPEG", quality=90)

@@ -1,10 +1,13 @@
-"""Who runs the episodes: this process (`InProcessRunner`) or others (`robotest.runtime.pool`). Results are the same."""
+"""Runners of episodes: this process (`InProcessRunner`), or workers (`robotest.runtime.pool`) with the same results."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
 
 from robotest import experts, interrupt
 from robotest.clock import SimClock
@@ -18,7 +21,7 @@ from robotest.types import Clock, Decision, Env, EnvOptions, Episode, Observatio
 
 @dataclasses.dataclass(frozen=True)
 class SuiteInfo:
-    """What there is to choose from in a suite.
+    """The choices that a suite offers.
 
     Attributes:
         tasks: as `Suite.tasks`.
@@ -32,7 +35,7 @@ class SuiteInfo:
 
     @classmethod
     def of(cls, suite: Suite) -> SuiteInfo:
-        """Ask a suite."""
+        """Return those of a suite."""
         return cls(tuple(suite.tasks), tuple(suite.settings), tuple(suite.action_modes))
 
 
@@ -47,6 +50,7 @@ class EpisodeJob:
         execute: how many actions of a chunk to execute.
         origin: where to start within the episode; None is its beginning.
         film: see `Trace.film`.
+        candidate: the one to execute at the first decision, whatever the scores; None leaves it to the verifier.
     """
 
     condition: str
@@ -55,6 +59,22 @@ class EpisodeJob:
     execute: int
     origin: Origin | None = None
     film: bool = False
+    candidate: int | None = None
+
+    @property
+    def first_decision(self) -> int:
+        """Number of its first decision within the episode."""
+        return self.origin.number if self.origin else 0
+
+    @property
+    def key(self) -> tuple[str, EpisodeSeeds, int, int | None]:
+        """What tells it from every other job of a run."""
+        return (self.condition, self.seeds, self.first_decision, self.candidate)
+
+    def request(self, number: int, observation: Observation) -> DecisionRequest:
+        """Return the request for decision `number`."""
+        candidate = self.candidate if number == self.first_decision else None
+        return DecisionRequest(self.condition, self.seeds, number, observation, candidate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +82,19 @@ class EpisodeResult:
     """One episode that ended.
 
     Attributes:
+        job: the job that ran it.
         episode: its result.
         trace: what happened.
+        decisions: number -> decision, in their order; one for each of `Trace.decision_steps`.
         control_dt: seconds between two actions [s].
         traceback: where an error happened; empty without one.
-        began: whether it got as far as its first action.
+        began: whether its first action was executed.
     """
 
+    job: EpisodeJob
     episode: Episode
     trace: Trace
+    decisions: Mapping[int, Decision]
     control_dt: float
     traceback: str = ""
     began: bool = True
@@ -81,28 +105,28 @@ class EpisodeRunner(Protocol):
     """Runs episodes of one suite."""
 
     def suite(self) -> SuiteInfo:
-        """Say what there is to choose from; `RobotestError` if there is no such suite."""
+        """Return the suite's choices; `RobotestError` if there is no such suite."""
         ...
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
-        """Build an environment and say what it takes and gives; `RobotestError` if it cannot be built."""
+        """Build an environment and return its spec; `RobotestError` if it cannot be built."""
         ...
 
     def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
-        """Run episodes and yield each as it ends. Assignments are asked for as they are needed, in their order.
+        """Run episodes and yield each as it ends. Jobs are taken as they are needed, in their order.
 
-        Close it when leaving early: what has not ended then is given up.
+        Close the generator to leave early; unfinished episodes are discarded.
         `SpecMismatchError` if the selector's policy cannot act in a task.
         """
         ...
 
     def close(self) -> None:
-        """Free what is held; nothing may be called afterwards."""
+        """Free resources; nothing may be called afterwards."""
         ...
 
 
 class InProcessRunner:
-    """Runs episodes in this process, one after the other: for debuggers, and where processes cannot be started.
+    """Runs episodes in this process, one after the other: for debugging, and where processes cannot be started.
 
     Args:
         env: name of the suite.
@@ -136,21 +160,23 @@ class InProcessRunner:
             self._made = None
 
     def _run(self, selector: Selector, job: EpisodeJob, env: Env) -> EpisodeResult:
-        condition, seeds, trace = job.condition, job.seeds, Trace(film=job.film)
+        trace, decisions = Trace(film=job.film), dict[int, Decision]()
 
-        def decide(observation: Observation, number: int) -> Decision:
+        def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             interrupt.check()
-            with policys.lent():
-                return selector.decide([DecisionRequest(condition, seeds, number, observation)])[0]
+            with policy_generators.lent():
+                decisions[number] = selector.decide([job.request(number, observation)])[0]
+            return decisions[number].chunk
 
-        policys, clock = GlobalGenerators.present(), SimClock()
-        ended = attempt(env, decide, seeds, trace, clock, self._timer, job.execute, job.origin)
-        policys.resume()
-        episode = result(condition, seeds, env.spec.max_steps, ended, trace)
-        return EpisodeResult(episode, trace, env.spec.control_dt, ended.traceback, began=bool(trace.actions))
+        policy_generators, clock = GlobalGenerators.present(), SimClock()
+        ended = attempt(env, decide, job.seeds, trace, clock, self._timer, job.execute, job.origin)
+        policy_generators.resume()
+        episode = result(job.condition, job.seeds, env.spec.max_steps, ended, trace, decisions)
+        began = bool(trace.actions)
+        return EpisodeResult(job, episode, trace, decisions, env.spec.control_dt, ended.traceback, began=began)
 
     def _env(self, task: str, options: EnvOptions) -> Env:
-        """Return the environment of a task, made again only when task or options change."""
+        """Return the environment of a task, built again only when task or options change."""
         if self._made is None or self._made[:2] != (task, options):
             self.close()
             self._made = (task, options, experts.make(self._name, self._suite, task, options))

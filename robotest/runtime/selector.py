@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,19 +22,43 @@ class DecisionRequest:
 
     Attributes:
         condition: whose verifier chooses.
-        seeds: of the episode. They know nothing of conditions: all of them choose among the same noises.
+        seeds: of the episode. The condition is not part of them, so all conditions choose among the same noises.
         number: of the decision within the episode.
         observation: what the policy sees.
+        candidate: the one to execute whatever the scores; None leaves the choice to the verifier.
     """
 
     condition: str
     seeds: EpisodeSeeds
     number: int
     observation: Observation
+    candidate: int | None = None
 
 
-class Selector:
-    """Samples for all requests in one batch, then lets each condition's verifier choose.
+@runtime_checkable
+class Selector(Protocol):
+    """Makes decisions. What an `EpisodeRunner` needs."""
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether `decide` may be called from several threads at once."""
+        ...
+
+    def require_fits(self, env: EnvSpec) -> None:
+        """Raise `SpecMismatchError` unless its policy can act in `env`."""
+        ...
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
+        """Return one decision for each request, in their order.
+
+        Raises:
+            InvalidActionError: candidates or scores of any request are not finite or have the wrong shape.
+        """
+        ...
+
+
+class VerifierSelector:
+    """Samples for all requests in one batch, then lets each condition's verifier choose. Implements `Selector`.
 
     Args:
         policy: samples the candidates.
@@ -60,45 +84,53 @@ class Selector:
 
     @property
     def concurrent(self) -> bool:
-        """Whether `decide` may be called from several threads at once."""
+        """See `Selector.concurrent`: the policy decides."""
         return self._policy.spec.concurrent
 
     def require_fits(self, env: EnvSpec) -> None:
-        """Raise `SpecMismatchError` unless the policy can act in `env`."""
+        """See `Selector.require_fits`."""
         self._policy.spec.require_fits(env)
 
     def decide(self, requests: Sequence[DecisionRequest]) -> list[Decision]:
-        """Return one decision for each request, in their order.
+        """See `Selector.decide`."""
+        batch, sample_s = self.sample(requests)
+        return [self.choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
 
-        The policy's time is shared out equally over the requests.
+    def sample(self, requests: Sequence[DecisionRequest]) -> tuple[list[Candidates], float]:
+        """Return the candidates for each request, and the policy's time shared out equally over the requests [s].
 
         Raises:
-            InvalidActionError: candidates or scores of any request are not finite or have the wrong shape.
+            InvalidActionError: candidates of any request are not finite or have the wrong shape.
         """
         start = self._clock.now()
-        batch = self._policy.sample(
-            [r.observation for r in requests], [self._sampling_seed(r) for r in requests], self._n_candidates
-        )
+        seeds = [r.seeds.noise(r.number) for r in requests]
+        sampled = self._policy.sample([r.observation for r in requests], seeds, self._n_candidates)
         sample_s = (self._clock.now() - start) / max(1, len(requests))
-        return [self._choose(r, c, sample_s) for r, c in zip(requests, batch, strict=True)]
+        batch = [self._in_numpy(s) for _, s in zip(requests, sampled, strict=True)]
+        for candidates in batch:
+            self._require_valid(candidates)
+        return batch, sample_s
 
-    def _sampling_seed(self, request: DecisionRequest) -> int:
-        return request.seeds.noise(request.number)
+    def choose(self, request: DecisionRequest, candidates: Candidates, sample_s: float = 0.0) -> Decision:
+        """Return the choice of the condition's verifier among candidates of `sample`, or that of the request.
 
-    def _choose(self, request: DecisionRequest, sampled: Candidates, sample_s: float) -> Decision:
-        candidates = self._in_numpy(sampled)
-        self._require_valid(candidates)
+        Raises:
+            InvalidActionError: the scores are not finite or not M numbers.
+        """
         verifier = self._verifiers[request.condition]
-        with self._verifying:  # quick beside the policy, and nobody asked verifiers to be safe in threads
+        with self._verifying:  # verifiers need not be thread-safe, and take little time beside the policy
             start = self._clock.now()
-            given = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
+            scored = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
             verify_s = self._clock.now() - start
-        scores: Float64[np.ndarray, " M"] = _in_numpy(given, np.float64, f"verifier {verifier.spec.name!r} gave scores")
+        scores: Float64[np.ndarray, " M"] = _in_numpy(
+            scored, np.float64, f"verifier {verifier.spec.name!r} gave scores"
+        )
         _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
-        return Decision(candidates, scores, int(np.argmax(scores)), sample_s, verify_s)
+        chosen = int(np.argmax(scores)) if request.candidate is None else request.candidate
+        return Decision(candidates, scores, chosen, sample_s, verify_s)
 
     def _in_numpy(self, sampled: Candidates) -> Candidates:
-        """Return candidates as arrays of ours: what torch or JAX made cannot be sent to a worker, nor recorded."""
+        """Return candidates as numpy arrays: those of torch or JAX can neither be sent to a worker nor recorded."""
         who = f"policy {self._policy.spec.name!r} gave"
         if not isinstance(sampled, Candidates):
             raise InvalidActionError(f"{who} a {type(sampled).__name__}; robotest.types.Candidates are needed")
@@ -118,19 +150,18 @@ class Selector:
             raise InvalidActionError(f"policy {spec.name!r} gave a non-finite action in candidate {bad}")
 
 
-def _in_numpy(given: object, dtype: type[np.floating[Any]], what: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return numbers of any library as an array, without a copy where they are one already."""
-    if isinstance(given, np.ndarray) and given.dtype == dtype:
-        return given
-    try:
-        found = np.asarray(
-            given.detach().cpu() if hasattr(given, "detach") else given
-        )  # torch's, maybe with a gradient
+def _in_numpy(values: object, dtype: type[np.float32 | np.float64], what: str) -> np.ndarray:
+    """Return numbers of any library as an array of `dtype`, without a copy where they are one already."""
+    if isinstance(values, np.ndarray) and values.dtype == dtype:
+        return values
+    try:  # a tensor of torch may lie on a device and have a gradient
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     except Exception as error:
-        raise InvalidActionError(f"{what} as a {type(given).__name__}, which is no array: {describe(error)}") from error
-    if found.dtype.kind not in "biuf":
-        raise InvalidActionError(f"{what} as {found.dtype}; numbers are needed")
-    return found.astype(dtype)
+        kind = type(values).__name__
+        raise InvalidActionError(f"{what} as a {kind}, which is no array: {describe(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidActionError(f"{what} as {array.dtype}; numbers are needed")
+    return array.astype(dtype)
 
 
 def _require_valid_scores(name: str, scores: Float64[np.ndarray, " M"], n_candidates: int) -> None:

@@ -1,12 +1,11 @@
 """Messages between processes: MessagePack frames with arrays as they lie in memory.
 
-For workers in another Python environment and for policies behind a socket alike. Nothing is unpickled: a frame can hold
-None, booleans, numbers, text, bytes, lists, maps with text keys, and arrays of plain numbers, and whatever else it
-claims to hold is a `WireError`.
+For workers in another Python environment and for policies behind a socket. Nothing is unpickled: a frame can hold None,
+booleans, numbers, text, bytes, lists, maps with text keys, and arrays of plain numbers; anything else is a `WireError`.
 
 A frame is its length as 8 bytes, little endian, and that many bytes of MessagePack. An array is the extension type 1:
-MessagePack of [dtype, shape], then the numbers, little endian, row by row. It is read without being copied, so arrays
-that arrive cannot be written to.
+MessagePack of [dtype, shape], then the numbers, little endian, row by row. It is read without a copy, so arrays
+that arrive are read-only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _READ_BYTES = 2**20
 
 
 class WireError(RobotestError):
-    """Bytes that are no message, or something that cannot be one."""
+    """Bytes that are no message, or an object that cannot be sent as one."""
 
 
 class DisconnectedError(RobotestError):
@@ -40,7 +39,7 @@ def pack(message: object) -> bytes:
     """Return a message as bytes.
 
     Raises:
-        WireError: it holds something that no message can, e.g. an array of objects.
+        WireError: it holds something that a message cannot hold, e.g. an array of objects.
     """
     try:
         packed: bytes = msgpack.packb(message, default=_pack_array, strict_types=True)
@@ -53,7 +52,7 @@ def unpack(data: bytes | bytearray) -> Any:
     """Inverse of `pack`; tuples come back as lists.
 
     Raises:
-        WireError: these bytes are no message.
+        WireError: the bytes are no message.
     """
     try:
         return msgpack.unpackb(data, ext_hook=_unpack_array, strict_map_key=True)
@@ -89,13 +88,13 @@ class Channel:
 
         Raises:
             WireError: it cannot be packed, or is too large.
-            DisconnectedError: nobody is there to take it.
+            DisconnectedError: the other side is gone.
         """
         packed = pack(message)
         self._require_allowed(len(packed))
         try:
             self._socket.sendall(_LENGTH.pack(len(packed)))
-            self._socket.sendall(packed)  # apart: joining them would copy pictures once more
+            self._socket.sendall(packed)  # a second call: joining them would copy pictures again
         except OSError as error:
             raise DisconnectedError(f"the other side is gone ({error.strerror or error})") from error
         self.sent_bytes += _LENGTH.size + len(packed)
@@ -104,9 +103,9 @@ class Channel:
         """Wait for one frame and return its message.
 
         Raises:
-            TimeoutError: it did not arrive within `timeout_s`; the channel is of no use afterwards.
+            TimeoutError: it did not arrive within `timeout_s`; the channel cannot be used afterwards.
             DisconnectedError: the other side is gone.
-            WireError: too large, or no message.
+            WireError: the frame is too large, or no message.
         """
         self._socket.settimeout(timeout_s)
         try:
@@ -155,7 +154,7 @@ def _pack_array(value: object) -> msgpack.ExtType:
     return msgpack.ExtType(_ARRAY, b"".join((header, plain.reshape(-1).view(np.uint8).data)))
 
 
-def _unpack_array(code: int, data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
+def _unpack_array(code: int, data: bytes) -> np.ndarray:
     if code != _ARRAY:
         raise WireError(f"extension type {code} is no part of a message")
     unpacker = msgpack.Unpacker(max_buffer_size=len(data))

@@ -2,25 +2,14 @@
 
 `robotest.runtime.pool` starts it.
 
-It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. It answers three requests, each a map
-with the keys ``do`` and ``env``, the suite's name:
-
-    suite                                   -> suite {tasks, settings, action_modes}
-    spec {task, options}                    -> spec {spec}
-    run {seeds, options, execute, origin, film}
-                                            -> spec {spec} if the environment had to be made, then per decision
-        ask {observation, number}           <- chunk {actions}, or refused {}
-                                            -> ended {attempt, instruction, start, steps, actions, success, rewards,
-                                                      snapshots, frames}
-
-or with error {text} where a request cannot be met. Between two decisions nothing is sent.
+It needs numpy, msgpack, jaxtyping, the simulator and this package, not torch. `robotest.runtime.messages` has the
+protocol.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import faulthandler
 import os
 import platform
@@ -28,29 +17,46 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
+from jaxtyping import Float32
 
 import robotest
 from robotest import experts
 from robotest.clock import SimClock, WallClock
 from robotest.errors import RobotestError, describe
-from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
-from robotest.runtime.rollout import Origin, Trace, attempt
+from robotest.runtime.messages import (
+    Chunk,
+    ChunkRequest,
+    EpisodeEnded,
+    Failed,
+    FromPool,
+    FromWorker,
+    Hello,
+    RunRequest,
+    SpecReply,
+    SpecRequest,
+    SuiteReply,
+    SuiteRequest,
+    from_pool,
+    to_wire,
+)
+from robotest.runtime.rollout import Trace, attempt
+from robotest.runtime.runner import SuiteInfo
 from robotest.runtime.wire import Channel, DisconnectedError
-from robotest.types import Candidates, Decision, Env, EnvOptions, Observation, Suite
+from robotest.types import Env, EnvOptions, Observation, Suite
 
 PROTOCOL = 2
 DUMP_SIGNAL = signal.SIGUSR1
-"""What makes a worker write down where it is, for the parent to read before it ends it."""
+"""Makes a worker write its stack, for the parent to read before it ends it."""
 
 
 class RefusedError(Exception):
-    """The parent has no decision; it knows why."""
+    """The parent has no chunk; it knows why."""
 
 
 class Worker:
@@ -63,106 +69,97 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._suite: Suite | None = None
-        self._name = ""
         self._env: Env | None = None
         self._made: tuple[str, EnvOptions] | None = None
 
     def serve(self) -> NoReturn:
-        """Answer until the parent goes away, which raises `DisconnectedError`."""
-        self._channel.send({"do": "hello", "protocol": PROTOCOL, "version": robotest.__version__, "pid": os.getpid()})
+        """Serve requests until the parent closes the channel, which raises `DisconnectedError`."""
+        self._send(Hello(PROTOCOL, robotest.__version__, os.getpid()))
         while True:
-            request = self._channel.receive()
+            data = self._channel.receive()
             try:
-                self._channel.send(self._answer(request))
+                self._send(self._answer(from_pool(data)))
             except DisconnectedError:
                 raise
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent decides what follows
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the parent decides what follows
                 traceback.print_exc()
-                text = str(error) if isinstance(error, RobotestError) else describe(error)
-                self._channel.send({"do": "error", "text": text})
+                self._send(Failed(str(error) if isinstance(error, RobotestError) else describe(error)))
 
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if self._suite is None:
-            self._name, self._suite = request["env"], resolve("env", request["env"])
+    def _answer(self, request: FromPool) -> FromWorker:
         match request:
-            case {"do": "suite"}:
-                names = {name: list(getattr(self._suite, name)) for name in ("tasks", "settings", "action_modes")}
-                return {"do": "suite", **names}
-            case {"do": "spec", "task": task, "options": options}:
-                return {"do": "spec", "spec": self._make(task, EnvOptions.from_json(options)).spec.to_json()}
-            case {"do": "run", "seeds": seeds, "options": options, "execute": execute, "origin": origin, "film": film}:
-                where = Origin(**origin) if origin else None
-                return self._run(EpisodeSeeds(**seeds), EnvOptions.from_json(options), execute, where, Trace(film=film))
-        raise RobotestError(f"a worker was asked {request!r}")
+            case SuiteRequest(env):
+                return SuiteReply(SuiteInfo.of(self._suite_of(env)))
+            case SpecRequest(env, task, options):
+                return SpecReply(self._make(env, task, options).spec)
+            case RunRequest():
+                return self._run(request)
+        raise RobotestError(f"a worker cannot answer {request!r:.100}")
 
-    def _run(
-        self, seeds: EpisodeSeeds, options: EnvOptions, execute: int, origin: Origin | None, trace: Trace
-    ) -> dict[str, Any]:
-        if self._made != (seeds.task, options):
-            self._channel.send({"do": "spec", "spec": self._make(seeds.task, options).spec.to_json()})
-        env = self._make(seeds.task, options)
-        ended = attempt(env, self._decide, seeds, trace, SimClock(), WallClock(), execute, origin)
-        return {
-            "do": "ended",
-            "attempt": dataclasses.asdict(ended),
-            "instruction": trace.instruction,
-            "steps": [step for step, _ in trace.decisions],
-            "actions": list(trace.actions),
-            "success": trace.success,
-            "rewards": trace.rewards,
-            "start": trace.start,
-            "frames": trace.frames,
-            "snapshots": np.stack(trace.snapshots) if trace.snapshots else None,
-        }
+    def _run(self, request: RunRequest) -> EpisodeEnded:
+        seeds, options = request.seeds, request.options
+        new = self._made != (seeds.task, options)
+        env = self._make(request.env, seeds.task, options)
+        if new:
+            self._send(SpecReply(env.spec))
+        trace, clock = Trace(film=request.film), SimClock()
+        ended = attempt(env, self._decide, seeds, trace, clock, WallClock(), request.execute, request.origin)
+        return EpisodeEnded(ended, trace)
 
-    def _decide(self, observation: Observation, number: int) -> Decision:
-        """Ask the parent; the candidates stay there, what comes back is the chunk to execute."""
-        images = {camera: np.asarray(image) for camera, image in observation.images.items()}
-        seen = {**vars(observation), "images": images}
-        self._channel.send({"do": "ask", "observation": seen, "number": number})
-        match self._channel.receive():
-            case {"do": "chunk", "actions": actions}:
-                return Decision(Candidates(actions[None]), np.zeros(1), 0, 0.0, 0.0)
+    def _decide(self, observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
+        """Ask the parent for the chunk to execute; the decision stays there."""
+        self._send(ChunkRequest(observation, number))
+        match from_pool(self._channel.receive()):
+            case Chunk(actions):
+                return actions
         raise RefusedError("the selector has no decision")
 
-    def _make(self, task: str, options: EnvOptions) -> Env:
-        """Return the environment of a task, made again only when task or options change."""
-        assert self._suite is not None
+    def _send(self, message: FromWorker) -> None:
+        self._channel.send(to_wire(message))
+
+    def _suite_of(self, env: str) -> Suite:
+        """Return the suite of that name; a worker serves one."""
+        if self._suite is None:
+            self._suite = resolve("env", env)
+        return self._suite
+
+    def _make(self, name: str, task: str, options: EnvOptions) -> Env:
+        """Return the environment of a task, built again only when task or options change."""
+        suite = self._suite_of(name)
         if self._env is None or self._made != (task, options):
             if self._env is not None:
                 self._env.close()
             self._env = self._made = None
-            self._env, self._made = experts.make(self._name, self._suite, task, options), (task, options)
+            self._env, self._made = experts.make(name, suite, task, options), (task, options)
         return self._env
 
 
 def main() -> None:
-    """Serve the parent at the other end of the socket, and end with it."""
+    """Serve the parent at the other end of the socket."""
     descriptor, parent, *path = sys.argv[1:]
     _end_with(int(parent))
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL)
-    # As the command line does: module:attribute also finds modules that lie here.
+    # Like the command line: module:attribute may name a module in the current folder.
     sys.path += [folder for folder in (*path, str(Path.cwd())) if folder not in sys.path]
     with _quiet_exit(), contextlib.closing(Channel(socket.socket(fileno=int(descriptor)))) as channel:
         Worker(channel).serve()
 
 
 def _end_with(parent: int) -> None:
-    """Be killed when the parent dies, also in the middle of a simulation that never returns (Linux)."""
+    """Have this process killed when the parent dies, even within a simulation that never returns (Linux)."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(0)
 
 
 @contextlib.contextmanager
 def _quiet_exit() -> Iterator[None]:
-    """Go without a word when the parent goes."""
+    """Exit silently when the parent is gone."""
     try:
         yield
     except DisconnectedError:
-        # Not through interpreter shutdown: simulators' own exit handlers are slow, and some of them crash.
+        # Without interpreter shutdown: exit handlers of simulators are slow, and some of them crash.
         os._exit(0)
 
 

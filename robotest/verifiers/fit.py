@@ -1,9 +1,9 @@
 """Fit a verifier to a policy: search demonstrations for high-fidelity features, then fit a density to them.
 
-A denoising policy never sees clean actions, so its features of a demonstrated chunk are not simply there to be read.
-For every demonstration frame, candidates are sampled and the features of the one nearest to the demonstrated chunk
-are kept (TACO, arXiv 2512.02834, section 4: high-fidelity feature search). The search costs far more than any fit. It
-is written to one file that all verifiers of a policy share.
+A denoising policy never sees clean actions, so it has no features of a demonstrated chunk. For every demonstration
+frame, candidates are sampled and the features of the one nearest to the demonstrated chunk are kept (TACO, arXiv
+2512.02834, section 4: high-fidelity feature search). The search costs far more than any fit. It is written to one file
+that all verifiers of a policy share.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from robotest import registry
+from robotest.config import FitConfig, Kind
 from robotest.demonstrations import files
 from robotest.demonstrations.files import Demonstration, Demonstrations, chunk_labels
 from robotest.demonstrations.hdf5 import first_not_finite
-from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
+from robotest.errors import ArtifactError, InvalidActionError, RobotestError, SpecMismatchError
 from robotest.files import POLICY_FILE, write_whole
 from robotest.loading import policy_and_folder
 from robotest.randomness import derive, generator
@@ -36,70 +38,23 @@ from robotest.verifiers.fitted import QUANTILES, Artifact, FittedVerifier, MakeS
 from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
 from robotest.verifiers.pooling import FeatureMap
 
-Kind = Literal["cfn", "leverage", "knn"]
 Settings = CfnSettings | LeverageSettings | KnnSettings
 Progress = Callable[[str, int, int], None]
-"""Called with (what is going on, steps done, steps in all)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchConfig:
-    """How demonstrations are searched for features. Equal values give equal features."""
-
-    candidates: int = 16
-    """Chunks sampled for each frame (TACO: 50, and 16 for OpenVLA)."""
-    stride: int = 2
-    """Every how many steps a frame is used."""
-    max_samples: int = 20_000
-    """Frames used at most, evenly spread over the demonstrations."""
-    seed: int = 0
-    """Seed of the candidates' noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "stride", "max_samples"):
-            if getattr(self, name) < 1:
-                raise SpecMismatchError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """Arguments of `robotest fit`."""
-
-    data: Path
-    """Demonstrations the policy was trained on (`robotest collect`)."""
-    out: Path
-    """File to write; `<policy folder>/<verifier>.safetensors` is where `robotest eval` looks."""
-    policy: str = "mini_vla"
-    """Registered name, folder, or module:attribute."""
-    verifier: Kind = "leverage"
-    """What to fit."""
-    overwrite: bool = False
-    """Whether a verifier that is already in `out` may be lost."""
-    features: Path | None = None
-    """File that keeps the searched features for the next fit; beside the demonstrations if not given."""
-    batch: int = 16
-    """Frames sampled at once."""
-    held_out: float = 0.1
-    """Share of the demonstrations kept out of the fit: they calibrate thresholds and stop the training of `cfn`."""
-    seed: int = 0
-    """Seed of the fit."""
-    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
-    """The feature search."""
-    cfn: CfnSettings = dataclasses.field(default_factory=CfnSettings)
-    """Used by `--verifier cfn`."""
-    leverage: LeverageSettings = dataclasses.field(default_factory=LeverageSettings)
-    """Used by `--verifier leverage`."""
-    knn: KnnSettings = dataclasses.field(default_factory=KnnSettings)
-    """Used by `--verifier knn`."""
+"""Called with (description of the work, steps done, steps in all)."""
+_DEFAULTS: Final[Mapping[Kind, Settings]] = {
+    "cfn": CfnSettings(),
+    "leverage": LeverageSettings(),
+    "knn": KnnSettings(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchedFeatures:
-    """What a search found, one row a frame.
+    """Result of a search, one row for each frame.
 
     Attributes:
         features: name -> token features of the candidate nearest to the demonstration.
-        demonstration: which demonstration the frame is from.
+        demonstration: number of the frame's demonstration.
         distance: between that candidate and the demonstration: root mean square over the chunk, in units of
             `PolicySpec.action_scale`.
         policy_fingerprint: the policy searched with.
@@ -111,77 +66,113 @@ class SearchedFeatures:
     policy_fingerprint: str
 
 
-def fit(config: FitConfig, progress: Progress) -> Artifact:
-    """Search (or read an earlier search), fit, write `config.out`, and return what was written.
+def fit(config: FitConfig, progress: Progress, settings: Settings | None = None) -> Artifact:
+    """Search (or read an earlier search), fit, write the file, and return what was written.
+
+    Args:
+        config: which verifier, and how.
+        progress: called as the work goes on.
+        settings: hyperparameters of `config.verifier`; None: its defaults, with the feature, pooling and scaling of
+            `config`.
 
     Raises:
-        ArtifactError: demonstrations, policy, feature file or output cannot be read or written, or the output is there
-            already and is not to be overwritten.
+        RobotestError: `config.out` is None and the policy is not a folder.
+        ArtifactError: demonstrations, policy, feature file or output cannot be read or written, or the output exists
+            and `config.overwrite` is false.
         SpecMismatchError: the policy gives no features, or does not fit the demonstrations.
         InvalidActionError: the policy's features or actions are not finite.
         DivergedError: the fit's loss is not finite.
     """
-    _require_free(config)
+    out = destination(config)
+    _require_free(out, overwrite=config.overwrite)
     policy, _ = policy_and_folder(config.policy)
-    _require_own_folder(config, policy)
-    settings: Settings = getattr(config, config.verifier)
-    given = policy.spec.feature_shapes
-    if given and settings.feature is not None and settings.feature not in given:  # said before the long search
+    _require_folder_of(policy, config.policy, out)
+    settings = settings or settings_of(config)
+    shapes = policy.spec.feature_shapes
+    if shapes and settings.feature is not None and settings.feature not in shapes:  # before the long search
         raise SpecMismatchError(
-            f"{config.verifier} is to count features {settings.feature!r}; policy {policy.spec.name!r} gives"
-            f" {', '.join(given)}: say which with --feature"
+            f"{config.verifier} needs features {settings.feature!r}; policy {policy.spec.name!r} gives"
+            f" {', '.join(shapes)}: choose one with --feature"
         )
     searched = search_or_read(policy, config, progress)
     artifact = fit_features(searched, settings, config.held_out, config.seed, progress)
-    artifact.save(config.out)
+    artifact.save(out)
     return artifact
 
 
-def _require_free(config: FitConfig) -> None:
-    """Say before the long work that there is something in the way."""
-    if config.out.exists() and not config.overwrite:
-        raise ArtifactError(f"{config.out} is there already; choose another --out, or give --overwrite to replace it")
-    if config.out.is_dir():
-        raise ArtifactError(f"{config.out} is a folder; --out is the file of the verifier")
+def destination(config: FitConfig) -> Path:
+    """Return the file to write.
+
+    Raises:
+        RobotestError: `config.out` is None and the policy is not a folder.
+    """
+    if config.out is not None:
+        return config.out
+    folder = Path(config.policy)
+    if config.policy in registry.table("policy"):  # registered names come before folders
+        aside = f", or --policy ./{config.policy} for the folder here" if folder.is_dir() else ""
+        raise RobotestError(
+            f"policy {config.policy!r} is a registered name and not a folder; give --policy FOLDER for a policy of"
+            f" your own, --out FILE for a verifier of {config.policy!r}{aside}"
+        )
+    if not folder.is_dir():
+        raise RobotestError(f"policy {config.policy!r} is not a folder; give --out FILE for the verifier")
+    return folder / f"{config.verifier}.safetensors"
 
 
-def _require_own_folder(config: FitConfig, policy: Policy) -> None:
-    """See that the verifier is not put into the folder of another policy, which would refuse it."""
-    theirs = config.out.parent / POLICY_FILE
-    if not theirs.is_file():
+def settings_of(config: FitConfig) -> Settings:
+    """Return the verifier's default hyperparameters with the feature, pooling and scaling of `config`."""
+    defaults = _DEFAULTS[config.verifier]
+    return dataclasses.replace(
+        defaults,
+        feature=defaults.feature if config.feature is None else config.feature,
+        pooling=config.pooling or defaults.pooling,
+        scaling=config.scaling or defaults.scaling,
+    )
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    """Refuse a file that is in the way, before the long work."""
+    if out.exists() and not overwrite:
+        raise ArtifactError(f"{out} is there already; choose another --out, or give --overwrite to replace it")
+    if out.is_dir():
+        raise ArtifactError(f"{out} is a folder; --out is the file of the verifier")
+
+
+def _require_folder_of(policy: Policy, name: str, out: Path) -> None:
+    """Refuse to write into the folder of another policy, which would refuse the verifier."""
+    weights = out.parent / POLICY_FILE
+    if not weights.is_file():
         return
-    fingerprint = notes_of(theirs).get("fingerprint")
+    fingerprint = notes_of(weights).get("fingerprint")
     if fingerprint is not None and fingerprint != policy.spec.fingerprint:
-        folder = shlex.quote(str(config.out.parent))
         raise ArtifactError(
-            f"{config.out.parent} holds policy {fingerprint}, --policy {config.policy} is {policy.spec.fingerprint};"
-            f" give --policy {folder}, or another --out"
+            f"{out.parent} holds policy {fingerprint}, --policy {name} is {policy.spec.fingerprint};"
+            f" give --policy {shlex.quote(str(out.parent))}, or another --out"
         )
 
 
 def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
-    """Return the features of `config.data`, from the file that an equal search left, if there is one."""
+    """Return the features of `config.data`, from the file of an equal search if there is one."""
     sizes = [height for height, _ in policy.spec.cameras.values()]
     with files.read(config.data, sizes[0] if sizes else None) as data:
         identity = {
             "policy": policy.spec.fingerprint,
             "features": dict(policy.spec.feature_shapes),
             "data": files.content(config.data, lambda done, total: progress("reading (MB)", done, total)),
-            **dataclasses.asdict(config.search),
+            **{name: getattr(config, name) for name in ("candidates", "stride", "max_samples", "seed")},
         }
         key = hashlib.blake2b(json.dumps(identity, allow_nan=False).encode(), digest_size=6).hexdigest()
         path = config.features or config.data.with_name(f"{config.data.stem}.features-{key}.safetensors")
         if path.exists():
             return _read_features(path, key, policy.spec)
         _require_writable(path)  # before the long search
-        searched = search(policy, data, config.search, config.batch, progress)
+        searched = search(policy, data, config, progress)
     _write_features(path, key, searched)
     return searched
 
 
-def search(
-    policy: Policy, data: Demonstrations, config: SearchConfig, batch: int, progress: Progress
-) -> SearchedFeatures:
+def search(policy: Policy, data: Demonstrations, config: FitConfig, progress: Progress) -> SearchedFeatures:
     """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration."""
     _require_fits(policy, data)
     frames = _frames([data.steps(index) for index in range(len(data))], config)
@@ -191,7 +182,7 @@ def search(
         demonstration = data[int(index)]
         labels = chunk_labels(demonstration.actions, demonstration.anchors, policy.spec.horizon)
         steps = frames[frames[:, 0] == index, 1]
-        for chosen in np.split(steps, range(batch, len(steps), batch)):
+        for chosen in np.split(steps, range(config.batch, len(steps), config.batch)):
             observations = [_observation(demonstration, int(step), data.spec.control_dt) for step in chosen]
             seeds = [derive(config.seed, "feature search", int(index), int(step)) for step in chosen]
             sampled = policy.sample(observations, seeds, config.candidates)
@@ -234,7 +225,7 @@ def nearest(
 def fit_features(
     searched: SearchedFeatures, settings: Settings, held_out: float, seed: int, progress: Progress
 ) -> Artifact:
-    """Fit one verifier to searched features; whole demonstrations are held out to see what good scores look like."""
+    """Fit one verifier to searched features; whole demonstrations are held out to calibrate its scores."""
     kind, make_score = implementation(settings)
     validation = hold_out(searched.demonstration, held_out, seed)
     progress("feature map", 0, 1)
@@ -259,14 +250,14 @@ def fit_features(
 
 
 def hold_out(demonstration: Int32[np.ndarray, " N"], share: float, seed: int) -> np.ndarray:
-    """Return bool[N], true for the frames of about `share` of the demonstrations (none of a single one)."""
+    """Return bool[N], true for the frames of about `share` of the demonstrations (of none if there is only one)."""
     numbers = generator(derive(seed, "held out")).permutation(np.unique(demonstration))
     kept_out = numbers[: min(round(share * len(numbers)), len(numbers) - 1)]
     return np.isin(demonstration, kept_out)
 
 
 def implementation(settings: Settings) -> tuple[Kind, MakeScore]:
-    """Return the name and the scoring of the verifier that `settings` are of."""
+    """Return the name and the scoring function of the verifier that has these settings."""
     if isinstance(settings, LeverageSettings):
         return "leverage", leverage.make_score
     if isinstance(settings, KnnSettings):
@@ -290,10 +281,10 @@ def _require_fits(policy: Policy, data: Demonstrations) -> None:
     what = f"of policy {policy.spec.name!r} for demonstrations {data.path}"
     policy.spec.action.require_equal(data.spec.action, f"actions {what}")
     policy.spec.state.require_equal(data.spec.state, f"state {what}")
-    given = {name: tuple(size) for name, size in data.spec.cameras.items()}
+    there = {name: tuple(size) for name, size in data.spec.cameras.items()}
     for camera, size in policy.spec.cameras.items():
-        if given.get(camera) != tuple(size):
-            raise SpecMismatchError(f"cameras {what}: {camera!r} at {tuple(size)} px is needed; given are {given}")
+        if there.get(camera) != tuple(size):
+            raise SpecMismatchError(f"cameras {what}: {camera!r} at {tuple(size)} px is needed; there are {there}")
     if len(data) == 0:
         out = shlex.quote(str(data.path))
         raise ArtifactError(
@@ -301,7 +292,7 @@ def _require_fits(policy: Policy, data: Demonstrations) -> None:
         )
 
 
-def _frames(lengths: Sequence[int], config: SearchConfig) -> np.ndarray:
+def _frames(lengths: Sequence[int], config: FitConfig) -> np.ndarray:
     """(demonstration, step) of every frame to search, int[N, 2], in order."""
     pairs = [(index, step) for index, length in enumerate(lengths) for step in range(0, length, config.stride)]
     keep = np.linspace(0, len(pairs) - 1, min(len(pairs), config.max_samples)).round().astype(int)
@@ -341,14 +332,13 @@ def _require_writable(path: Path) -> None:
 def _read_features(path: Path, key: str, policy: PolicySpec) -> SearchedFeatures:
     try:
         with safe_open(path, framework="numpy") as file:
-            found = (file.metadata() or {}).get("search")
-            if found != key:
+            if (file.metadata() or {}).get("search") != key:
                 raise ArtifactError(
                     f"features in {path} are from another policy, other demonstrations or other search settings;"
                     " delete the file or give another --features"
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        # The policy's own order is kept apart: a safetensors file has one of its own.
+        # In the policy's order: a safetensors file sorts its tensors.
         features = {name: arrays[f"features.{name}"] for name in policy.feature_shapes}
         rows, distance = arrays["demonstration"], arrays["distance"]
     except (SafetensorError, OSError, KeyError) as error:

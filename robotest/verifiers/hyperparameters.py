@@ -1,4 +1,4 @@
-"""Hyperparameters of the fitted verifiers. Apart from their modules, so that the command line need not import torch."""
+"""Hyperparameters of the fitted verifiers, in a module that does not import torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class LeverageSettings:
     """Of `robotest.verifiers.leverage`."""
 
     feature: str | None = None
-    """Which of the policy's features; None: the first that it names."""
+    """Which of the policy's features; None: its first."""
     pooling: Pooling = "concat"
     """How a chunk's token features become one vector."""
     scaling: Scaling = "common"
-    """Bring each number to unit spread, or divide all by one."""
+    """each: bring every number to unit spread; common: divide all by one spread."""
     n_components: int = 64
     """Principal directions kept."""
     n_features: int = 2048
@@ -25,7 +25,7 @@ class LeverageSettings:
     length_scale: float = 0.5
     """Width of the kernel, in units of the median distance between training samples."""
     ridge: float = 10.0
-    """Regularisation; n equal samples have leverage 1 / (n + ridge). Small values let directions of noise count."""
+    """Regularisation: n equal samples have leverage 1 / (n + ridge). Small values let directions of noise count."""
     rank: int = 512
     """Eigen-directions of the second-moment matrix kept."""
 
@@ -35,11 +35,11 @@ class KnnSettings:
     """Of `robotest.verifiers.knn`."""
 
     feature: str | None = None
-    """Which of the policy's features; None: the first that it names."""
+    """Which of the policy's features; None: its first."""
     pooling: Pooling = "concat"
     """How a chunk's token features become one vector."""
     scaling: Scaling = "common"
-    """Bring each number to unit spread, or divide all by one."""
+    """each: bring every number to unit spread; common: divide all by one spread."""
     n_components: int = 64
     """Principal directions kept."""
     neighbours: int = 5
@@ -53,11 +53,11 @@ class CfnSettings:
     """Of `robotest.verifiers.cfn`; the names of arXiv 2306.03186 and 2512.02834."""
 
     feature: str | None = "hidden"
-    """Which of the policy's features; None: the first that it names."""
+    """Which of the policy's features; None: its first."""
     pooling: Pooling = "mean"
     """How a chunk's token features become one vector."""
     scaling: Scaling = "each"
-    """Bring each number to unit spread, or divide all by one."""
+    """each: bring every number to unit spread; common: divide all by one spread."""
     n_components: int = 128
     """Principal directions kept; all of them if the feature is narrower."""
     hidden: int = 96
@@ -77,12 +77,12 @@ class CfnSettings:
     epochs: int = 16
     """Passes over the data at most; held-out samples decide when to stop."""
     min_steps: int = 240
-    """Gradient steps at least, by more passes, when there are few samples."""
+    """Gradient steps at least; with few samples there are more passes."""
     batch_size: int = 512
-    """Samples a step; the last, smaller batch is used too."""
+    """Samples in a step; the last batch may be smaller."""
     learning_rate: float = 1e-3
     """Peak of the one-cycle schedule."""
     stopping: Literal["steepest", "smallest"] = "steepest"
-    """Keep the weights of the steepest fall of the held-out error on logarithmic axes, or of its smallest value."""
+    """Keep the weights at the steepest fall of the held-out error on logarithmic axes, or at its smallest value."""
     patience: int = 3
-    """Evaluations (each after 25 % more steps) without a better one before stopping."""
+    """Evaluations (each after 25 % more steps) without an improvement before stopping."""

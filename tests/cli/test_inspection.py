@@ -84,7 +84,7 @@ def test_an_environment_that_obeys_its_seed_passes(entry: Any, capsys: pytest.Ca
     ("entry", "script", "says"),
     [
         (Unseeded, {}, "after another episode gives a different start (what differs: observation)"),
-        (Unseeded, {}, "no pairs (`eval --unpaired`)"),
+        (Unseeded, {}, "are not paired (use `eval --unpaired`)"),
         (Born, {}, "of two environments gives different starts (what differs: observation)"),
         (Raising, {}, "fails with ZeroDivisionError: of steps (test_inspection.py:"),
         (Seeded, {"observed": lambda k: np.full(2, np.nan if k == 3 else k, np.float32)}, "holds nan after step 3"),
@@ -150,7 +150,7 @@ def test_a_part_of_a_choice_cannot_have_been_sent() -> None:
             return Asked(task, options)
 
     register(Seeded, max_episode_steps=20)
-    with pytest.raises(ConformanceError, match="is said to be sent, a part of a choice"):
+    with pytest.raises(ConformanceError, match="as sent; choices are whole numbers"):
         check_env(Suite(ID), ID)
 
 

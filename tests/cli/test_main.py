@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import signal
 import subprocess
@@ -13,10 +12,9 @@ from robotest.cli.evaluation import Eval
 from robotest.cli.learning import Fit
 from robotest.cli.main import COMMANDS, main, parse
 from robotest.cli.robots import Deploy
-from robotest.config import EvalConfig
+from robotest.config import EvalConfig, FitConfig
 from robotest.errors import InterruptedRunError, UnknownNameError
 from robotest.names import among, split
-from robotest.verifiers.fit import SearchConfig
 from tests.doubles.options import changed
 
 FAKES = (
@@ -253,15 +251,34 @@ def forgetful(path: Path | None) -> object:
     return Forgetful()
 
 
-def _defaults(kind: type) -> dict[str, object]:
-    fields = dataclasses.fields(kind)
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+def test_fit_has_the_defaults_of_its_configuration() -> None:
+    parsed = parse(["fit", "--data", "demos.h5"])
+    assert isinstance(parsed, Fit)
+    assert parsed.config == FitConfig(Path("demos.h5"))
 
 
-def test_fit_has_the_defaults_of_the_search() -> None:
-    typed, meant = _defaults(Fit), _defaults(SearchConfig)
-    assert typed.keys() >= meant.keys()
-    assert {name: typed[name] for name in meant} == meant
+def test_fit_takes_every_setting_of_its_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {
+        "policy": "mine",
+        "verifier": "knn",
+        "out": Path("k.safetensors"),
+        "overwrite": True,
+        "features": Path("f.safetensors"),
+        "feature": "hidden",
+        "pooling": "mean",
+        "scaling": "each",
+        "candidates": 3,
+        "stride": 4,
+        "max_samples": 5,
+        "seed": 6,
+    }
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words.remove("True")
+    parsed = parse(["fit", "--data", "demos.h5", *words])
+    assert isinstance(parsed, Fit)
+    assert parsed.config == FitConfig(Path("demos.h5"), **given)  # type: ignore[arg-type]
+    assert main(["fit", "--data", "demos.h5", "--candidates", "0"]) == 2
+    assert "candidates is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_eval_without_arguments_is_the_experiment_that_the_code_has_as_its_default() -> None:
@@ -315,7 +332,7 @@ def test_a_former_spelling_is_understood() -> None:
     assert isinstance(parsed, Deploy)
     assert parsed.verifiers == "a,b,c"
     assert parse(["eval", "--verifier", "a"]) == parse(["eval", "--verifiers", "a"])
-    assert parse(["fit", "--data", "x", "--verifier", "knn"]) == Fit(Path("x"), verifier="knn")
+    assert parse(["fit", "--data", "x", "--verifier", "knn"]) == Fit(FitConfig(Path("x"), verifier="knn"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ GONE = "gone"
 """A standard output that nobody reads any more."""
 _DRIVER = """
 import io, json, os, sys
-from robotest import branching, evaluation
+from robotest import evaluation
+from robotest.branching import report, run
 from robotest.report import progress, tables, video
 from robotest.runs import directory, provenance, up_to_date
 from robotest.runtime import pool

@@ -17,7 +17,7 @@ from robotest.envs.options import require_known
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.rollout import Trace, attempt
-from robotest.types import Candidates, Decision, EnvOptions, Observation
+from robotest.types import EnvOptions, Observation
 from tests.doubles.fakes import PointSuite
 from tests.doubles.simulators import require_libero, require_robosuite
 
@@ -141,10 +141,9 @@ def test_an_episode_that_diverges_is_filed_as_an_error(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with closing(make("dual_arm")) as env:
 
-        def decide(observation: Observation, number: int) -> Decision:
+        def decide(observation: Observation, number: int) -> np.ndarray:
             diverge(env)
-            candidates = Candidates(np.zeros((1, 1, env.spec.action.size), np.float32))
-            return Decision(candidates, np.zeros(1), 0, 0.0, 0.0)
+            return np.zeros((1, env.spec.action.size), np.float32)
 
         seeds = EpisodeSeeds(0, env.spec.task, 0)
         ended = attempt(env, decide, seeds, Trace(), SimClock(), SimClock())

@@ -35,7 +35,7 @@ from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.robot import RobotError, Stop
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.rollout import Trace, attempt
-from robotest.types import Candidates, Decision, EnvOptions, Observation
+from robotest.types import EnvOptions, Observation
 from tests.doubles.faulty_camera import Faults, FaultyCamera
 from tests.doubles.robots import (
     PATIENCE_S,
@@ -711,10 +711,10 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
         watched.open()
         env = RobotEnv(bridge.client, {"front": watched}, scene, SEEDS.task, 100, OPTIONS, clock)
 
-        def decide(observation: Observation, number: int) -> Decision:
+        def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             camera.faults = faults if number == 2 else Faults()
             bridge.simulator.forget()
-            return decision(np.full(4, 0.01 * (number + 1), np.float32))
+            return chunk(np.full(4, 0.01 * (number + 1), np.float32))
 
         ended = attempt(env, decide, SEEDS, Trace(), clock, clock)
     assert ended.outcome == "error"
@@ -727,9 +727,9 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
         assert sent.said(arm) == []
 
 
-def decision(way: Float32[np.ndarray, " H"]) -> Decision:
+def chunk(way: Float32[np.ndarray, " H"]) -> Float32[np.ndarray, "H A"]:
     """Both tips up by these distances [m], grippers open."""
-    actions = np.zeros((1, len(way), 10), np.float32)
-    actions[0, :, 2] = actions[0, :, 7] = way
-    actions[0, :, 4] = actions[0, :, 9] = 1.0
-    return Decision(Candidates(actions, {}), np.zeros(1), 0, 0.0, 0.0)
+    actions = np.zeros((len(way), 10), np.float32)
+    actions[:, 2] = actions[:, 7] = way
+    actions[:, 4] = actions[:, 9] = 1.0
+    return actions

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from robotest.report import progress, tables
-from robotest.runs import spec
 from robotest.statistics.summary import Summary, summarise
 from robotest.types import Episode, Outcome
+from tests.doubles.identities import identity
 
 
 def _episode(condition: str, task: str, index: int, outcome: Outcome) -> Episode:
@@ -114,12 +114,12 @@ def test_every_table_says_what_its_run_must_say() -> None:
 
 
 def test_notes_of_a_run() -> None:
-    assert spec.notes({}) == ()
-    told = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ["other physics"], "repeatable": False}
-    assert spec.notes(told) == (
+    assert identity().notes == ()
+    told = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ("other physics",), "repeatable": False}
+    assert identity(**told).notes == (
         "success: info:won",
         "mujoco 3.3.7",
         "other physics",
         "starts laid out by people, not compared",
     )
-    assert spec.notes({"success": "predicate", "simulator": "", "caveats": [], "repeatable": True}) == ()
+    assert identity(success="predicate", simulator="", caveats=(), repeatable=True).notes == ()

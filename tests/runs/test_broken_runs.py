@@ -275,7 +275,7 @@ def needs_env(path: Path | None, env: EnvSpec) -> fakes.PointPolicy:
 
 def test_a_policys_factory_may_ask_for_the_environment(tmp_path: Path) -> None:
     evaluate(config(tmp_path, "rewards", policy="tests.runs.test_broken_runs:needs_env"))
-    with pytest.raises(RobotestError, match="is made for an environment"):
+    with pytest.raises(RobotestError, match="is built for an environment"):
         policy_and_folder("tests.runs.test_broken_runs:needs_env")
 
 

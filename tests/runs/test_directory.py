@@ -12,11 +12,13 @@ import pytest
 from robotest.errors import RunDirectoryError
 from robotest.runs import directory
 from robotest.runs.directory import RunDirectory
-from robotest.runs.spec import Arguments
+from robotest.runs.spec import Arguments, Identity
 from robotest.statistics.summary import summarise
 from robotest.types import Episode, Outcome
+from tests.doubles.identities import identity
 
-ARGUMENTS = Arguments({"env": "fake", "seed": 0}, {"random": None, "cfn": "abc"}, ("near",), 3)
+IDENTITY = identity(success="predicate", simulator="fake 1")
+ARGUMENTS = Arguments(IDENTITY, {"random": None, "cfn": "abc"}, ("near",), 3)
 
 
 def episode(condition: str = "random", index: int = 0, outcome: Outcome = "success", task: str = "near") -> Episode:
@@ -123,9 +125,14 @@ def test_episodes_tasks_and_conditions_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"identity": {"env": "fake", "seed": 1}}, "seed: 0 there, 1 given"),
-        ({"identity": {"env": "fake"}}, "seed: 0 there, None given"),
-        ({"identity": {"env": "fake", "seed": 0, "new": 1}}, "new: None there, 1 given"),
+        ({"identity": dataclasses.replace(IDENTITY, seed=1)}, "seed: 0 there, 1 given"),
+        ({"identity": dataclasses.replace(IDENTITY, simulator=None)}, "simulator: 'fake 1' there, None given"),
+        ({"identity": dataclasses.replace(IDENTITY, repeatable=True)}, "repeatable: None there, True given"),
+        (
+            {"identity": dataclasses.replace(IDENTITY, env_args=("size=5",))},
+            r"env_args: None there, \['size=5'\] given",
+        ),
+        ({"identity": dataclasses.replace(IDENTITY, others={"new": 1})}, "new: None there, 1 given"),
         ({"verifiers": {"cfn": "xyz"}}, "verifier 'cfn': abc there, xyz given"),
     ],
 )
@@ -138,6 +145,31 @@ def test_other_arguments_are_refused_with_the_difference(
         open_run(tmp_path, **changes)
     assert (tmp_path / "run.json").read_bytes() == before
     fill(tmp_path, 0)  # the refusal does not keep the lock
+
+
+@pytest.mark.parametrize("missing", [("success",), ("simulator",), ("success", "simulator")])
+def test_a_run_of_an_earlier_version_is_read_but_not_continued(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    fill(tmp_path)
+    file = tmp_path / "run.json"
+    written = json.loads(file.read_text())
+    for name in missing:
+        del written["identity"][name]
+    file.write_text(json.dumps(written))
+    says = f"begun by an earlier version of robotest, which did not record {', '.join(missing)}: it can be read"
+    with pytest.raises(RunDirectoryError, match=says):
+        open_run(tmp_path)
+    assert json.loads(file.read_text()) == written
+    arguments, episodes = directory.read(tmp_path)
+    assert arguments.to_json()["identity"] == written["identity"]
+    assert len(episodes) == 3
+
+
+def test_an_identity_is_the_same_json_again() -> None:
+    """Also with fields missing, and with some that another version wrote."""
+    old = {name: value for name, value in IDENTITY.to_json().items() if name not in ("success", "simulator")}
+    for written in (IDENTITY.to_json(), {**old, "cameras": ["top"]}, {**old, "env_args": ["a=1"], "code": "ab12"}):
+        assert Identity.from_json(written).to_json() == written
+        assert list(Identity.from_json(json.loads(json.dumps(written))).differences(Identity.from_json(written))) == []
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from jaxtyping import Float32
 
 from robotest.clock import SimClock
 from robotest.errors import ArtifactError
 from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file
 from robotest.runtime.rollout import Trace, attempt, result
-from robotest.runtime.selector import DecisionRequest, Selector
+from robotest.runtime.selector import DecisionRequest, VerifierSelector
 from robotest.types import Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls
 from tests.doubles.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
@@ -22,16 +23,17 @@ SEEDS = EpisodeSeeds(0, "near", 1)
 
 
 def record(policy: PointPolicy) -> tuple[episode_file.Recording, Trace]:
-    selector = Selector(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
+    selector = VerifierSelector(policy, {"random": controls.random(policy.spec)}, 4, FakeClock())
 
-    def decide(observation: Observation, number: int) -> Decision:
-        return selector.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
+    def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
+        decisions[number] = selector.decide([DecisionRequest("random", SEEDS, number, observation)])[0]
+        return decisions[number].chunk
 
-    trace = Trace()
+    trace, decisions = Trace(), dict[int, Decision]()
     ended = attempt(PointEnv("near", OPTIONS), decide, SEEDS, trace, SimClock(), FakeClock(), 4)
-    episode = result("random", SEEDS, 20, ended, trace)
+    episode = result("random", SEEDS, 20, ended, trace, decisions)
     scene = episode_file.Recipe("tests.doubles.fakes:suite", "near", OPTIONS, SEEDS.reset, 0.1)
-    return episode_file.from_trace(episode, scene, trace), trace
+    return episode_file.from_trace(episode, scene, trace, decisions), trace
 
 
 def assert_equal(a: episode_file.Recording, b: episode_file.Recording) -> None:
@@ -83,7 +85,7 @@ def test_an_episode_that_broke_before_its_first_decision(simulated: bool, tmp_pa
     episode = Episode("c", "near", 0, "error", 0, 20, 0, "", (), "RuntimeError: no", 0.0, 0.0, 0.1)
     trace = Trace(snapshots=[np.zeros(7)] if simulated else [])
     scene = episode_file.Recipe("e", "near", OPTIONS, 2**64 - 1, 0.1)
-    episode_file.write(tmp_path / "e.h5", episode_file.from_trace(episode, scene, trace))
+    episode_file.write(tmp_path / "e.h5", episode_file.from_trace(episode, scene, trace, {}))
     back = episode_file.read(tmp_path / "e.h5")
     assert back.episode == episode
     assert back.scene == scene

@@ -14,9 +14,10 @@ from robotest.runs.directory import read_arguments, read_episodes
 from robotest.runs.spec import Arguments
 from robotest.runs.up_to_date import read, write
 from robotest.statistics.allocation import first_pass, second_pass
+from tests.doubles.identities import identity
 from tests.test_evaluate import TOWARDS, config, untimed
 
-ARGUMENTS = Arguments({}, {"a": None, "b": None}, ("x", "y"), 25)
+ARGUMENTS = Arguments(identity(), {"a": None, "b": None}, ("x", "y"), 25)
 
 
 def test_tasks_take_turns_and_conditions_are_innermost() -> None:

@@ -26,7 +26,7 @@ from robotest.runs import directory, episode_file
 from robotest.runtime.pool import ATTEMPTS, WorkerPool
 from robotest.runtime.rollout import Trace
 from robotest.runtime.runner import EpisodeJob
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import VerifierSelector
 from robotest.runtime.wire import Channel, DisconnectedError
 from robotest.runtime.worker import Worker
 from robotest.types import Candidates, EnvOptions, Observation
@@ -187,7 +187,7 @@ class CountingPolicy(fakes.PointPolicy):
 def test_requests_that_wait_are_one_batch_unless_the_policy_prefers_threads(concurrent: bool) -> None:
     policy = CountingPolicy(concurrent)
     verifier = fakes.TowardsVerifier(policy.spec)
-    selector = Selector(policy, {"towards": verifier}, 4, WallClock())
+    selector = VerifierSelector(policy, {"towards": verifier}, 4, WallClock())
     options = EnvOptions(image_size=16)
     work = [EpisodeJob("towards", EpisodeSeeds(0, "far", i), options, 2) for i in range(8)]
     pool = WorkerPool("tests.doubles.fakes:suite", 4)

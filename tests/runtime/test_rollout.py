@@ -2,42 +2,48 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from jaxtyping import Float32
 
 from robotest.clock import SimClock, WallClock
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.rollout import Trace, attempt, result, rollout
+from robotest.runtime.rollout import Decide, Trace, attempt, result, rollout
 from robotest.types import Candidates, Decision, EnvOptions, Episode, Observation
 from tests.doubles.fakes import FakeClock, PointEnv
 
 SEEDS = EpisodeSeeds(0, "near", 3)
+Chunk = Float32[np.ndarray, "H A"]
 
 
 def make_env(task: str = "near") -> PointEnv:
     return PointEnv(task, EnvOptions(image_size=16))
 
 
-def chunk(actions: np.ndarray) -> Decision:
-    return Decision(Candidates(actions[None].astype(np.float32)), np.zeros(1), 0, 0.25, 0.125)
+def chunk(actions: np.ndarray) -> Chunk:
+    return actions.astype(np.float32)
 
 
-def towards(observation: Observation, number: int) -> Decision:
+def towards(observation: Observation, number: int) -> Chunk:
     way = observation.state[2:] - observation.state[:2]
     return chunk(np.tile([*way.clip(-0.5, 0.5), 0.0], (6, 1)))
 
 
-def stay(observation: Observation, number: int) -> Decision:
+def stay(observation: Observation, number: int) -> Chunk:
     return chunk(np.zeros((6, 3)))
 
 
-def nan(observation: Observation, number: int) -> Decision:
+def nan(observation: Observation, number: int) -> Chunk:
     return towards(observation, number) if number == 0 else chunk(np.full((6, 3), np.nan))
 
 
-def run(env: PointEnv, decide: object, execute: int | None = None) -> tuple[Episode, Trace]:
-    trace = Trace()
-    assert callable(decide)
-    ended = attempt(env, decide, SEEDS, trace, SimClock(), FakeClock(), execute)
-    return result("c", SEEDS, env.spec.max_steps, ended, trace), trace
+def run(env: PointEnv, decide: Decide, execute: int | None = None) -> tuple[Episode, Trace]:
+    trace, decisions = Trace(), dict[int, Decision]()
+
+    def recorded(observation: Observation, number: int) -> Chunk:
+        decisions[number] = Decision(Candidates(decide(observation, number)[None]), np.zeros(1), 0, 0.25, 0.125)
+        return decisions[number].chunk
+
+    ended = attempt(env, recorded, SEEDS, trace, SimClock(), FakeClock(), execute)
+    return result("c", SEEDS, env.spec.max_steps, ended, trace, decisions), trace
 
 
 def test_success_ends_the_episode_at_once() -> None:
@@ -50,7 +56,7 @@ def test_success_ends_the_episode_at_once() -> None:
 def test_the_step_limit_is_a_failure_in_the_middle_of_a_chunk() -> None:
     episode, trace = run(make_env("far"), stay)
     assert (episode.outcome, episode.steps, episode.decisions) == ("failure", 20, 4)
-    assert [step for step, _ in trace.decisions] == [0, 6, 12, 18]
+    assert trace.decision_steps == [0, 6, 12, 18]
 
 
 @pytest.mark.parametrize(("execute", "decisions"), [(1, 20), (4, 5), (6, 4), (None, 4)])
@@ -96,7 +102,7 @@ def test_a_reset_that_fails_is_an_error_too_and_stops() -> None:
 
 
 def test_an_interrupt_passes_through_and_stops_the_world() -> None:
-    def interrupt(observation: Observation, number: int) -> Decision:
+    def interrupt(observation: Observation, number: int) -> Chunk:
         raise KeyboardInterrupt
 
     env = make_env()

@@ -9,7 +9,7 @@ from robotest.errors import SpecMismatchError
 from robotest.randomness import EpisodeSeeds
 from robotest.registry import resolve
 from robotest.runtime.runner import EpisodeJob, InProcessRunner
-from robotest.runtime.selector import Selector
+from robotest.runtime.selector import VerifierSelector
 from robotest.statistics import paired
 from robotest.types import EnvOptions
 from tests.doubles import fakes
@@ -17,9 +17,11 @@ from tests.doubles import fakes
 OPTIONS = EnvOptions(image_size=16)
 
 
-def make_planner(*names: str) -> Selector:
+def make_planner(*names: str) -> VerifierSelector:
     policy = fakes.policy()
-    return Selector(policy, {name: resolve("verifier", name)(policy.spec, None) for name in names}, 4, WallClock())
+    return VerifierSelector(
+        policy, {name: resolve("verifier", name)(policy.spec, None) for name in names}, 4, WallClock()
+    )
 
 
 @pytest.mark.slow

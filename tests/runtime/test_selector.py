@@ -7,7 +7,7 @@ import pytest
 
 from robotest.errors import InvalidActionError, RobotestError, SpecMismatchError
 from robotest.randomness import EpisodeSeeds
-from robotest.runtime.selector import DecisionRequest, Selector
+from robotest.runtime.selector import DecisionRequest, VerifierSelector
 from robotest.specs import Component, PolicySpec, VectorSpec, VerifierSpec
 from robotest.types import Candidates, EnvOptions, Observation, Verifier
 from robotest.verifiers import controls
@@ -33,8 +33,8 @@ def observe() -> Observation:
     return env.observe()
 
 
-def selector(policy: PointPolicy | None = None, n: int = 4, **verifiers: Verifier) -> Selector:
-    return Selector(policy or PointPolicy(), verifiers, n, FakeClock())
+def selector(policy: PointPolicy | None = None, n: int = 4, **verifiers: Verifier) -> VerifierSelector:
+    return VerifierSelector(policy or PointPolicy(), verifiers, n, FakeClock())
 
 
 def test_the_highest_score_wins_and_the_first_of_equals() -> None:
@@ -56,6 +56,13 @@ def test_a_batch_decides_as_its_members_alone() -> None:
     requests = [DecisionRequest("random", EpisodeSeeds(0, "near", i), 2, observe()) for i in range(4)]
     alone = [p.decide([r])[0] for r in requests]
     assert [d.chosen for d in p.decide(requests)] == [d.chosen for d in alone]
+
+
+def test_a_request_can_name_the_candidate_whatever_the_scores() -> None:
+    (decision,) = selector(a=Given(0, 3, 1, 2)).decide([DecisionRequest("a", SEEDS, 0, observe(), candidate=2)])
+    assert decision.chosen == 2
+    assert decision.scores.tolist() == [0, 3, 1, 2]
+    assert np.array_equal(decision.chunk, decision.candidates.actions[2])
 
 
 def test_time_is_measured_and_the_policys_is_shared_out() -> None:

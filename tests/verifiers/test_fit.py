@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from robotest.cli.main import main
+from robotest.config import FitConfig, Kind
 from robotest.demonstrations import files
 from robotest.demonstrations.files import (
     DatasetSpec,
@@ -26,21 +27,25 @@ from robotest.testing import check_verifier
 from robotest.types import Candidates, EnvOptions, Observation, Policy
 from robotest.verifiers import fit as fitting
 from robotest.verifiers.fit import (
-    FitConfig,
-    Kind,
-    SearchConfig,
+    Progress,
     SearchedFeatures,
-    fit,
+    Settings,
     fit_features,
     hold_out,
     nearest,
     search,
+    settings_of,
 )
 from robotest.verifiers.fitted import Artifact
 from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
 from tests.doubles.fakes import ACTION, HORIZON, STATE, PointEnv, PointPolicy
 
 CFN = CfnSettings(hidden=16, min_steps=12, epochs=1)
+SMALL: dict[Kind, Settings] = {
+    "cfn": CFN,
+    "leverage": LeverageSettings(n_features=64, rank=64),
+    "knn": KnnSettings(),
+}
 
 
 def demonstration(index: int, n_steps: int = 9, camera: int = 16) -> Demonstration:
@@ -77,11 +82,19 @@ def config(data: Path, verifier: Kind = "leverage", **changes: object) -> FitCon
         out=data.with_name(f"{verifier}.safetensors"),
         policy="tests.doubles.fakes:policy",
         verifier=verifier,
-        search=SearchConfig(candidates=4),
-        cfn=CFN,
-        leverage=LeverageSettings(n_features=64, rank=64),
+        candidates=4,
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def fit(config: FitConfig, progress: Progress) -> Artifact:
+    """Fit a small verifier."""
+    return fitting.fit(config, progress, SMALL[config.verifier])
+
+
+def out_of(config: FitConfig) -> Path:
+    assert config.out is not None
+    return config.out
 
 
 def silent(*_: object) -> None:
@@ -95,13 +108,13 @@ def test_what_is_fitted_loads_by_its_registered_name_and_passes_the_contract(dat
     assert artifact.n_samples == 11 * 5  # of 12 demonstrations one is held out; 9 steps, every second
     assert [level for level, _ in artifact.quantiles][:3] == [0.001, 0.01, 0.05]
     policy = PointPolicy()
-    loaded = resolve("verifier", verifier)(policy.spec, config(data, verifier).out)
+    loaded = resolve("verifier", verifier)(policy.spec, out_of(config(data, verifier)))
     check_verifier(loaded, policy, PointEnv("near", EnvOptions(image_size=16)))
 
 
 def test_the_search_keeps_the_candidate_that_goes_the_demonstrated_way(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        searched = search(PointPolicy(), file, SearchConfig(candidates=16, stride=1), 4, silent)
+        searched = search(PointPolicy(), file, FitConfig(data, candidates=16, stride=1, batch=4), silent)
         states = np.concatenate([d.state for d in file])
     way = states[:, 2:] - states[:, :2]
     far = np.linalg.norm(way, axis=1) > 0.1
@@ -114,14 +127,16 @@ def test_the_search_keeps_the_candidate_that_goes_the_demonstrated_way(data: Pat
 
 def test_more_candidates_come_nearer(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        one, many = (search(PointPolicy(), file, SearchConfig(candidates=n), 8, silent) for n in (1, 16))
+        one, many = (search(PointPolicy(), file, FitConfig(data, candidates=n, batch=8), silent) for n in (1, 16))
     assert (many.distance <= one.distance).all()
     assert many.distance.mean() < 0.7 * one.distance.mean()
 
 
 def test_the_batch_does_not_change_the_result(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        one, many = (search(PointPolicy(), file, SearchConfig(candidates=3), batch, silent) for batch in (1, 100))
+        one, many = (
+            search(PointPolicy(), file, FitConfig(data, candidates=3, batch=batch), silent) for batch in (1, 100)
+        )
     np.testing.assert_array_equal(one.features["hidden"], many.features["hidden"])
 
 
@@ -137,9 +152,9 @@ def test_nearest_measures_in_the_policys_scale() -> None:
 
 
 def test_three_fits_search_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searches: list[SearchConfig] = []
+    searches: list[FitConfig] = []
 
-    def counted(policy: Policy, file: DemonstrationFile, chosen: SearchConfig, *rest: Any) -> SearchedFeatures:
+    def counted(policy: Policy, file: DemonstrationFile, chosen: FitConfig, *rest: Any) -> SearchedFeatures:
         searches.append(chosen)
         return search(policy, file, chosen, *rest)
 
@@ -148,7 +163,7 @@ def test_three_fits_search_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for verifier in kinds:
         fit(config(data, verifier), silent)
     assert len(searches) == 1
-    fit(config(data, search=SearchConfig(candidates=5), overwrite=True), silent)
+    fit(config(data, candidates=5, overwrite=True), silent)
     assert len(searches) == 2
 
 
@@ -167,7 +182,7 @@ def test_the_same_arguments_give_the_same_file(data: Path, tmp_path: Path) -> No
     second = dataclasses.replace(first, out=tmp_path / "again.safetensors", features=tmp_path / "f.safetensors")
     fit(first, silent)
     fit(second, silent)
-    assert first.out.read_bytes() == second.out.read_bytes()
+    assert out_of(first).read_bytes() == out_of(second).read_bytes()
 
 
 def test_progress_is_told_to_the_end(data: Path) -> None:
@@ -179,7 +194,7 @@ def test_progress_is_told_to_the_end(data: Path) -> None:
 
 def test_max_samples_are_spread_over_all_demonstrations(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        searched = search(PointPolicy(), file, SearchConfig(candidates=1, stride=1, max_samples=24), 8, silent)
+        searched = search(PointPolicy(), file, FitConfig(data, candidates=1, stride=1, max_samples=24), silent)
     assert len(searched.features["hidden"]) == 24
     assert set(searched.demonstration) == set(range(12))
 
@@ -206,7 +221,7 @@ def test_a_feature_the_policy_does_not_give_is_refused_before_the_search(
 ) -> None:
     monkeypatch.setattr(fitting, "search", lambda *_: pytest.fail("searched"))
     with pytest.raises(SpecMismatchError, match=r"'hiden'.*gives hidden.*--feature"):
-        fit(config(data, leverage=LeverageSettings(feature="hiden")), silent)
+        fitting.fit(config(data, feature="hiden"), silent)
 
 
 def test_a_policy_that_gives_nan_is_an_error(data: Path) -> None:
@@ -224,19 +239,27 @@ def test_no_demonstrations_is_an_error(tmp_path: Path) -> None:
         fit(config(write(tmp_path / "empty.h5", n=0)), silent)
 
 
-@pytest.mark.parametrize("name", ["candidates", "stride", "max_samples"])
+def test_settings_are_the_verifiers_own_but_for_what_is_given(data: Path) -> None:
+    assert settings_of(config(data, "cfn")) == CfnSettings()
+    assert settings_of(config(data, "leverage", scaling="each")) == LeverageSettings(scaling="each")
+    given = {"feature": "residual", "pooling": "first", "scaling": "common"}
+    for verifier, kind in (("cfn", CfnSettings), ("leverage", LeverageSettings), ("knn", KnnSettings)):
+        assert settings_of(config(data, verifier, **given)) == kind(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["candidates", "stride", "max_samples", "batch"])
 def test_zero_is_not_a_number_of_anything(name: str) -> None:
     with pytest.raises(SpecMismatchError, match=f"{name} is 0"):
-        SearchConfig(**{name: 0})
+        FitConfig(Path("demos.h5"), **{name: 0})  # type: ignore[arg-type]
 
 
 def test_the_artifact_on_disk_is_the_one_returned(data: Path) -> None:
     artifact = fit(config(data, "knn"), silent)
-    assert Artifact.load(config(data, "knn").out, "knn").quantiles == artifact.quantiles
+    assert Artifact.load(out_of(config(data, "knn")), "knn").quantiles == artifact.quantiles
 
 
 def test_what_is_there_is_not_overwritten_unless_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = config(data).out
+    out = out_of(config(data))
     out.write_bytes(b"dear to somebody")
     monkeypatch.setattr(fitting, "policy_and_folder", lambda *_: pytest.fail("loaded"))
     with pytest.raises(ArtifactError, match=r"leverage.safetensors is there already; .*--overwrite"):
@@ -247,9 +270,9 @@ def test_what_is_there_is_not_overwritten_unless_asked(data: Path, monkeypatch: 
 
 
 def test_what_is_there_is_overwritten_if_asked(data: Path) -> None:
-    config(data).out.write_bytes(b"old")
+    out_of(config(data)).write_bytes(b"old")
     fit(config(data, overwrite=True), silent)
-    assert Artifact.load(config(data).out, "leverage").n_samples == 55
+    assert Artifact.load(out_of(config(data)), "leverage").n_samples == 55
 
 
 def test_a_verifier_is_not_put_into_the_folder_of_another_policy(data: Path, tmp_path: Path) -> None:
@@ -359,7 +382,7 @@ class Scaled(PointPolicy):
 )
 def test_distances_and_features_that_are_not_finite_are_named(data: Path, policy: Scaled, message: str) -> None:
     with DemonstrationFile(data) as file, pytest.raises(InvalidActionError, match=message):
-        search(policy, file, SearchConfig(candidates=2), 4, silent)
+        search(policy, file, FitConfig(data, candidates=2, batch=4), silent)
 
 
 def test_demonstrations_that_are_not_finite_are_named(data: Path) -> None:

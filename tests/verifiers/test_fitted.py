@@ -197,8 +197,8 @@ def test_proposed_commands_are_complete(artifact: Artifact, tmp_path: Path) -> N
             knn.load(policy, path)
         command = parse(proposed(caught.value))
         assert isinstance(command, Fit)
-        assert command.policy == (str(folder) if path else "POLICY")
-        assert command.data == Path("DEMOS.h5")
-        assert command.overwrite == overwrite
-        assert command.out is not None
-        assert overwrite or not command.out.exists()
+        assert command.config.policy == (str(folder) if path else "POLICY")
+        assert command.config.data == Path("DEMOS.h5")
+        assert command.config.overwrite == overwrite
+        assert command.config.out is not None
+        assert overwrite or not command.config.out.exists()
