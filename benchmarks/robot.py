@@ -38,6 +38,7 @@ from robotest.hardware.control import process as station
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
 from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.control.process import TICK_S
+from robotest.hardware.control.status import Mode, Status
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
 from robotest.hardware.robot import RobotError, Stop
@@ -142,7 +143,7 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     _, since = bench.frames(0)
     with contextlib.closing(_link(folder, given)) as link:
         link.enable()
-        start = link.status["commanded"]
+        start = link.status.commanded.joints
         end, number = time.monotonic() + given.seconds, 0
         while time.monotonic() < end:
             for sign in (1, -1):
@@ -165,7 +166,7 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     n = min(len(left), len(right))
     require_share("frames of each arm", n, given.seconds / TICK_S)
     skew = np.abs(left[:n] - right[:n])
-    kind = "real-time" if link.about["realtime"] else "normal"
+    kind = "real-time" if link.greeting.realtime else "normal"
     print(
         f"ticks: {len(times)} in {times[-1] - times[0]:.1f} s, {kind} priority, load {given.load}:"
         f" error p50 {_ms(late, 50)} p99 {_ms(late, 99)} max {_ms(late, 100)} ms, drift {1000 * drift:.3f} ms,"
@@ -174,8 +175,8 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     )
 
 
-def _is_held(number: int, status: dict[str, Any]) -> bool:
-    return bool(status["chunk"] == number and status["mode"] == "holding")
+def _is_held(number: int, status: Status) -> bool:
+    return status.chunk == number and status.mode is Mode.HOLDING
 
 
 def _reactions(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
@@ -199,7 +200,7 @@ def _trial(what: str, given: argparse.Namespace, bench: Bench, folder: Path) -> 
     else:
         with contextlib.closing(_link(folder, given)) as link:
             link.enable()
-            _sweep(link, 1, link.status["commanded"], 3.0, 1)
+            _sweep(link, 1, link.status.commanded.joints, 3.0, 1)
             time.sleep(0.6 + 0.2 * np.random.default_rng().random())
             event = time.perf_counter()
             if what == "operator":
@@ -256,16 +257,16 @@ def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     faults: dict[str, int] = {}
     with contextlib.closing(_link(folder, given)) as link:
         while arrived < given.frames:
-            if link.status["mode"] == "disabled":
+            if link.status.mode is Mode.DISABLED:
                 link.enable()
             n_chunks += 1
-            link.send({"do": "chunk", **_bad_chunk(rng, link.status["commanded"], home, n_chunks)})
+            link.follow(_bad_chunk(rng, link.status.commanded.joints, home, n_chunks))
             time.sleep(rng.uniform(0.02, 0.8))
-            if fault := link.status["fault"]:
+            if fault := link.status.fault:
                 rejected += 1
-                faults[fault["name"]] = faults.get(fault["name"], 0) + 1
+                faults[fault.name] = faults.get(fault.name, 0) + 1
                 with contextlib.suppress(RobotFaultError):
-                    link.wait(lambda s: bool(s["at_rest"]), 5, "rest")
+                    link.wait(lambda s: s.at_rest, 5, "rest")
                 link.reset()
             arrived = bench.ask(do="journal", since=2**40, commands_since=2**40)["total"] - since
     frames, _ = bench.frames(since)
@@ -309,7 +310,7 @@ def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
 
 def _bad_chunk(
     rng: np.random.Generator, here: np.ndarray[Any, Any], home: np.ndarray[Any, Any], number: int
-) -> dict[str, Any]:
+) -> JointTrajectory:
     """Return a chunk of a random kind; two of three are what a policy might really send."""
     n = int(rng.integers(1, 17))
     there = home + rng.choice([0.15, 0.3, 0.7]) * rng.uniform(-1, 1, (2, 7))
@@ -337,7 +338,7 @@ def _bad_chunk(
         case 7:
             joints = np.repeat(here[None], n, 0)
             joints[:, :, 0] += np.outer(np.linspace(0, 0.2 * (n - 1), n), [-1, 1])  # towards each other
-    return {"number": number, "joints": joints, "openings": openings, "dt": dt, "observed": observed}
+    return JointTrajectory(number, joints, openings, dt, observed)
 
 
 def _sweep(link: ExecutorClient, number: int, start: np.ndarray[Any, Any], seconds: float, sign: int) -> None:
@@ -346,7 +347,7 @@ def _sweep(link: ExecutorClient, number: int, start: np.ndarray[Any, Any], secon
     way = np.repeat(start[None], n, 0)
     done = RATE * DT * np.arange(1, n + 1)
     way[:, :, 0] += (done if sign > 0 else done[-1] - done)[:, None]
-    openings = np.repeat(link.status["commanded_openings"][None], n, 0)
+    openings = np.repeat(link.status.commanded.openings[None], n, 0)
     link.follow(JointTrajectory(number, way, openings, DT, time.perf_counter()))
 
 
@@ -373,7 +374,7 @@ def _rollout(folder: Path, *, realtime: bool) -> None:
     """Be a rollout that gets killed."""
     link = ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=realtime)
     link.enable()
-    _sweep(link, 1, link.status["commanded"], 3.0, 1)
+    _sweep(link, 1, link.status.commanded.joints, 3.0, 1)
     print(json.dumps({"executor": link.process.pid}), flush=True)
     time.sleep(60)
 

@@ -1,18 +1,18 @@
 """The executor's process: ``python -m robotest.hardware.control.process DESCRIPTOR``.
 
-`robotest.hardware.control.client` starts it.
+`robotest.hardware.control.client` starts it. It has a process to itself because other threads would delay its ticks,
+and it outlives the rollout's process for as long as it takes to stop the arms.
 
-A process of its own, because other threads beside it would make its ticks late. It outlives the rollout's process for
-as long as it takes to stop the arms. The descriptor is one end of a pair of packet sockets: a packet is a message of
-`robotest.runtime.wire`, whole or not there. First comes {robot, config, black_box, table_z, realtime}, answered by
-{ready} or {error}; then at every tick messages are taken as they come and a status goes back, or is dropped if nobody
-reads.
+The descriptor is one end of a pair of packet sockets; each packet is one message of `robotest.runtime.wire`. The first
+is an `Opening`, answered by a `Greeting` or a `refusal`. From then on the process takes requests
+(`robotest.hardware.control.messages`) and sends a `Status` at every tick, or drops it if nobody reads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import logging
 import math
@@ -22,16 +22,24 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Final, NoReturn
 
 from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.errors import RobotestError
 from robotest.hardware.control.black_box import BlackBox
-from robotest.hardware.control.executor import Executor, Fault, Watchdogs
+from robotest.hardware.control.executor import Executor, Watchdogs
 from robotest.hardware.control.governor import Governor
+from robotest.hardware.control.messages import (
+    Greeting,
+    Opening,
+    Quit,
+    Request,
+    Unknown,
+    refusal,
+    request_from_message,
+)
+from robotest.hardware.control.status import Fault, Status
 from robotest.hardware.robot import Stop
 from robotest.registry import resolve
 from robotest.runtime import wire
@@ -42,15 +50,15 @@ PACKET_BYTES: Final = 2**17
 _PRIORITY = 50  # of SCHED_FIFO
 _MESSAGES_PER_TICK = 32
 _MCL_CURRENT, _MCL_ONFAULT = 1, 4  # of Linux's mman.h
-_BEATS_ONLY_S = 0.12  # where a stopped process can only be told by its silence
+_BEATS_ONLY_S = 0.12  # heartbeat limit where the system does not tell whether a process is stopped
 _log = logging.getLogger(__name__)
 
 
 class PeerProcess:
-    """Another process of this machine, looked at without asking it anything.
+    """Another process of this machine, observed through ``/proc``.
 
     Args:
-        pid: whose.
+        pid: of the process.
     """
 
     def __init__(self, pid: int) -> None:
@@ -61,11 +69,11 @@ class PeerProcess:
 
     @property
     def known(self) -> bool:
-        """Whether this system tells about processes."""
+        """Whether this system reports the state of processes."""
         return self._file is not None
 
     def failure(self) -> str | None:
-        """Say what keeps the process from running for good; None if nothing is known to."""
+        """Return ``stopped`` or ``gone``; None if the process can run, or nothing is known of it."""
         if self._file is None:
             return None
         try:
@@ -76,12 +84,12 @@ class PeerProcess:
 
 
 class Station:
-    """Ticks until it is told to end, or the rollout is gone and the arms are off.
+    """Runs the executor at fixed deadlines, until it is told to end or the rollout is gone, and the arms are off.
 
     Args:
-        executor: ticks.
+        executor: to run.
         connection: packets from and to the rollout's process.
-        clock: deadlines are its.
+        clock: for the deadlines.
         rollout: the process at the other end.
     """
 
@@ -93,14 +101,14 @@ class Station:
         self._missed = 0
 
     def end(self, *_: object) -> None:
-        """Stop the arms at the next tick, then leave `serve`. May be called from a signal's handler."""
+        """Stop the arms at the next tick, then leave `serve`. May be called from a signal handler."""
         self._ended = True
 
     def serve(self) -> None:
-        """Tick with absolute deadlines. Nothing that arrives ends it.
+        """Tick at absolute deadlines, whatever arrives.
 
-        Frames in quick succession would be a fast motion to the controllers. So a tick that is missed is left out, and
-        after a late one comes the next deadline that is half a tick away at least; none is ever moved.
+        Two frames in quick succession would be a fast motion to the controllers. So missed ticks are left out, and a
+        late tick is followed by the next deadline at least half a tick away; deadlines never move.
         """
         deadline = self._clock.now()
         while not (self._ended or self._alone) or self._executor.powered:
@@ -108,22 +116,22 @@ class Station:
             now = self._clock.now()
             if self._ended:
                 self._executor.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
-            if self._executor.powered and (ailment := self._rollout.failure()):
-                self._executor.trip(Fault("heartbeat", f"the rollout's process is {ailment}", Stop.DECEL_THEN_DISABLE))
+            if self._executor.powered and (failure := self._rollout.failure()):
+                self._executor.trip(Fault("heartbeat", f"the rollout's process is {failure}", Stop.DECEL_THEN_DISABLE))
             try:
-                messages = self._messages()
-                now = self._clock.now()  # none of them was sent later
-                status = self._executor.tick(now, messages)
-                self._post(status | {"late": now - deadline, "missed": self._missed})
-            except Exception as error:  # noqa: BLE001 - the arms are worth more than a clean end
+                requests = self._requests()
+                now = self._clock.now()  # after reading, so that no request seems to come from the future
+                status = self._executor.tick(now, requests)
+                self._post(dataclasses.replace(status, late=now - deadline, missed=self._missed))
+            except Exception as error:  # noqa: BLE001 - stopping the arms matters more than a clean exit
                 _log.exception("in a tick")
                 self._executor.trip(Fault("internal", f"{type(error).__name__}: {error}", Stop.DECEL_THEN_DISABLE))
             ticks = _ticks_to(deadline, max(now + TICK_S / 2, self._clock.now()))
             deadline += ticks * TICK_S
             self._missed += ticks - 1
 
-    def _messages(self) -> list[object]:
-        messages: list[object] = []
+    def _requests(self) -> list[Request | Unknown]:
+        requests: list[Request | Unknown] = []
         for _ in range(_MESSAGES_PER_TICK):
             try:
                 packet = self._buffer[: self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)]
@@ -131,78 +139,81 @@ class Station:
                 break
             except OSError:
                 packet = bytearray()
-            if not packet:
-                if self._hung_up():
-                    self._leave()
-                    break
-                messages.append("an empty packet")
-                continue
-            try:
-                message = wire.unpack(packet)
-            except wire.WireError as error:
-                message = str(error)
-            if isinstance(message, dict) and isinstance(what := message.get("do"), str) and what == "quit":
+            if not packet and self._hung_up():
+                self._leave()
+                break
+            request = _request(packet)
+            if isinstance(request, Quit):
                 self.end()
             else:
-                messages.append(message)
-        return messages
+                requests.append(request)
+        return requests
 
     def _hung_up(self) -> bool:
-        """Whether the other end is closed; an empty packet looks the same to `recv`."""
+        """Whether the other end is closed; to `recv` an empty packet looks the same."""
         poll = select.poll()
         poll.register(self._socket, select.POLLHUP)
         return bool(poll.poll(0))
 
     def _leave(self) -> None:
-        """The rollout's process is gone."""
+        """Stop the arms and end: the rollout's process is gone."""
         if not self._alone:
             self._alone = True
             self._executor.trip(Fault("heartbeat", "the rollout's process is gone", Stop.DECEL_THEN_DISABLE))
 
-    def _post(self, status: Mapping[str, Any]) -> None:
+    def _post(self, status: Status) -> None:
         with contextlib.suppress(OSError):
-            self._socket.send(wire.pack(status), socket.MSG_DONTWAIT)
+            self._socket.send(wire.pack(status.to_message()), socket.MSG_DONTWAIT)
+
+
+def _request(packet: bytearray) -> Request | Unknown:
+    if not packet:
+        return Unknown("an empty packet")
+    try:
+        return request_from_message(wire.unpack(packet))
+    except wire.WireError as error:
+        return Unknown(str(error))
 
 
 def _ticks_to(deadline: float, earliest: float) -> int:
-    """Return how many ticks after a deadline the first one is that is no earlier than a time."""
+    """Return the number of ticks, at least 1, from `deadline` to the first one not before `earliest`."""
     return max(1, math.ceil((earliest - deadline) / TICK_S))
 
 
 def main() -> None:
-    """Open the robot that the first packet names, say how that went, and tick."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then says how to stop
+    """Open the robot of the first packet, answer, and tick."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then tells how to stop
     connection = socket.socket(fileno=int(sys.argv[1]))
-    request = wire.unpack(connection.recv(PACKET_BYTES))
-    realtime = request["realtime"] and request_realtime_priority()
+    opening = Opening.from_message(wire.unpack(connection.recv(PACKET_BYTES)))
+    realtime = opening.realtime and request_realtime_priority()
     clock = WallClock()
     try:
-        robot = resolve("robot", request["robot"])(request["config"])
-        box = BlackBox(Path(request["black_box"]))
+        robot = resolve("robot", opening.robot)(opening.config)
+        box = BlackBox(opening.black_box)
         robot.connect()
-        governor = Governor(robot.limits, Twin(request["table_z"]), TICK_S, robot.capabilities.resolution)
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises is said to the rollout in one line
+        governor = Governor(robot.limits, Twin(opening.table_z), TICK_S, robot.capabilities.resolution)
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises goes to the rollout in one line
         text = str(error) if isinstance(error, RobotestError) else f"{type(error).__name__}: {error}"
-        connection.send(wire.pack({"error": text}))
-        _leave()
+        connection.send(wire.pack(refusal(text)))
+        _exit()
     rollout = PeerProcess(os.getppid())
     watchdogs = Watchdogs() if rollout.known else Watchdogs(heartbeat=_BEATS_ONLY_S)
     station = Station(Executor(robot, governor, box, clock.now(), watchdogs), connection, clock, rollout)
     signal.signal(signal.SIGTERM, station.end)
-    connection.send(wire.pack({"ready": True, "realtime": realtime, "capabilities": vars(robot.capabilities)}))
+    connection.send(wire.pack(Greeting(realtime, robot.capabilities).to_message()))
     gc.collect()
     gc.freeze()
-    if request["realtime"]:  # granted or not
-        _stay_in_memory()
+    if opening.realtime:  # granted or not
+        _lock_memory()
         disable_cpu_idle()
     station.serve()
     robot.disconnect()
     box.close()
-    _leave()
+    _exit()
 
 
 def request_realtime_priority() -> bool:
-    """Ask for a real-time priority, for the SDK's threads too; return whether it was given."""
+    """Ask for a real-time priority, for the SDK's threads too; return whether it was granted."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
     except (OSError, AttributeError):
@@ -210,23 +221,23 @@ def request_realtime_priority() -> bool:
     return True
 
 
-def _stay_in_memory() -> None:
-    """Ask that no page of this process is given up while it is idle: to read it again takes longer than a tick."""
+def _lock_memory() -> None:
+    """Keep this process's pages in memory: to read one again takes longer than a tick."""
     with contextlib.suppress(AttributeError):  # not every system has it
         ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_ONFAULT)
 
 
 def disable_cpu_idle() -> None:
-    """Ask that idle processors do not sleep deeply: to wake one up takes longer than a tick may be late.
+    """Keep idle processors out of deep sleep, from which they wake too late for a tick.
 
-    Holds while the file is open, to the end of this process (Linux's PM quality of service interface).
+    Holds while the file is open: until this process ends (Linux's PM quality of service interface).
     """
     with contextlib.suppress(OSError):
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY), struct.pack("i", 0))
 
 
-def _leave() -> None:
-    """End without the SDK's own exit handlers, which may wait for controllers that do not answer."""
+def _exit() -> NoReturn:
+    """Exit without the SDK's exit handlers, which may wait for controllers that do not answer."""
     sys.stdout.flush()
     os._exit(0)
 

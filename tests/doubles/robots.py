@@ -30,6 +30,7 @@ from robotest.envs.dual_arm.suite import ACTIONS, STATE
 from robotest.errors import InterruptedRunError, RobotestError
 from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.control.governor import JointTrajectory
+from robotest.hardware.control.status import Fault, Mode, Status
 from robotest.hardware.deployment.console import Unattended
 from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.realman import RealManPair, rm75_dual
@@ -222,36 +223,40 @@ class Bridge:
         if self._client is None or self.client.process.poll() is not None:
             self.open()
         try:
-            if self.client.status["fault"]:
+            if self.client.status.fault:
                 self.settled()
                 self.client.reset()
             self.client.enable()
         except RobotError:
             self.open()
             self.client.enable()
-        until(lambda: self.status["mode"] == "holding", "arms at rest")
+        until(lambda: self.status.mode is Mode.HOLDING, "arms at rest")
         self.simulator.forget()
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         return self.client.status
 
-    @property
-    def fault(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.status["fault"] or {}
-        return found
+    def require_fault(self) -> Fault:
+        fault = self.status.fault
+        assert fault is not None
+        return fault
 
-    def settled(self) -> dict[str, Any]:
+    def settled(self) -> Fault:
         """Wait until a fault is latched and the arms rest or have no power; return the fault."""
-        until(lambda: bool(self.fault) and (self.status["mode"] == "disabled" or self.status["at_rest"]), "a fault")
-        return self.fault
+
+        def stopped() -> bool:
+            return self.status.fault is not None and (self.status.mode is Mode.DISABLED or self.status.at_rest)
+
+        until(stopped, "a fault")
+        return self.require_fault()
 
     def chunk(self, steps: int = 60, **changes: Any) -> JointTrajectory:
         """Return a slow sweep of both arms' joint 7, away from its nearer limit."""
-        start = self.status["commanded"]
+        start = self.status.commanded.joints
         joints = np.repeat(start[None], steps, 0)
         joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, steps + 1)[:, None]
-        self._number = max(self._number, self.status["chunk"]) + 1
+        self._number = max(self._number, self.status.chunk) + 1
         sweep = JointTrajectory(self._number, joints, np.ones((steps, 2)), SWEEP_DT, self.clock.now() - 0.01)
         return dataclasses.replace(sweep, **changes)
 
@@ -259,15 +264,15 @@ class Bridge:
         """Let the arms follow a sweep, and return it when they are on their way."""
         chunk = self.chunk(steps)
         self.client.follow(chunk)
-        self.client.wait(lambda s: s["chunk"] == chunk.number and s["step"] >= 2, PATIENCE_S, "a sweep")
+        self.client.wait(lambda s: s.chunk == chunk.number and s.step >= 2, PATIENCE_S, "a sweep")
         return chunk
 
     def finish(self, chunk: JointTrajectory) -> None:
         """Wait until the arms are where a chunk ends."""
         ended = self.client.wait(
-            lambda s: s["chunk"] == chunk.number and s["mode"] == "holding" and s["at_rest"], PATIENCE_S, "its end"
+            lambda s: s.chunk == chunk.number and s.mode is Mode.HOLDING and s.at_rest, PATIENCE_S, "its end"
         )
-        np.testing.assert_allclose(ended["commanded"], chunk.joints[-1], atol=1e-4)
+        np.testing.assert_allclose(ended.commanded.joints, chunk.joints[-1], atol=1e-4)
 
 
 def assert_braked(frames: np.ndarray) -> None:
@@ -475,11 +480,11 @@ def follow(config: Mapping[str, Any], box: Path) -> None:
     link = ExecutorClient("rm75-dual", config, box, WallClock())
     _say(link.process.pid)
     link.enable()
-    start = link.status["commanded"]
+    start = link.status.commanded.joints
     joints = np.repeat(start[None], 80, 0)
     joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, 81)[:, None]
     link.follow(JointTrajectory(0, joints, np.ones((80, 2)), SWEEP_DT, WallClock().now() - 0.01))
-    link.wait(lambda s: s["step"] >= 2, PATIENCE_S, "a sweep")
+    link.wait(lambda s: s.step >= 2, PATIENCE_S, "a sweep")
     _say("moving")
     try:
         while True:

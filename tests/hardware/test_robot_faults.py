@@ -30,10 +30,14 @@ from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera
 from robotest.hardware.control import black_box
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
+from robotest.hardware.control.messages import Beat, Enable, Hold
+from robotest.hardware.control.status import Fault, Mode
+from robotest.hardware.deployment.arms import ExecutorArms
 from robotest.hardware.deployment.env import RobotEnv
 from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.robot import RobotError, Stop
 from robotest.randomness import EpisodeSeeds
+from robotest.runtime import wire
 from robotest.runtime.rollout import Trace, attempt
 from robotest.types import Candidates, Decision, EnvOptions, Observation
 from tests.doubles.faulty_camera import Faults, FaultyCamera
@@ -57,7 +61,7 @@ pytestmark = pytest.mark.realtime
 require_sdk()
 slow = pytest.mark.slow
 LEFT, RIGHT = 0, 1
-HOLD, DECEL, NOW = "hold", "decel_then_disable", "disable_now"
+HOLD, DECEL, NOW = Stop.HOLD, Stop.DECEL_THEN_DISABLE, Stop.DISABLE_NOW
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +85,18 @@ def bridge(shared: Bridge) -> Bridge:
     return shared
 
 
-def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> None:
+def assert_latched(bridge: Bridge, stop: Stop, *, then_moves: bool = True) -> None:
     """Nothing moves, whatever is asked for, until the fault is reset and the arms are enabled; then they do."""
     process = bridge.client.process.pid
-    name = bridge.fault["name"]
+    name = bridge.require_fault().name
     bridge.simulator.forget()
     bridge.client.follow(bridge.chunk())
-    bridge.client.send({"do": "enable"})
-    bridge.client.send({"do": "hold"})
+    bridge.client.send(Enable())
+    bridge.client.send(Hold())
     bridge.client.follow(bridge.chunk())
-    heard = bridge.status["time"]
-    until(lambda: bridge.status["time"] > heard + 0.1, "ten ticks")
-    assert bridge.fault["name"] == name
+    heard = bridge.status.time
+    until(lambda: bridge.status.time > heard + 0.1, "ten ticks")
+    assert bridge.require_fault().name == name
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert len(sent.frames(arm)) == 0 or stop == HOLD
@@ -100,7 +104,7 @@ def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> Non
         assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(arm)
     bridge.client.reset()
     if stop != HOLD:
-        assert bridge.status["mode"] == "disabled"
+        assert bridge.status.mode is Mode.DISABLED
         with pytest.raises(RobotFaultError, match="not enabled"):
             bridge.finish(follow(bridge))
         bridge.client.reset()
@@ -160,11 +164,11 @@ def follow(bridge: Bridge) -> Any:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_what_an_arm_does_stops_both(bridge: Bridge, fault: dict[str, Any], name: str, stop: str, words: str) -> None:
+def test_what_an_arm_does_stops_both(bridge: Bridge, fault: dict[str, Any], name: str, stop: Stop, words: str) -> None:
     bridge.sweep()
     bridge.simulator.fault(**fault)
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == (name, stop)
+    assert (found.name, found.stop) == (name, stop)
     assert_text(found, words)
     bridge.simulator.clear()
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
@@ -180,10 +184,10 @@ def switched_off(bridge: Bridge, arm: int) -> bool:
     return {"command": "set_arm_power", "arm_power": 0} in bridge.simulator.wire().said(arm)
 
 
-def assert_text(found: dict[str, Any], words: str) -> None:
+def assert_text(found: Fault, words: str) -> None:
     """One line for the operator."""
-    assert re.search(words, found["text"]), found
-    assert "\n" not in found["text"]
+    assert re.search(words, found.text), found
+    assert "\n" not in found.text
 
 
 @slow
@@ -192,7 +196,7 @@ def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, faul
     assert bridge.client.with_power(0.0) == ["left", "right"]
     bridge.sweep()
     bridge.simulator.fault(fault, arm=RIGHT)
-    assert bridge.settled()["stop"] == DECEL
+    assert bridge.settled().stop == DECEL
     assert bridge.client.with_power() == ["right"]
     bridge.simulator.clear()
     until(lambda: bridge.client.with_power() == [], "both arms without power")
@@ -206,7 +210,7 @@ def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Brid
     bridge.sweep()
     bridge.simulator.fault(name, arm=arm)
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("link", DECEL)
+    assert (found.name, found.stop) == ("link", DECEL)
     assert_text(found, f"the link to the {('left', 'right')[arm]} arm is gone")
     until(lambda: switched_off(bridge, 1 - arm), "the other arm switched off")
     sent = bridge.simulator.wire()
@@ -241,7 +245,7 @@ def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -
     chunk = bridge.sweep(15)
     bridge.simulator.fault(**fault)
     bridge.finish(chunk)
-    assert bridge.client.require_well()["mode"] == "holding"
+    assert bridge.client.require_well().mode is Mode.HOLDING
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
@@ -252,12 +256,12 @@ def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -
 @slow
 def test_a_fault_that_is_still_there_is_found_again_before_the_arms_get_power(bridge: Bridge) -> None:
     bridge.simulator.fault("current_spike", arm=RIGHT)
-    assert bridge.settled()["name"] == "current"
+    assert bridge.settled().name == "current"
     bridge.client.reset()
     bridge.simulator.forget()
     with pytest.raises(RobotFaultError, match="a joint draws"):
         bridge.client.enable()
-    assert bridge.status["mode"] == "disabled"
+    assert bridge.status.mode is Mode.DISABLED
     sent = bridge.simulator.wire()
     assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(LEFT) + sent.said(RIGHT)
 
@@ -313,15 +317,15 @@ def test_a_chunk_that_nobody_would_have_meant_is_rejected_whole(bridge: Bridge, 
     bridge.sweep()
     now = bridge.clock.now()
     chunk = bridge.chunk()
-    bridge.client.send({"do": "chunk", **vars(chunk), **change(chunk, now)})
+    bridge.client._socket.send(wire.pack({"do": "chunk", **vars(chunk), **change(chunk, now)}))
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("rejected", HOLD)
+    assert (found.name, found.stop) == ("rejected", HOLD)
     assert_text(found, f"chunk rejected: .*{words}")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
         assert sent.said(arm) == []
-    assert bridge.status["mode"] == "stopping"
+    assert bridge.status.mode is Mode.STOPPING
     assert_latched(bridge, HOLD, then_moves=False)
 
 
@@ -372,8 +376,8 @@ def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: byte
     bridge.sweep()
     bridge.client._socket.send(packet)
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("message", HOLD)
-    assert_text(found, "a message that nobody understands")
+    assert (found.name, found.stop) == ("message", HOLD)
+    assert_text(found, "^unknown message: ")
     for arm in (LEFT, RIGHT):
         assert_braked(bridge.simulator.wire().frames(arm))
     assert_latched(bridge, HOLD)
@@ -383,7 +387,7 @@ def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: byte
 def test_an_empty_packet_is_not_taken_for_the_rollout_s_end(bridge: Bridge) -> None:
     bridge.sweep()
     bridge.client._socket.send(b"")
-    assert bridge.settled()["name"] == "message"
+    assert bridge.settled().name == "message"
     assert alive(bridge.client.process.pid)
 
 
@@ -393,7 +397,7 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
     for _ in range(500):
         with contextlib.suppress(BlockingIOError):
             bridge.client._socket.send(rng.bytes(int(rng.integers(1, 300))))
-    assert bridge.settled()["name"] == "message"
+    assert bridge.settled().name == "message"
     assert_latched(bridge, HOLD)
 
 
@@ -406,7 +410,7 @@ def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
     bridge.sweep()
     bridge.client.stop(kind, "the operator pressed a key")
     found = bridge.settled()
-    assert found == {"name": "operator", "text": "the operator pressed a key", "stop": kind.value}
+    assert found == Fault("operator", "the operator pressed a key", kind)
     if kind is not Stop.HOLD:
         until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -417,7 +421,7 @@ def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
             assert_switched_off(sent.said(arm))
         else:
             assert sent.said(arm) == []
-    assert_latched(bridge, kind.value)
+    assert_latched(bridge, kind)
 
 
 @slow
@@ -427,7 +431,7 @@ def test_a_policy_half_a_second_late_leaves_the_arms_held(bridge: Bridge) -> Non
     bridge.simulator.forget()
     observed = bridge.clock.now()
     bridge.clock.sleep_until(observed + 0.5)
-    assert bridge.client.require_well()["mode"] == "holding"
+    assert bridge.client.require_well().mode is Mode.HOLDING
     for arm in (LEFT, RIGHT):
         frames = bridge.simulator.wire().frames(arm)
         assert len(frames) > 20
@@ -446,7 +450,7 @@ def test_a_policy_three_seconds_late_is_not_followed_any_more(bridge: Bridge) ->
     bridge.simulator.forget()
     bridge.client.follow(bridge.chunk(5, observed=observed))
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("rejected", HOLD)
+    assert (found.name, found.stop) == ("rejected", HOLD)
     assert_text(found, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
     for arm in (LEFT, RIGHT):
         assert not np.diff(bridge.simulator.wire().frames(arm), axis=0).any()
@@ -568,7 +572,7 @@ HOG = """
 @slow
 def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
     """Processes of a higher priority take every processor, for less than the system allows them."""
-    if not bridge.client.about["realtime"]:
+    if not bridge.client.greeting.realtime:
         pytest.skip("no real-time priorities for this user, so nothing can take the processors away")
     start = time.monotonic() + 2.0
     hogs = [
@@ -583,7 +587,7 @@ def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
 def assert_starved(bridge: Bridge) -> None:
     """The executor found that it had not run: no set-point further, then no power."""
     found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("starved", DECEL)
+    assert (found.name, found.stop) == ("starved", DECEL)
     assert_text(found, r"the executor did not run for \d+ ms")
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -611,7 +615,7 @@ def test_a_killed_executor_is_said_and_leaves_its_black_box(bridge: Bridge) -> N
     bridge.sweep()
     os.kill(bridge.client.process.pid, signal.SIGKILL)
     until(lambda: raises(lambda: bridge.status, "press the hardware's emergency stop"), "silence")
-    assert raises(lambda: bridge.client.send({"do": "beat"}), "the executor is gone")
+    assert raises(lambda: bridge.client.send(Beat()), "the executor is gone")
     ticks = black_box.read(bridge.box)
     np.testing.assert_array_equal(np.diff(ticks["index"]), 1)
     assert ticks["mode"][-1] == b"following"
@@ -709,7 +713,9 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
         camera = FaultyCamera(RenderedCamera("front", (48, 64), scene.picture("front", 48, 64), clock), clock)
         watched = WatchedCamera(camera, (48, 64), clock, max_age_s=0.25)
         watched.open()
-        env = RobotEnv(bridge.client, {"front": watched}, scene, SEEDS.task, 100, OPTIONS, clock)
+        env = RobotEnv(
+            bridge.client, ExecutorArms(bridge.client, clock), {"front": watched}, scene, SEEDS.task, 100, OPTIONS
+        )
 
         def decide(observation: Observation, number: int) -> Decision:
             camera.faults = faults if number == 2 else Faults()
@@ -720,7 +726,7 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
     assert ended.outcome == "error"
     assert ended.error is not None
     assert re.search(f"CameraError: camera 'front' ({words})", ended.error), ended.error
-    until(lambda: bridge.client.require_well()["mode"] == "holding" and bridge.status["at_rest"], "arms at rest")
+    until(lambda: bridge.client.require_well().mode is Mode.HOLDING and bridge.status.at_rest, "arms at rest")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
