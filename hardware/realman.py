@@ -104,7 +104,7 @@ class RealManPair:
     def __init__(self, config: RealManConfig, now: Callable[[], float] = time.perf_counter) -> None:
         self._config, self._now = config, now
         self.limits: Final = arm_limits(config.limits)
-        self.capabilities: Final = Capabilities("rm75-dual", RESOLUTION_RAD, True, True, True)
+        self.capabilities: Final = Capabilities("rm75-dual", RESOLUTION_RAD)
         self._arms: list[Any] = []
         self._pushed: list[_Pushed | None] = [None, None]
         self._grippers: list[_Gripper] = []
@@ -119,8 +119,8 @@ class RealManPair:
         self._callback = sdk.rm_realtime_arm_state_callback_ptr(self._receive)
         self._arms[0].rm_realtime_arm_state_call_back(self._callback)
         for side, arm, ip in zip(SIDES, self._arms, local, strict=True):
-            wanted = sdk.rm_udp_custom_config_t(joint_speed=1, arm_current_status=1)
-            push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, wanted)
+            fields = sdk.rm_udp_custom_config_t(arm_current_status=1)  # says whether the emergency stop is pressed
+            push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, fields)
             self._require(arm.rm_set_realtime_push(push), side, "refuses to push its state")
         self._hear(CONNECT_S)
         self._grippers = [_Gripper(arm, side) for arm, side in zip(self._arms, SIDES, strict=True)]

@@ -60,21 +60,15 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What a driver can do.
+    """Properties of a driver.
 
     Attributes:
         name: of the robot, as registered.
         resolution: of a joint position on the wire [rad].
-        gripper_feedback: whether openings are measured, not just remembered.
-        disable: whether power can be taken away by command.
-        stop_input: whether the state tells that the hardware's emergency stop is pressed.
     """
 
     name: str
     resolution: float
-    gripper_feedback: bool
-    disable: bool
-    stop_input: bool
 
 
 @dataclasses.dataclass(frozen=True)

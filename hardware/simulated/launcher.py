@@ -14,15 +14,14 @@ _READY_S: Final = 20.0
 
 
 @contextlib.contextmanager
-def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
+def simulated_robot(robot: str) -> Iterator[None]:
     """Run the simulated controllers of a robot beside this process.
 
     Raises:
         RobotError: they do not start, e.g. because the ports are taken.
     """
-    command = [sys.executable, "-m", "robotest", "simulate-robot", *(["--setting", setting] if setting else [])]
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        command,
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robotest", "simulate-robot"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,

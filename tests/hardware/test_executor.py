@@ -48,7 +48,7 @@ class Arms:
     """A robot whose joints come nearer to their set-points by a third every tick."""
 
     limits = DEFAULT_LIMITS
-    capabilities = Capabilities("arms", UNIT, True, True, True)
+    capabilities = Capabilities("arms", UNIT)
 
     def __init__(self) -> None:
         self.now = 0.0

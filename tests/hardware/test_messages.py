@@ -100,7 +100,7 @@ def test_anything_else_is_no_status(message: object) -> None:
 def test_the_opening_and_both_answers_arrive(tmp_path: Path) -> None:
     opening = Opening("rm75-dual", {"hosts": ["a", "b"]}, tmp_path / "box", 0.1, realtime=True)
     assert Opening.from_message(sent(opening.to_message())) == opening
-    greeting = Greeting(True, Capabilities("rm75-dual", 1e-5, True, True, True))
+    greeting = Greeting(True, Capabilities("rm75-dual", 1e-5))
     assert Greeting.from_message(sent(greeting.to_message())) == greeting
     with pytest.raises(RobotError, match=r"^no room$"):
         Greeting.from_message(sent(refusal("no room")))
