@@ -34,13 +34,12 @@ from checked import SHORT, add_short, refuse, require, require_some, run
 from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.hardware.control import black_box
-from robotest.hardware.control import process as station
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
-from robotest.hardware.control.governor import JointTrajectory
-from robotest.hardware.control.process import TICK_S
+from robotest.hardware.control.governor import TICK_S, JointTrajectory
 from robotest.hardware.control.status import Mode, Status
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
+from robotest.hardware.realtime import EXECUTOR_PRIORITY, disable_cpu_idle, request_priority
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire
 
@@ -124,9 +123,9 @@ def _sleeper(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
 
 
 def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
-    priority = "real-time" if realtime and station.request_realtime_priority() else "normal"
+    priority = "real-time" if realtime and request_priority(EXECUTOR_PRIORITY) else "normal"
     if awake:
-        station.disable_cpu_idle()
+        disable_cpu_idle()
     start = time.perf_counter()
     late = []
     for number in range(1, int(seconds / TICK_S)):

@@ -30,8 +30,9 @@ from jaxtyping import Float64
 
 from robotest.embodiment import rm75
 from robotest.embodiment.workcell import SIDES
-from robotest.hardware.limits import arm_limits, from_table
+from robotest.hardware.limits import arm_limits
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
+from robotest.hardware.tables import from_table
 
 RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
 """Of a joint position on the wire."""

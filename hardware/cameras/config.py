@@ -80,7 +80,7 @@ def _replay(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
     return ReplayCamera(name, Path(given["path"]), clock, loop=given.get("loop", False))
 
 
-_IN_WORDS: Final = {str: "words in quotes", int: "a whole number above 0", bool: "true or false"}
+_IN_WORDS: Final = {str: "words in quotes", int: "an integer above 0", bool: "true or false"}
 _MODE: Final = {"width": int, "height": int, "fps": int}
 _KINDS: Final[Mapping[str, _Kind]] = {
     "realsense": _Kind(_realsense, {"serial": str, **_MODE}),

@@ -16,6 +16,7 @@ from robotest.embodiment.workcell import SIDES
 from robotest.hardware.control.executor import Watchdogs
 from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.control.messages import (
+    PACKET_BYTES,
     Beat,
     Enable,
     Follow,
@@ -28,7 +29,6 @@ from robotest.hardware.control.messages import (
     Reset,
     request_to_message,
 )
-from robotest.hardware.control.process import PACKET_BYTES
 from robotest.hardware.control.status import Mode, Status
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire

@@ -1,7 +1,7 @@
 """One control tick of the robot: handle requests, read the arms, check for faults, send the next set-point.
 
 `Executor.tick` neither waits nor raises. Faults latch: once stopped, the arms stay stopped until they are reset and
-enabled again. `robotest.hardware.control.process` runs the executor in its own process.
+enabled again. `robotest.hardware.control.station` calls it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from typing import Any, Final, cast
 from robotest.hardware.control.governor import JointTrajectory
 from robotest.hardware.robot import Capabilities, RobotError, Stop
 
+PACKET_BYTES: Final = 2**17
+"""Largest packet in either direction."""
 _QUOTED: Final = 80  # characters of an unknown message
 
 

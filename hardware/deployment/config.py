@@ -12,7 +12,7 @@ from typing import Any, Final
 from robotest.errors import RobotestError
 from robotest.hardware.cameras.config import camera_from
 from robotest.hardware.deployment.supervisor import RealTask
-from robotest.hardware.limits import from_table
+from robotest.hardware.tables import from_table
 
 SIMULATED: Final = {"hosts": ["127.0.0.11", "127.0.0.12"]}
 BENCH: Final = ("127.0.0.1", 8090)

@@ -22,8 +22,7 @@ from robotest.hardware.cameras.config import camera_from
 from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera, open_all
 from robotest.hardware.control.client import ExecutorClient
-from robotest.hardware.control.governor import Governor
-from robotest.hardware.control.process import TICK_S
+from robotest.hardware.control.governor import TICK_S, Governor
 from robotest.hardware.control.status import Mode
 from robotest.hardware.deployment.arms import Arms, ExecutorArms
 from robotest.hardware.deployment.config import Rig

@@ -45,18 +45,20 @@ class SimulateRobot:
 
     def run(self) -> int:
         """Print the addresses when ready, and serve."""
-        from robotest.hardware.simulated import server
+        from robotest.hardware import realtime
+        from robotest.hardware.simulated.physics import Start
+        from robotest.hardware.simulated.server import RobotSimulator
 
-        robot = server.RobotSimulator(
+        robot = RobotSimulator(
             self.hosts,
             self.tcp_port,
             self.udp_port,
             self.push_target,
             ("127.0.0.1", self.bench_port),
-            server.Start(self.task, self.setting, seed=self.seed),
+            Start(self.task, self.setting, seed=self.seed),
         )
         if self.real_time:
-            server.request_realtime_priority()
+            realtime.request_priority(realtime.SIMULATOR_PRIORITY)
         (left, left_port), (right, right_port) = robot.arms
         host, port = robot.bench
         sys.stdout.write(

@@ -35,7 +35,8 @@ from robotest.hardware.deployment.console import Unattended
 from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.realman import RealManPair, rm75_dual
 from robotest.hardware.robot import RobotError, Setpoint, Stop
-from robotest.hardware.simulated.controller import Controller, PushConfig, parse
+from robotest.hardware.simulated.controller import Controller
+from robotest.hardware.simulated.protocol import PushConfig, parse
 from robotest.runtime import wire
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation
@@ -365,7 +366,7 @@ class FakeController(Impostor):
         with contextlib.suppress(OSError):
             while not self._ended.wait(0.005):
                 config = self._controller.push_config
-                self._udp.sendto(self._controller.push(time.perf_counter()), (config.ip, config.port))
+                self._udp.sendto(self._controller.state(), (config.ip, config.port))
 
 
 @dataclasses.dataclass(frozen=True)

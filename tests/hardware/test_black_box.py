@@ -136,7 +136,7 @@ def test_bytes_that_were_never_written_are_no_tick(tmp_path: Path) -> None:
 def test_another_file_is_no_black_box(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "box"
     path.write_bytes(content)
-    with pytest.raises(RobotestError, match="box is no black box"):
+    with pytest.raises(RobotestError, match="box is not a black box"):
         read(path)
 
 

@@ -895,8 +895,8 @@ def test_unknown_kinds_and_keys_are_explained(table: dict[str, Any], message: st
         ({}, "'main' has no kind; give kind = one of 'realsense', 'replay', 'v4l2'"),
         ({"kind": "v4l2", "device": "/dev/video0"}, "lacks width, height, fps: a v4l2 camera needs them"),
         ({"kind": "realsense", "serial": 218622270304}, "serial = 218622270304; serial must be words in quotes"),
-        ({"kind": "v4l2", "fps": 0}, "fps = 0; fps must be a whole number above 0"),
-        ({"kind": "v4l2", "fps": True}, "fps = True; fps must be a whole number above 0"),
+        ({"kind": "v4l2", "fps": 0}, "fps = 0; fps must be an integer above 0"),
+        ({"kind": "v4l2", "fps": True}, "fps = True; fps must be an integer above 0"),
         ({"kind": "replay", "path": "a.mp4", "loop": 1}, "loop = 1; loop must be true or false"),
         (
             {"kind": "v4l2", "device": "d", "width": 4, "height": 3, "fps": 9, "fourcc": "MJPEG"},

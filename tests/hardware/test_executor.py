@@ -20,8 +20,7 @@ from robotest.hardware.control import messages as module
 from robotest.hardware.control.black_box import BlackBox, Entry, read
 from robotest.hardware.control.executor import Executor, Watchdogs
 from robotest.hardware.control.governor import Governor, JointTrajectory
-from robotest.hardware.control.messages import request_from_message
-from robotest.hardware.control.process import PACKET_BYTES
+from robotest.hardware.control.messages import PACKET_BYTES, request_from_message
 from robotest.hardware.control.status import Fault, Mode, Status
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from robotest.embodiment import rm75
 from robotest.errors import RobotestError, UnknownNameError
-from robotest.hardware.limits import DEFAULT_LIMITS, LIMIT_MARGIN_RAD, arm_limits, from_table
+from robotest.hardware.limits import DEFAULT_LIMITS, LIMIT_MARGIN_RAD, arm_limits
+from robotest.hardware.tables import from_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +140,9 @@ def test_a_table_becomes_a_dataclass_with_tuples_for_lists() -> None:
         ({"hosts": "a"}, r"robot\.hosts = 'a' in robot\.toml; a list of 2, each text is needed"),
         ({"hosts": ["a"]}, r"robot\.hosts = \['a'\] in robot\.toml; a list of 2, each text is needed"),
         ({"hosts": ["a", 2]}, r"robot\.hosts = \['a', 2\] in robot\.toml; a list of 2"),
-        ({"port": "8080"}, r"robot\.port = '8080' in robot\.toml; a whole number is needed"),
-        ({"port": 1.5}, r"robot\.port = 1\.5 in robot\.toml; a whole number is needed"),
-        ({"port": True}, r"robot\.port = True in robot\.toml; a whole number is needed"),
+        ({"port": "8080"}, r"robot\.port = '8080' in robot\.toml; an integer is needed"),
+        ({"port": 1.5}, r"robot\.port = 1\.5 in robot\.toml; an integer is needed"),
+        ({"port": True}, r"robot\.port = True in robot\.toml; an integer is needed"),
         ({"period": "1"}, r"robot\.period = '1' in robot\.toml; a number is needed"),
         ({"local_ip": 7}, r"robot\.local_ip = 7 in robot\.toml; text is needed"),
         ({"limits": 5}, r"robot\.limits = 5 in robot\.toml; a table is needed"),

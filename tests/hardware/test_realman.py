@@ -26,7 +26,7 @@ from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD, rm75_dual
 from robotest.hardware.robot import RobotError, Stop
-from robotest.hardware.simulated import controller
+from robotest.hardware.simulated import protocol
 from tests.doubles.robots import (
     ROOT,
     Answer,
@@ -51,7 +51,7 @@ SIX_JOINTS: dict[str, Any] = {
         for key, value in json.loads(reply).items()
         if key != "joint_7"
     }
-    for command, reply in controller._FIXED.items()
+    for command, reply in protocol.FIXED.items()
 } | {"get_arm_current_trajectory": {"state": "arm_current_trajectory", "type": "none", "data": [0] * 6}}
 SOON_S = 3.0
 """By when somebody at the terminal has to know that there is no robot."""
@@ -365,7 +365,7 @@ def test_another_arm_of_the_same_make(place: Place) -> None:
 
 
 def test_an_arm_of_other_lengths(place: Place) -> None:
-    longer = json.loads(controller._FIXED["get_DH_data"])
+    longer = json.loads(protocol.FIXED["get_DH_data"])
     longer["joint_3"][2] += 50_000
     with (
         closing(FakeController(place.hosts[0], place, {"get_DH_data": longer})),

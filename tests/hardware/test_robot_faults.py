@@ -279,14 +279,14 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c, now: {"joints": with_joint(c, 5, 1, 2, np.nan)}, "joints hold something that is not a finite"),
-        (lambda c, now: {"joints": with_joint(c, 5, 0, 0, -np.inf)}, "joints hold something that is not a finite"),
-        (lambda c, now: {"openings": np.full((60, 2), np.nan)}, "openings hold something that is not a finite"),
+        (lambda c, now: {"joints": with_joint(c, 5, 1, 2, np.nan)}, "joints contain values that are not finite"),
+        (lambda c, now: {"joints": with_joint(c, 5, 0, 0, -np.inf)}, "joints contain values that are not finite"),
+        (lambda c, now: {"openings": np.full((60, 2), np.nan)}, "openings contain values that are not finite"),
         (lambda c, now: {"joints": c.joints[:, :, :6]}, r"joints of shape \(60, 2, 6\)"),
         (lambda c, now: {"joints": c.joints[:, :1]}, r"joints of shape \(60, 1, 7\)"),
         (lambda c, now: {"joints": c.joints[:0], "openings": c.openings[:0]}, r"joints of shape \(0, 2, 7\)"),
         (lambda c, now: {"joints": c.joints.tolist()[0]}, r"joints of shape"),
-        (lambda c, now: {"joints": c.joints > 0}, "joints hold something that is not a finite number"),
+        (lambda c, now: {"joints": c.joints > 0}, "joints contain values that are not finite numbers"),
         (lambda c, now: {"joints": None}, r"joints of shape \(\)"),
         (lambda c, now: {"joints": np.rad2deg(c.joints)}, r"beyond its limits.*\(are these degrees\?\)"),
         (lambda c, now: {"openings": np.full((60, 2), 1000.0)}, r"opening 1000\.000 of the left gripper; 0 to 1"),
@@ -300,8 +300,8 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
         (lambda c, now: {"dt": "0.1"}, "dt = '0.1'; seconds are needed"),
         (lambda c, now: {"number": 0}, "chunk 0 after chunk"),
         (lambda c, now: {"number": -1}, "number -1"),
-        (lambda c, now: {"number": 2**63}, "a whole number from 0 is needed"),
-        (lambda c, now: {"number": float("nan")}, "number nan; a whole number"),
+        (lambda c, now: {"number": 2**63}, "an integer of 0 or more is needed"),
+        (lambda c, now: {"number": float("nan")}, "number nan; an integer"),
         (lambda c, now: {"joints": c.joints + 0.5}, r"step 0: joint \d of the (left|right) arm jumps by 0\.5\d+ rad"),
         (lambda c, now: {"joints": with_joint(c, 30, 1, 3, 0.0)}, "step 30: joint 4 of the right arm jumps"),
         (lambda c, now: {"joints": led(c, z=-0.01)}, r"step \d+: .*(table|z = -)"),
@@ -631,7 +631,7 @@ def test_nothing_depends_on_the_time_of_day() -> None:
     """The wall clock may jump: only names of files may come from it."""
     allowed = {"perf_counter", "monotonic", "sleep"}
     apart = {
-        "server.py": {"time_ns"},  # the system's stamps are in it; only a difference of a moment is taken
+        "streams.py": {"time_ns"},  # the system's stamps are in it; only a difference of a moment is taken
         "runner.py": {"strftime"},  # names the black box
     }
     files = sorted(Path(robotest.hardware.__path__[0]).rglob("*.py"))

@@ -23,9 +23,9 @@ import pytest
 
 from robotest.envs.dual_arm.suite import suite
 from robotest.hardware.robot import RobotError
-from robotest.hardware.simulated.controller import parse
 from robotest.hardware.simulated.faults import FAULTS, fault_arguments
 from robotest.hardware.simulated.journal import Journal
+from robotest.hardware.simulated.protocol import parse
 from robotest.hardware.simulated.server import RobotSimulator
 from robotest.runtime.wire import Channel
 from robotest.types import EnvOptions
