@@ -31,7 +31,7 @@ def check_robot(robot: Robot) -> None:
             with expect(RobotError, f"command() sends {defect}; RobotError is needed"):
                 robot.command(Setpoint(joints, state.openings))
         robot.stop(Stop.HOLD)
-        require(bool(robot.state().enabled.all()), "stop(HOLD) took the power away")
+        require(bool(robot.state().enabled.all()), "stop(HOLD) removed the power")
         robot.stop(Stop.DECEL_THEN_DISABLE)
         robot.stop(Stop.DECEL_THEN_DISABLE)
     finally:

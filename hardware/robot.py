@@ -26,9 +26,9 @@ class Stop(enum.Enum):
     HOLD = "hold"
     """Brake along the path and stay there, powered (category 2)."""
     DECEL_THEN_DISABLE = "decel_then_disable"
-    """Brake along the path, then take the power away (category 1)."""
+    """Brake along the path, then remove power (category 1)."""
     DISABLE_NOW = "disable_now"
-    """Take the power away at once (category 0)."""
+    """Remove power at once (category 0)."""
 
 
 @dataclasses.dataclass(frozen=True)

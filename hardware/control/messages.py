@@ -1,7 +1,7 @@
-"""What the rollout asks of the executor, and what the executor answers when it starts.
+"""Requests of the rollout to the executor, and the handshake at its start.
 
-A message is a map with ``do``. Anything may arrive at the executor: what is no request becomes `Unknown`, which is a
-fault there.
+On the wire a request is a map with ``do``. Anything may arrive at the executor; a message that is not a request becomes
+`Unknown`, which is a fault there.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def request_to_message(request: Request) -> dict[str, Any]:
 
 
 def request_from_message(message: object) -> Request | Unknown:
-    """Return the request in whatever came over the wire. Never raises. A chunk's fields are not checked here."""
+    """Return the request in a message, or `Unknown`. Never raises. The governor checks the fields of chunks."""
     try:
         match message:
             case {"do": "chunk", **fields}:

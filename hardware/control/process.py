@@ -34,7 +34,7 @@ _BEATS_ONLY_S: Final = 0.12  # heartbeat limit where the system does not tell wh
 
 def main() -> None:
     """Open the robot of the first packet, answer, and tick."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then tells how to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rollout, which then sends a stop
     connection = socket.socket(fileno=int(sys.argv[1]))
     opening = Opening.from_message(wire.unpack(connection.recv(PACKET_BYTES)))
     prioritized = opening.realtime and realtime.request_priority(realtime.EXECUTOR_PRIORITY)

@@ -53,7 +53,7 @@ class PeerProcess:
 
 
 class Station:
-    """Runs the executor at fixed deadlines, until it is told to end or the rollout is gone, and the arms are off.
+    """Runs the executor at fixed deadlines, until it has to end, or the rollout is gone, and the arms are off.
 
     Args:
         executor: to run.

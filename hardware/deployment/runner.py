@@ -52,7 +52,7 @@ class RobotRunner:
         rig: the robot and its surroundings.
         out: run directory, also for films and the black box.
         console: the operator's.
-        blind: the operator is not told the condition.
+        blind: do not show the operator the condition.
         film: film every episode.
     """
 
@@ -87,7 +87,7 @@ class RobotRunner:
         return self._environment(task, options).spec
 
     def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
-        """Check everything, power the arms, run the episodes, and bring the arms home; any key stops them."""
+        """Power the arms, run the preflight and the episodes, and bring the arms home. Any key stops them."""
         with self._console.watched(self._pressed):
             yield from self._run(selector, jobs)
 
@@ -108,11 +108,11 @@ class RobotRunner:
             self._arms.home()
 
     def close(self) -> None:
-        """Stop the arms, take their power, and close cameras and links."""
+        """Stop the arms, remove power, and close cameras and links."""
         self._open.close()
 
     def _episode(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> EpisodeResult | None:
-        """Run one episode; None if it is to be done again."""
+        """Run one episode; return None if the operator wants it repeated."""
         seeds, trace = job.seeds, Trace()
         name = "" if self._blind else f" [{job.condition}]"
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
@@ -209,7 +209,7 @@ class RobotRunner:
                 ended = attempt(env, decide, job.seeds, Trace(), self._clock, self._clock, job.execute)
                 interrupt.check()
                 if ended.outcome == "error":
-                    raise RobotError(ended.error or "the shadow's episode ended in an error")
+                    raise RobotError(ended.error or "the episode ended in an error")
 
     def _decides(self, selector: Selector, job: EpisodeJob) -> Decide:
         def decide(observation: Observation, number: int) -> Decision:

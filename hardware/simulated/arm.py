@@ -32,8 +32,8 @@ class NetworkArm:
         journal: records all lines.
 
     Attributes:
-        controller: as given.
-        faults: active ones.
+        controller: the protocol's logic.
+        faults: the active ones.
 
     Raises:
         RobotError: the address is taken, or not this machine's.

@@ -12,7 +12,7 @@ It places objects, judges success, reads what arrived at the sockets, and inject
 ``scene``                                                      ``snapshot stamp instruction success done`` and how it
                                                                was reset
 ``journal``     ``since``, ``commands_since``                  ``arm stamp joints`` of frames, ``commands``, and the
-                                                               numbers to go on with: ``next``, ``commands_next``
+                                                               numbers for the next request: ``next``, ``commands_next``
 ``counts``                                                     ``left``, ``right``: what became of the frames;
                                                                ``slips``, ``worst_lateness_s`` of the loop
 ``fault``       ``name``, ``arm`` (0, 1; none: both), others   ``active``
@@ -59,7 +59,7 @@ class Timing:
     """How well the loop keeps its deadlines.
 
     Attributes:
-        slips: how often physics was given up that was too late to catch up with.
+        slips: how often physics steps were left out because the loop was too late.
         worst_lateness_s: of a physics step [s].
     """
 
@@ -185,7 +185,7 @@ class Bench:
         for name, value in changes.items():
             if name not in fields or type(value) is not fields[name]:
                 raise RobotError(
-                    f"reset takes {', '.join(fields)}; {name}={value!r} is none of them or of another kind"
+                    f"reset takes {', '.join(fields)}; {name}={value!r} is none of them or of another type"
                 )
         start = dataclasses.replace(self._physics.start, **changes)
         self._physics.reset(start, np.array([arm.controller.gripper.setpoint for arm in self._arms]))

@@ -48,21 +48,21 @@ FAULTS: Final[Mapping[str, Fault]] = {
 """Faults by name. They last until ``clear``; errors may also be cleared by the client, where a controller allows it."""
 
 
-def fault_arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def fault_arguments(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a fault's arguments, completed by the defaults.
 
     Raises:
         RobotError: the fault has no such argument, or a value is of another type or out of range.
     """
     known = FAULTS[name].arguments
-    for key, value in given.items():
+    for key, value in values.items():
         if key not in known:
             raise RobotError(f"fault {name} has no {key!r}; it takes {', '.join(known) or 'nothing'}")
         kind = type(known[key])
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits or (kind is not bool and not 0 < value < 1e6) or (key == "joint" and value > rm75.N_JOINTS):
-            raise RobotError(f"fault {name}: {key}={value!r} is not of the kind of {known[key]!r}, or out of range")
-    return {**known, **given}
+            raise RobotError(f"fault {name}: {key}={value!r} is not of the type of {known[key]!r}, or out of range")
+    return {**known, **values}
 
 
 @runtime_checkable

@@ -209,8 +209,8 @@ class Joints:
             self._counts["late"] += 1
         self._following, self._last_frame = True, now
         spare = 1000 * MAX_SPEED_DEG_S * FOLLOW_PERIOD_S  # frames may bunch on the way by one period
-        for i, wanted in enumerate(joints):
-            change = wanted - self._target[i]
+        for i, target in enumerate(joints):
+            change = target - self._target[i]
             allowed = self._carry[i] + 1000 * MAX_SPEED_DEG_S * elapsed
             self._speed[i] = 0.0
             if not self._enabled[i]:
@@ -220,7 +220,7 @@ class Joints:
             elif abs(change) > allowed:
                 self._counts["overspeed"] += 1
             else:
-                self._target[i] = float(wanted)
+                self._target[i] = float(target)
                 self._speed[i] = change / max(elapsed, FOLLOW_PERIOD_S)
                 allowed -= abs(change)
             self._carry[i] = min(allowed, spare)

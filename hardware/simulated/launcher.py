@@ -1,4 +1,4 @@
-"""Simulated controllers beside this process."""
+"""Starting simulated controllers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READY_S: Final = 20.0
 
 @contextlib.contextmanager
 def simulated_robot(robot: str) -> Iterator[None]:
-    """Run the simulated controllers of a robot beside this process.
+    """Run the simulated controllers of a robot in another process.
 
     Raises:
         RobotError: they do not start, e.g. because the ports are taken.
@@ -33,9 +33,9 @@ def simulated_robot(robot: str) -> Iterator[None]:
         assert process.stderr is not None
         line = process.stdout.readline()
         if "ready" not in line:
-            said = process.stderr.read().strip().splitlines()
+            errors = process.stderr.read().strip().splitlines()
             raise RobotError(
-                f"the simulated controllers of {robot} did not start: {said[-1] if said else line.strip()}"
+                f"the simulated controllers of {robot} did not start: {errors[-1] if errors else line.strip()}"
             )
         yield
     finally:

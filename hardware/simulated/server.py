@@ -27,7 +27,7 @@ from robotest.hardware.simulated.physics import Physics, Start
 from robotest.hardware.simulated.protocol import PushConfig
 from robotest.hardware.simulated.streams import Address
 
-_MAX_CATCH_UP: Final = 25  # physics steps at once; time lost beyond that is given up
+_MAX_CATCH_UP: Final = 25  # physics steps at once; later ones are left out
 
 
 class RobotSimulator:

@@ -122,18 +122,18 @@ class Stream:
         self._take(self)
 
     def _watch(self) -> None:
-        wanted = 0
+        events = 0
         if self.open:
-            wanted = selectors.EVENT_READ * (not self._paused) | selectors.EVENT_WRITE * self._blocked
-        if wanted == self._watched:
+            events = selectors.EVENT_READ * (not self._paused) | selectors.EVENT_WRITE * self._blocked
+        if events == self._watched:
             return
         if not self._watched:
-            self._selector.register(self._socket, wanted, self._ready)
-        elif not wanted:
+            self._selector.register(self._socket, events, self._ready)
+        elif not events:
             self._selector.unregister(self._socket)
         else:
-            self._selector.modify(self._socket, wanted, self._ready)
-        self._watched = wanted
+            self._selector.modify(self._socket, events, self._ready)
+        self._watched = events
 
 
 def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:

@@ -203,7 +203,7 @@ def test_only_rgb_of_the_cameras_size_is_let_through(watched: WatchedCamera, tol
 
 
 def test_without_stamps_an_equal_picture_is_a_frozen_one(watched: WatchedCamera, told: Told, clock: SimClock) -> None:
-    with pytest.raises(CameraError, match="very picture of frame 1 again"):
+    with pytest.raises(CameraError, match="repeats the picture of frame 1"):
         after(watched, told, clock, frame(1, 1.0, value=7), frame(2, 1.1, value=7))
 
 
@@ -894,7 +894,7 @@ def test_unknown_kinds_and_keys_are_explained(table: dict[str, Any], message: st
     [
         ({}, "'main' has no kind; give kind = one of 'realsense', 'replay', 'v4l2'"),
         ({"kind": "v4l2", "device": "/dev/video0"}, "lacks width, height, fps: a v4l2 camera needs them"),
-        ({"kind": "realsense", "serial": 218622270304}, "serial = 218622270304; serial must be words in quotes"),
+        ({"kind": "realsense", "serial": 218622270304}, "serial = 218622270304; serial must be text in quotes"),
         ({"kind": "v4l2", "fps": 0}, "fps = 0; fps must be an integer above 0"),
         ({"kind": "v4l2", "fps": True}, "fps = True; fps must be an integer above 0"),
         ({"kind": "replay", "path": "a.mp4", "loop": 1}, "loop = 1; loop must be true or false"),

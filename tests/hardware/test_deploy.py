@@ -174,8 +174,8 @@ NOBODY = '[robot]\nhosts = ["127.0.1.1", "127.0.1.2"]\n'
     ("text", "words"),
     [
         (None, ("robot.toml", "No such file")),
-        ("[robot\n", ("robot.toml is no TOML",)),
-        ("\x00", ("robot.toml is no TOML",)),
+        ("[robot\n", ("robot.toml is not TOML",)),
+        ("\x00", ("robot.toml is not TOML",)),
         (f"[robots]\n{TASK}{NOBODY}", ("'robots'", "Did you mean 'robot'?")),
         (NOBODY, ("names no task", "[tasks.")),
         (f"tasks = 3\n{NOBODY}", ("tasks",)),
@@ -454,7 +454,7 @@ def test_without_a_terminal_nobody_could_stop_the_arms(
 ) -> None:
     assert main(["deploy", "--config", str(config), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        "robotest: error: a robot needs an operator: standard input is no terminal. Try --simulate or --shadow\n"
+        "robotest: error: a robot needs an operator: standard input is not a terminal. Try --simulate or --shadow\n"
     )
 
 

@@ -460,7 +460,7 @@ REJECTED: dict[str, tuple[Callable[[], Raw], float, str]] = {
     "NaN opening": (
         lambda: still(1, openings=np.full((1, 2), np.nan)),
         0.0,
-        "openings hold something that is not a fi",
+        "openings contain values that are not fi",
     ),
     "dt 0": (lambda: still(dt=0), 0.0, r"steps of 0 s; 0\.02 to 0\.5 s are allowed"),
     "dt -1": (lambda: still(dt=-1.0), 0.0, r"steps of -1\.0 s; 0\.02 to 0\.5 s are allowed"),

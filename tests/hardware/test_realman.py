@@ -324,13 +324,15 @@ def test_an_sdk_whose_library_cannot_be_loaded_is_told_in_one_line(place: Place,
 
 
 def test_nobody_at_the_address(place: Place) -> None:
-    assert_told(connecting(place.config), f"left arm at {place.hosts[0]}:{place.tcp_port}", "Is it on", "robot.toml")
+    assert_told(
+        connecting(place.config), f"left arm at {place.hosts[0]}:{place.tcp_port}", "Is it switched on", "robot.toml"
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_that_is_nobody_s(place: Place, host: str) -> None:
     config = {**place.config, "hosts": [host, place.hosts[1]]}
-    assert_told(connecting(config), f"left arm at {host}", "Is it on", "robot.toml")
+    assert_told(connecting(config), f"left arm at {host}", "Is it switched on", "robot.toml")
 
 
 @pytest.mark.parametrize(
@@ -349,13 +351,13 @@ def test_something_else_at_the_address(place: Place, answer: Callable[[bytes], l
         closing(Impostor((place.hosts[1], place.tcp_port), answer)),
     ):
         told = connecting(place.config)
-    assert_told(told, f"what answers at {place.hosts[0]} for the left arm does not talk like a RealMan controller")
+    assert_told(told, f"the left arm at {place.hosts[0]} does not answer like a RealMan controller")
 
 
 def test_one_arm_missing(place: Place) -> None:
     with closing(FakeController(place.hosts[0], place, {})):
         told = connecting(place.config)
-    assert_told(told, f"no controller of the right arm at {place.hosts[1]}:{place.tcp_port}")
+    assert_told(told, f"cannot connect to the right arm at {place.hosts[1]}:{place.tcp_port}")
 
 
 def test_another_arm_of_the_same_make(place: Place) -> None:
@@ -372,7 +374,7 @@ def test_an_arm_of_other_lengths(place: Place) -> None:
         closing(FakeController(place.hosts[1], place, {})),
     ):
         told = connecting(place.config)
-    assert_told(told, f"the left arm at {place.hosts[0]} is no RM75: its DH values d are")
+    assert_told(told, f"the left arm at {place.hosts[0]} is not an RM75: its DH parameters d are")
 
 
 def test_a_gripper_that_does_not_answer_is_told_and_not_moved(place: Place) -> None:
@@ -399,7 +401,7 @@ def test_a_port_for_states_that_is_taken(simulator: Simulator) -> None:
         other.bind(("", 0))
         port = other.getsockname()[1]
         told = connecting({**simulator.place.config, "udp_port": port})
-    assert_told(told, f"no state to UDP port {port}", "another program on that port")
+    assert_told(told, f"no state to UDP port {port}", "another program use that port")
 
 
 @pytest.mark.parametrize(
@@ -427,7 +429,7 @@ def test_a_table_that_makes_no_sense_is_refused_by_the_name_of_its_key(
 
 
 def test_the_executor_passes_on_why_it_did_not_open(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(RobotError, match=f"no controller of the left arm at {place.hosts[0]}:{place.tcp_port}"):
+    with pytest.raises(RobotError, match=f"cannot connect to the left arm at {place.hosts[0]}:{place.tcp_port}"):
         ExecutorClient("rm75-dual", place.config, tmp_path / "box.bin", WallClock())
 
 
