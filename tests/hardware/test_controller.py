@@ -62,7 +62,7 @@ def moved(by: int, joint: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_what_is_asked_is_answered_as_the_protocol_has_it(name: str) -> None:
+def test_replies_are_those_of_the_protocol(name: str) -> None:
     arm = controller()
     for row in SESSIONS[name]:
         line = json.dumps(row["send"]).encode() + b"\r"
@@ -71,7 +71,7 @@ def test_what_is_asked_is_answered_as_the_protocol_has_it(name: str) -> None:
         assert all(r.endswith(b"\r\n") and r.count(b"\n") == 1 for r in replies)
 
 
-def test_the_state_is_what_the_sdk_wants_to_read() -> None:
+def test_the_state_is_what_the_sdk_reads() -> None:
     arm = controller()
     message = state(arm)
     assert message["state"] == "realtime_arm_joint_state"
@@ -102,7 +102,7 @@ def test_units_of_the_state() -> None:
 # -- following ---------------------------------------------------------------------------------------------------------
 
 
-def test_following_goes_where_it_is_told_and_says_so() -> None:
+def test_following_moves_the_set_point_and_the_status() -> None:
     arm = controller()
     for k in range(1, 51):
         follow(arm, moved(1500 * k // 50), 0.01 * k)
@@ -259,7 +259,7 @@ def test_an_emergency_stop_takes_the_power_and_gives_none_back() -> None:
     assert state(arm)["joint_status"]["joint_en_flag"] == [1] * 7
 
 
-def test_what_is_reported_may_differ_from_what_is_measured() -> None:
+def test_reported_values_may_replace_measured_ones() -> None:
     arm = controller()
     arm.reported["joint_current"] = {2: 12_000_000}
     arm.reported["joint_temperature"] = {6: 95_000}

@@ -110,7 +110,7 @@ class Arms:
 
 
 class FullBox(BlackBox):
-    """Has no room any more from when it is told so."""
+    """Has no room left once `full` is set."""
 
     full = False
 
@@ -238,7 +238,7 @@ def test_the_next_chunk_takes_over_in_mid_motion(rig: Rig) -> None:
     rig.require_smooth()
 
 
-def test_what_was_clipped_is_in_the_status_once(rig: Rig) -> None:
+def test_clipping_is_noted_in_the_status_once(rig: Rig) -> None:
     rig.tick(ENABLE)
     status = rig.tick(rig.chunk(openings=np.full((10, 2), 1.1)))
     assert status.notes == ("step 0: opening of the left gripper clipped by 0.100",)
@@ -270,7 +270,7 @@ def test_a_hold_of_disabled_arms_does_nothing(rig: Rig) -> None:
 # --- enabling ---------------------------------------------------------------------------------------------------------
 
 
-def test_arms_at_an_unsafe_pose_get_no_power_and_the_message_says_what_to_do(rig: Rig) -> None:
+def test_arms_at_an_unsafe_pose_get_no_power_and_the_message_has_a_remedy(rig: Rig) -> None:
     rig.arms.joints = np.zeros((2, 7))
     status = rig.tick(ENABLE)
     assert status.mode == Mode.DISABLED
@@ -513,7 +513,7 @@ def require_latched(rig: Rig, fault: Fault) -> None:
     assert rig.ticks(40).mode == Mode.HOLDING
 
 
-def test_power_is_taken_at_once_in_the_very_tick_and_nothing_more_is_sent(rig: Rig) -> None:
+def test_power_is_removed_in_the_same_tick_and_nothing_more_is_sent(rig: Rig) -> None:
     rig.moving()
     sent = len(rig.arms.sent)
     status = rig.tick({"do": "stop", "kind": "disable_now", "text": "off"}, rig.chunk())
@@ -591,7 +591,7 @@ def test_a_reset_in_the_same_tick_does_not_undo_a_stop(rig: Rig, moving: bool) -
     assert [kind for _, kind in rig.arms.stops] == [Stop.DECEL_THEN_DISABLE]
 
 
-def test_what_stopped_the_arms_is_looked_at_again_when_they_are_enabled(rig: Rig) -> None:
+def test_the_cause_of_a_fault_is_checked_again_when_the_arms_are_enabled(rig: Rig) -> None:
     rig.moving()
     rig.arms.errors = ("collision",)
     rig.ticks(60)
@@ -657,7 +657,7 @@ def test_a_tick_that_is_a_little_late_is_no_fault(rig: Rig) -> None:
     assert rig.tick(BEAT, after=0.09).fault is None
 
 
-def test_a_state_that_nobody_could_read_is_old_only_at_the_next_tick(rig: Rig) -> None:
+def test_a_state_that_could_not_be_read_is_old_only_at_the_next_tick(rig: Rig) -> None:
     rig.moving()
     rig.arms.pushing = [False, False]
     assert rig.tick(BEAT, after=0.07).fault is None
@@ -787,7 +787,7 @@ def test_a_chunks_number_cannot_break_later_ticks(rig: Rig, number: Any) -> None
     assert rig.tick(rig.chunk()).mode == Mode.FOLLOWING
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- status and log ---------------------------------------------------------------------------------------------------
 
 
 def test_every_tick_is_in_the_black_box(rig: Rig, tmp_path: Path) -> None:
@@ -807,7 +807,7 @@ def test_every_tick_is_in_the_black_box(rig: Rig, tmp_path: Path) -> None:
     assert np.all(np.diff(ticks["time"]) > 0)
 
 
-def test_without_a_state_none_is_told(rig: Rig) -> None:
+def test_without_a_state_the_status_has_no_measurements(rig: Rig) -> None:
     rig.tick(ENABLE)
     rig.arms.on_state = raising(RobotError("not connected"))
     status = rig.tick(BEAT)

@@ -1,6 +1,6 @@
-"""Everything that may go wrong between a policy and the motors, injected while the arms move, judged at the wire.
+"""Faults between a policy and the motors, injected while the arms move and judged on the wire.
 
-The SDK is the vendor's, the executor a process of its own, and what the arms were told is read at the simulated
+The SDK is the vendor's, the executor runs in its own process, and the commands to the arms are read at the simulated
 controllers' sockets.
 """
 
@@ -164,12 +164,14 @@ def follow(bridge: Bridge) -> Any:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_what_an_arm_does_stops_both(bridge: Bridge, fault: dict[str, Any], name: str, stop: Stop, words: str) -> None:
+def test_a_fault_of_one_arm_stops_both(
+    bridge: Bridge, fault: dict[str, Any], name: str, stop: Stop, words: str
+) -> None:
     bridge.sweep()
     bridge.simulator.fault(**fault)
-    found = bridge.settled()
-    assert (found.name, found.stop) == (name, stop)
-    assert_text(found, words)
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == (name, stop)
+    assert_text(latched, words)
     bridge.simulator.clear()
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -184,15 +186,15 @@ def switched_off(bridge: Bridge, arm: int) -> bool:
     return {"command": "set_arm_power", "arm_power": 0} in bridge.simulator.wire().said(arm)
 
 
-def assert_text(found: Fault, words: str) -> None:
+def assert_text(fault: Fault, words: str) -> None:
     """One line for the operator."""
-    assert re.search(words, found.text), found
-    assert "\n" not in found.text
+    assert re.search(words, fault.text), fault
+    assert "\n" not in fault.text
 
 
 @slow
 @pytest.mark.parametrize("fault", ["tcp_half_open", "udp_stop"])
-def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, fault: str) -> None:
+def test_an_arm_that_may_still_have_power_is_named(bridge: Bridge, fault: str) -> None:
     assert bridge.client.with_power(0.0) == ["left", "right"]
     bridge.sweep()
     bridge.simulator.fault(fault, arm=RIGHT)
@@ -209,9 +211,9 @@ def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, faul
 def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Bridge, name: str, arm: int) -> None:
     bridge.sweep()
     bridge.simulator.fault(name, arm=arm)
-    found = bridge.settled()
-    assert (found.name, found.stop) == ("link", DECEL)
-    assert_text(found, f"the link to the {('left', 'right')[arm]} arm is gone")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("link", DECEL)
+    assert_text(latched, f"the link to the {('left', 'right')[arm]} arm is gone")
     until(lambda: switched_off(bridge, 1 - arm), "the other arm switched off")
     sent = bridge.simulator.wire()
     assert_braked(sent.frames(1 - arm))
@@ -241,7 +243,7 @@ def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Brid
     ],
     ids=lambda fault: "-".join(map(str, fault.values())),
 )
-def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -> None:
+def test_harmless_disturbances_stop_nothing(bridge: Bridge, fault: dict[str, Any]) -> None:
     chunk = bridge.sweep(15)
     bridge.simulator.fault(**fault)
     bridge.finish(chunk)
@@ -313,14 +315,14 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_a_chunk_that_nobody_would_have_meant_is_rejected_whole(bridge: Bridge, change: Any, words: str) -> None:
+def test_an_implausible_chunk_is_rejected_whole(bridge: Bridge, change: Any, words: str) -> None:
     bridge.sweep()
     now = bridge.clock.now()
     chunk = bridge.chunk()
     bridge.client._socket.send(wire.pack({"do": "chunk", **vars(chunk), **change(chunk, now)}))
-    found = bridge.settled()
-    assert (found.name, found.stop) == ("rejected", HOLD)
-    assert_text(found, f"chunk rejected: .*{words}")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("rejected", HOLD)
+    assert_text(latched, f"chunk rejected: .*{words}")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
@@ -372,12 +374,12 @@ def test_a_jump_at_a_seam_within_tolerance_passes_the_rate_limiter(bridge: Bridg
     ],
     ids=range(8),
 )
-def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: bytes) -> None:
+def test_a_malformed_packet_holds_the_arms(bridge: Bridge, packet: bytes) -> None:
     bridge.sweep()
     bridge.client._socket.send(packet)
-    found = bridge.settled()
-    assert (found.name, found.stop) == ("message", HOLD)
-    assert_text(found, "^unknown message: ")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("message", HOLD)
+    assert_text(latched, "^unknown message: ")
     for arm in (LEFT, RIGHT):
         assert_braked(bridge.simulator.wire().frames(arm))
     assert_latched(bridge, HOLD)
@@ -409,8 +411,8 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
 def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
     bridge.sweep()
     bridge.client.stop(kind, "the operator pressed a key")
-    found = bridge.settled()
-    assert found == Fault("operator", "the operator pressed a key", kind)
+    latched = bridge.settled()
+    assert latched == Fault("operator", "the operator pressed a key", kind)
     if kind is not Stop.HOLD:
         until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -449,9 +451,9 @@ def test_a_policy_three_seconds_late_is_not_followed_any_more(bridge: Bridge) ->
     bridge.client.require_well()
     bridge.simulator.forget()
     bridge.client.follow(bridge.chunk(5, observed=observed))
-    found = bridge.settled()
-    assert (found.name, found.stop) == ("rejected", HOLD)
-    assert_text(found, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("rejected", HOLD)
+    assert_text(latched, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
     for arm in (LEFT, RIGHT):
         assert not np.diff(bridge.simulator.wire().frames(arm), axis=0).any()
 
@@ -524,7 +526,7 @@ def test_a_rollout_that_runs_and_says_nothing_stops_the_arms(bridge: Bridge) -> 
 
 
 @slow
-def test_an_executor_told_to_end_stops_the_arms_first(simulator: Simulator, rollout: Rollout) -> None:
+def test_an_executor_that_is_terminated_stops_the_arms_first(simulator: Simulator, rollout: Rollout) -> None:
     os.kill(rollout.executor, signal.SIGTERM)
     assert_stopped_and_switched_off(simulator)
     until(lambda: not alive(rollout.executor), "its end")
@@ -586,9 +588,9 @@ def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
 
 def assert_starved(bridge: Bridge) -> None:
     """The executor found that it had not run: no set-point further, then no power."""
-    found = bridge.settled()
-    assert (found.name, found.stop) == ("starved", DECEL)
-    assert_text(found, r"the executor did not run for \d+ ms")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("starved", DECEL)
+    assert_text(latched, r"the executor did not run for \d+ ms")
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
@@ -608,7 +610,7 @@ def raises(what: Any, words: str) -> bool:
 
 
 @slow
-def test_a_killed_executor_is_said_and_leaves_its_black_box(bridge: Bridge) -> None:
+def test_a_killed_executor_is_noticed_and_leaves_its_black_box(bridge: Bridge) -> None:
     bridge.open()
     bridge.client.enable()
     bridge.simulator.forget()
@@ -680,7 +682,7 @@ def test_a_full_disk_is_found_before_anything_moves(simulator: Simulator, tmp_pa
 
 @slow
 @pytest.mark.parametrize("where", ["/proc/none/box.bin", "/proc/version/box.bin"])
-def test_a_black_box_that_cannot_be_is_said(simulator: Simulator, where: str) -> None:
+def test_a_black_box_that_cannot_be_created_is_an_error(simulator: Simulator, where: str) -> None:
     with pytest.raises(RobotError, match="the black box"):
         ExecutorClient("rm75-dual", simulator.place.config, Path(where), Bridge(simulator, Path(where)).clock)
 
@@ -705,7 +707,7 @@ SEEDS = EpisodeSeeds(0, "place_block_pad", 0)
     ],
     ids=["freeze", "repeat", "drop", "clock-back", "clock-ahead", "late", "unplug"],
 )
-def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
+def test_a_failing_camera_makes_the_episode_an_error_and_holds_the_arms(
     bridge: Bridge, faults: Faults, words: str
 ) -> None:
     clock = bridge.clock
