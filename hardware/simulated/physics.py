@@ -39,6 +39,7 @@ class Physics:
 
     Args:
         start: the first episode.
+        stamp: current time [s].
 
     Attributes:
         start: the current episode.

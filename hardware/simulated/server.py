@@ -60,20 +60,17 @@ class RobotSimulator:
         self._serving = self._closing = False
         self._arms: list[NetworkArm] = []
         with contextlib.ExitStack() as opened:
-            self._selector = opened.enter_context(
-                contextlib.closing(selectors.SelectSelector())
-            )  # epoll waits whole milliseconds
-            self._physics = opened.enter_context(contextlib.closing(Physics(start or Start(), time.perf_counter())))
+            self._selector = selectors.SelectSelector()  # the timeouts of epoll are whole milliseconds
+            opened.callback(self._selector.close)
+            self._physics = Physics(start or Start(), time.perf_counter())
+            opened.callback(self._physics.close)
             journal = Journal()
-            self._bench = opened.enter_context(
-                contextlib.closing(
-                    Bench(bench, self._selector, self._physics, self._arms, journal, self._timing, self.close)
-                )
-            )
+            self._bench = Bench(bench, self._selector, self._physics, self._arms, journal, self._timing, self.close)
+            opened.callback(self._bench.close)
             for i, host in enumerate(hosts):
                 controller = Controller(self._physics.home[i], PushConfig(push_target, udp_port))
-                arm = NetworkArm(i, (host, tcp_port), controller, self._selector, journal)
-                self._arms.append(opened.enter_context(contextlib.closing(arm)))
+                self._arms.append(NetworkArm(i, (host, tcp_port), controller, self._selector, journal))
+                opened.callback(self._arms[i].close)
             self._opened = opened.pop_all()
 
     @property
