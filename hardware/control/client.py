@@ -155,7 +155,7 @@ class ExecutorClient:
         self.send(Enable())
         self.wait(lambda s: s.mode is not Mode.DISABLED, limit_s, "the arms to be enabled")
 
-    def with_power(self, limit_s: float = _OFF_S) -> list[str]:
+    def powered_sides(self, limit_s: float = _OFF_S) -> list[str]:
         """Wait for fresh states without power; return the sides that did not report one within `limit_s`.
 
         A command to switch off proves nothing: the connection may be dead.

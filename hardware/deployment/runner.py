@@ -137,7 +137,7 @@ class RobotRunner:
         """Reset a fault and power the arms, both only after the operator agreed."""
         if fault := self._client.status.fault:
             text = f"stopped: {fault.text}"
-            if fault.stop is not Stop.HOLD and (powered := self._client.with_power()):
+            if fault.stop is not Stop.HOLD and (powered := self._client.powered_sides()):
                 text += f". KEEP AWAY: the {' and the '.join(powered)} arm was not seen to lose its power"
             self._console.confirm(f"{text}. When that is mended, Enter resets it")
             self._client.reset()

@@ -195,13 +195,13 @@ def assert_text(fault: Fault, words: str) -> None:
 @slow
 @pytest.mark.parametrize("fault", ["tcp_half_open", "udp_stop"])
 def test_an_arm_that_may_still_have_power_is_named(bridge: Bridge, fault: str) -> None:
-    assert bridge.client.with_power(0.0) == ["left", "right"]
+    assert bridge.client.powered_sides(0.0) == ["left", "right"]
     bridge.sweep()
     bridge.simulator.fault(fault, arm=RIGHT)
     assert bridge.settled().stop == DECEL
-    assert bridge.client.with_power() == ["right"]
+    assert bridge.client.powered_sides() == ["right"]
     bridge.simulator.clear()
-    until(lambda: bridge.client.with_power() == [], "both arms without power")
+    until(lambda: bridge.client.powered_sides() == [], "both arms without power")
     assert_latched(bridge, DECEL)
 
 
