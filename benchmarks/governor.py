@@ -1,8 +1,8 @@
-"""Does the governor keep its limits whatever it is given? `python benchmarks/governor.py [--chunks 100000] [--json]`.
+"""Does the governor keep its limits for any input? `python benchmarks/governor.py [--chunks 100000] [--json]`.
 
-Adversarial chunks through admit, follow and brake; every set-point that comes out is looked at by a checker that shares
+Adversarial chunks through admit, follow and brake; every set-point that comes out is checked by a checker that shares
 no arithmetic with the governor: whole thousandths of a degree from the data sheet's degrees, forward kinematics from
-the DH values, and a twin of its own, which also looks for touching a quarter, a half and three quarters of the way
+the DH values, and a second twin, which also looks for contacts a quarter, a half and three quarters of the way
 from one set-point to the next. Times are processor time of the thread, so that a busy machine changes them little.
 """
 
@@ -46,13 +46,13 @@ COURSE = 40  # chunks from one start
 
 @dataclasses.dataclass
 class Tally:
-    """What a process found.
+    """Results of one process.
 
     Attributes:
         violations: by kind.
         kinds: of chunks: admitted and rejected.
-        setpoints: looked at.
-        held: reasons for stopping on the way, by their first word.
+        setpoints: checked.
+        held: ticks in which a chunk was abandoned.
         ticks: processor time of each `follow` [s].
         fastest: largest speed seen, in parts of the limit.
     """
@@ -77,7 +77,7 @@ class Tally:
 
 def tips(joints: np.ndarray) -> np.ndarray:
     """Return both grasp points in the world from the DH values [m]."""
-    found = np.empty((2, 3))
+    positions = np.empty((2, 3))
     for arm in range(2):
         rotation = _about_z(workcell.BASE_YAW_RAD)
         position = np.array(workcell.BASE_POSITION_M[arm])
@@ -85,8 +85,8 @@ def tips(joints: np.ndarray) -> np.ndarray:
             rotation = rotation @ _about_z(q)
             position = position + d * rotation[:, 2]
             rotation = rotation @ _about_x(alpha)
-        found[arm] = position + rm75.TIP_FROM_FLANGE_M * rotation[:, 2]
-    return found
+        positions[arm] = position + rm75.TIP_FROM_FLANGE_M * rotation[:, 2]
+    return positions
 
 
 def _about_z(angle: float) -> np.ndarray:
@@ -135,8 +135,8 @@ class Checker:
         self._units, self._velocity, self._openings = units, velocity, openings
 
     def _outside(self, joints: np.ndarray) -> bool:
-        found = tips(joints)  # the twin's base is turned by a right angle to six digits: a micrometre
-        return bool(np.any(found < CORNERS_M[0] - 1e-6) or np.any(found > CORNERS_M[1] + 1e-6))
+        positions = tips(joints)  # the twin's base is turned by a right angle to six digits: a micrometre
+        return bool(np.any(positions < CORNERS_M[0] - 1e-6) or np.any(positions > CORNERS_M[1] + 1e-6))
 
     def _touching(self, velocity: np.ndarray) -> bool:
         if np.abs(velocity).max() < SPEED // 10:
@@ -208,8 +208,8 @@ class Adversary:
     def _allowed(self, joints: np.ndarray) -> bool:
         if self._twin.contact(joints) is not None:
             return False
-        found = self._twin.tips()
-        return bool(np.all(found >= CORNERS_M[0]) and np.all(found <= CORNERS_M[1]))
+        positions = self._twin.tips()
+        return bool(np.all(positions >= CORNERS_M[0]) and np.all(positions <= CORNERS_M[1]))
 
     def _anywhere(self) -> np.ndarray:
         if self._rng.random() < 0.3:
@@ -324,8 +324,8 @@ def _starts(rng: np.random.Generator, twin: Twin) -> list[np.ndarray]:
         pose = workcell.DOWN_REST_RAD + rng.normal(0, rng.choice([0.2, 0.5, 1.0]), (2, 7))
         pose = np.clip(pose, DEFAULT_LIMITS.joint_low, DEFAULT_LIMITS.joint_high)
         pose[:, 6] = rng.choice([-1, 1], 2) * (6.27 - rng.exponential(rng.choice([0.1, 2.0]), 2).clip(0, 6.27))
-        found = tips(pose)
-        inside = np.all(found > CORNERS_M[0] + 0.001) and np.all(found < CORNERS_M[1] - 0.001)
+        positions = tips(pose)
+        inside = np.all(positions > CORNERS_M[0] + 0.001) and np.all(positions < CORNERS_M[1] - 0.001)
         if inside and twin.contact(pose) is None and twin.contact(np.rint(pose / UNIT_RAD) * UNIT_RAD) is None:
             starts.append(pose)
     return starts
@@ -354,7 +354,7 @@ def timing(rounds: int) -> dict[str, np.ndarray]:
         timed("its poses in the twin", lambda joints=joints: [twin.contact(q) for q in joints])  # type: ignore[misc]
         for _ in range(250):
             timed("follow", governor.follow)
-    return {name: np.array(own) for name, own in times.items()}
+    return {name: np.array(samples) for name, samples in times.items()}
 
 
 def main() -> None:
@@ -365,16 +365,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200, help="chunks that are timed")
     parser.add_argument("--json", action="store_true")
     add_short(parser)
-    given = parser.parse_args()
-    if given.short:
-        given.chunks, given.rounds, given.processes = 80, 2, 2
-    times = timing(given.rounds)
-    for name, own in times.items():
-        require(name, len(own), given.rounds * (250 if name == "follow" else 1))
-    parts = [given.chunks // given.processes + (i < given.chunks % given.processes) for i in range(given.processes)]
+    args = parser.parse_args()
+    if args.short:
+        args.chunks, args.rounds, args.processes = 80, 2, 2
+    times = timing(args.rounds)
+    for name, samples in times.items():
+        require(name, len(samples), args.rounds * (250 if name == "follow" else 1))
+    parts = [args.chunks // args.processes + (i < args.chunks % args.processes) for i in range(args.processes)]
     start = time.perf_counter()
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        seeds = [1000 * given.seed + i for i in range(given.processes)]
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        seeds = [1000 * args.seed + i for i in range(args.processes)]
         tally = sum(pool.starmap(fuzz, list(zip(seeds, parts, strict=True))), Tally())
     times["follow, while fuzzed"] = np.array(tally.ticks)
     figures: dict[str, Any] = {
@@ -384,17 +384,19 @@ def main() -> None:
         "stopped on the way": tally.held,
         "largest speed, of the limit": tally.fastest,
         "violations": {name: tally.violations[name] for name in FIGURES},
-        "ms": {name: (1e3 * np.percentile(own, [50, 99, 100])).round(3).tolist() for name, own in times.items()},
+        "ms": {
+            name: (1e3 * np.percentile(samples, [50, 99, 100])).round(3).tolist() for name, samples in times.items()
+        },
         "seconds": round(time.perf_counter() - start),
     }
-    require("chunks", figures["chunks"], given.chunks)
+    require("chunks", figures["chunks"], args.chunks)
     for what in ("admitted", "set-points", "largest speed, of the limit"):
         require_some(what, figures[what])
     require_some("rejected chunks", figures["chunks"] - figures["admitted"])
-    if given.json:
+    if args.json:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     else:
-        _show(figures, tally, short=given.short)
+        _show(figures, tally, short=args.short)
     if violations := sum(figures["violations"].values()):
         raise SystemExit(f"governor.py: {violations} violations")
 
@@ -405,15 +407,15 @@ def _show(figures: Mapping[str, Any], tally: Tally, *, short: bool) -> None:
     for kind in sorted({kind for kind, _ in tally.kinds}):
         kinds.add_row(kind, *(str(tally.kinds[kind, admitted]) for admitted in (True, False)))
     console.print(kinds)
-    found = Table("violations", "", title=f"{figures['chunks']:,} chunks, {figures['set-points']:,} set-points")
+    table = Table("violations", "", title=f"{figures['chunks']:,} chunks, {figures['set-points']:,} set-points")
     for name, n in figures["violations"].items():
-        found.add_row(name, str(n))
+        table.add_row(name, str(n))
     for name in ("admitted", "stopped on the way", "largest speed, of the limit", "seconds"):
-        found.add_row(f"({name})", f"{figures[name]:.4g}" if isinstance(figures[name], float) else str(figures[name]))
-    console.print(found)
+        table.add_row(f"({name})", f"{figures[name]:.4g}" if isinstance(figures[name], float) else str(figures[name]))
+    console.print(table)
     spent = Table("processor time", "p50", "p99", "max", title=SHORT if short else "[ms]")
-    for name, own in figures["ms"].items():
-        spent.add_row(name, *(f"{x:.3f}" for x in own))
+    for name, percentiles in figures["ms"].items():
+        spent.add_row(name, *(f"{x:.3f}" for x in percentiles))
     console.print(spent)
 
 

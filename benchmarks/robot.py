@@ -1,14 +1,14 @@
-"""What the robot bridge holds, judged at the sockets of simulated controllers through the vendor's SDK.
+"""Timing and limits of the robot bridge, judged at the sockets of simulated controllers behind the vendor's SDK.
 
     python benchmarks/robot.py [--what sleeper,ticks,reactions,fuzz] [--trials 20] [--seconds 60] [--frames 5000]
                                [--normal-priority] [--load N] [--short]
 
-sleeper: what the machine itself does to a process that only sleeps at the executor's priority, with and without the
-executor's request that idle processors stay awake. ticks: error of the executor's ticks against absolute deadlines,
-drift, and the time between both arms' frames. reactions: from an event to the first braking set-point on the wire.
-fuzz: chunks of every bad kind, and every limit counted on what arrived. `--load N` keeps N processes busy beside it.
-Times are differences of one machine's clock. What was not
-measured in full, and a violation, end it with exit code 1. `--short` is ticks and fuzz for a few seconds.
+sleeper: lateness of a process that only sleeps at the executor's priority, with and without the executor's request to
+keep idle processors awake. ticks: error of the executor's ticks against absolute deadlines, drift, and the time between
+both arms' frames. reactions: time from an event to the first braking set-point on the wire. fuzz: bad chunks of every
+kind, with violations of every limit counted in the frames that arrive. `--load N` keeps N other processes busy. Times
+are differences of one machine's clock. The exit code is 1 for a violation, and if a measurement is incomplete.
+`--short` runs ticks and fuzz for a few seconds.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from checked import SHORT, add_short, refuse, require, require_some, run
 from robotest.clock import WallClock
 from robotest.embodiment.collision import Twin
 from robotest.hardware.control import black_box
-from robotest.hardware.control import process as station
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
-from robotest.hardware.control.governor import JointTrajectory
-from robotest.hardware.control.process import TICK_S
+from robotest.hardware.control.governor import TICK_S, JointTrajectory
+from robotest.hardware.control.status import Mode, Status
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD
+from robotest.hardware.realtime import EXECUTOR_PRIORITY, disable_cpu_idle, request_priority
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire
 
@@ -91,41 +91,41 @@ def main() -> None:
     parser.add_argument("--load", type=int, default=0)
     parser.add_argument("--rollout", type=Path, help=argparse.SUPPRESS)
     add_short(parser)
-    given = parser.parse_args()
-    if unknown := set(given.what.split(",")) - set(KINDS):
+    args = parser.parse_args()
+    if unknown := set(args.what.split(",")) - set(KINDS):
         parser.error(f"--what {','.join(sorted(unknown))}: known are {', '.join(KINDS)}")
-    if given.short:
-        given.what, given.seconds, given.frames = "ticks,fuzz", 3.0, 300
+    if args.short:
+        args.what, args.seconds, args.frames = "ticks,fuzz", 3.0, 300
         print(SHORT)
-    if given.rollout:
-        _rollout(given.rollout, realtime=not given.normal_priority)
+    if args.rollout:
+        _rollout(args.rollout, realtime=not args.normal_priority)
         return
-    with _simulator(given), _load(given.load), tempfile.TemporaryDirectory() as folder:
+    with _simulator(args), _load(args.load), tempfile.TemporaryDirectory() as folder:
         bench = Bench()
-        for what in given.what.split(","):
+        for what in args.what.split(","):
             measure = {"sleeper": _sleeper, "ticks": _ticks, "reactions": _reactions, "fuzz": _fuzz}[what]
-            measure(given, bench, Path(folder))
+            measure(args, bench, Path(folder))
 
 
-def require_share(what: str, found: int, wanted: float) -> None:
-    """Refuse a measurement of too few."""
-    if found < (1 - MISSED) * wanted:
-        refuse(f"{what}: {found:,} of {wanted:,.0f}")
+def require_share(what: str, n: int, expected: float) -> None:
+    """Refuse a measurement with too few samples."""
+    if n < (1 - MISSED) * expected:
+        refuse(f"{what}: {n:,} of {expected:,.0f}")
 
 
-def _sleeper(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+def _sleeper(args: argparse.Namespace, bench: Bench, folder: Path) -> None:
     del bench, folder
     for awake in (False, True):
-        process = multiprocessing.Process(target=_sleep, args=(given.seconds / 2, not given.normal_priority, awake))
+        process = multiprocessing.Process(target=_sleep, args=(args.seconds / 2, not args.normal_priority, awake))
         process.start()
         process.join()
         require("exit code of the sleeper", process.exitcode or 0, 0)
 
 
 def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
-    priority = "real-time" if realtime and station.request_realtime_priority() else "normal"
+    priority = "real-time" if realtime and request_priority(EXECUTOR_PRIORITY) else "normal"
     if awake:
-        station.disable_cpu_idle()
+        disable_cpu_idle()
     start = time.perf_counter()
     late = []
     for number in range(1, int(seconds / TICK_S)):
@@ -138,12 +138,12 @@ def _sleep(seconds: float, realtime: bool, awake: bool) -> None:
     )
 
 
-def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+def _ticks(args: argparse.Namespace, bench: Bench, folder: Path) -> None:
     _, since = bench.frames(0)
-    with contextlib.closing(_link(folder, given)) as link:
+    with contextlib.closing(_link(folder, args)) as link:
         link.enable()
-        start = link.status["commanded"]
-        end, number = time.monotonic() + given.seconds, 0
+        start = link.status.commanded.joints
+        end, number = time.monotonic() + args.seconds, 0
         while time.monotonic() < end:
             for sign in (1, -1):
                 number += 1
@@ -151,7 +151,7 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
                 link.wait(functools.partial(_is_held, number), 30, "the sweep")
     ticks = black_box.read(folder / "box")
     times = ticks["time"][ticks["mode"] != b"disabled"][5:]
-    require_share("ticks", len(times), given.seconds / TICK_S)
+    require_share("ticks", len(times), args.seconds / TICK_S)
     phase = np.median((times - times[0] + TICK_S / 2) % TICK_S) - TICK_S / 2  # of the deadlines, from the first tick
     due = (times - times[0] - phase) / TICK_S
     numbers = np.maximum.accumulate(np.floor(due + 0.05).astype(int))  # a tick may be late, not early
@@ -163,43 +163,43 @@ def _ticks(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     frames, _ = bench.frames(since)
     left, right = (frames["stamp"][frames["arm"] == arm] for arm in (0, 1))
     n = min(len(left), len(right))
-    require_share("frames of each arm", n, given.seconds / TICK_S)
+    require_share("frames of each arm", n, args.seconds / TICK_S)
     skew = np.abs(left[:n] - right[:n])
-    kind = "real-time" if link.about["realtime"] else "normal"
+    kind = "real-time" if link.greeting.realtime else "normal"
     print(
-        f"ticks: {len(times)} in {times[-1] - times[0]:.1f} s, {kind} priority, load {given.load}:"
+        f"ticks: {len(times)} in {times[-1] - times[0]:.1f} s, {kind} priority, load {args.load}:"
         f" error p50 {_ms(late, 50)} p99 {_ms(late, 99)} max {_ms(late, 100)} ms, drift {1000 * drift:.3f} ms,"
         f" {len(missed)} missed\n"
         f"both arms' frames apart: p50 {_ms(skew, 50)} p99 {_ms(skew, 99)} max {_ms(skew, 100)} ms"
     )
 
 
-def _is_held(number: int, status: dict[str, Any]) -> bool:
-    return bool(status["chunk"] == number and status["mode"] == "holding")
+def _is_held(number: int, status: Status) -> bool:
+    return status.chunk == number and status.mode is Mode.HOLDING
 
 
-def _reactions(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
+def _reactions(args: argparse.Namespace, bench: Bench, folder: Path) -> None:
     for what, limit in LIMITS_MS.items():
-        taken = [_trial(what, given, bench, folder) for _ in range(given.trials)]
-        require(f"trials of {what}", len(taken), given.trials)
-        within = sum(t <= limit / 1000 for t in taken)
+        delays = [_trial(what, args, bench, folder) for _ in range(args.trials)]
+        require(f"trials of {what}", len(delays), args.trials)
+        within = sum(t <= limit / 1000 for t in delays)
         print(
-            f"{what:<18} first braking set-point after p50 {_ms(taken, 50)} max {_ms(taken, 100)} ms;"
-            f" {within} of {len(taken)} within {limit} ms, load {given.load}",
+            f"{what:<18} first braking set-point after p50 {_ms(delays, 50)} max {_ms(delays, 100)} ms;"
+            f" {within} of {len(delays)} within {limit} ms, load {args.load}",
             flush=True,
         )
 
 
-def _trial(what: str, given: argparse.Namespace, bench: Bench, folder: Path) -> float:
+def _trial(what: str, args: argparse.Namespace, bench: Bench, folder: Path) -> float:
     """Let something happen in the middle of a sweep and return the time to the first braking set-point [s]."""
     bench.ask(do="clear")
     _, since = bench.frames(0)
     if what.startswith("rollout"):
-        event = _lose_the_rollout(what, given, folder)
+        event = _lose_the_rollout(what, args, folder)
     else:
-        with contextlib.closing(_link(folder, given)) as link:
+        with contextlib.closing(_link(folder, args)) as link:
             link.enable()
-            _sweep(link, 1, link.status["commanded"], 3.0, 1)
+            _sweep(link, 1, link.status.commanded.joints, 3.0, 1)
             time.sleep(0.6 + 0.2 * np.random.default_rng().random())
             event = time.perf_counter()
             if what == "operator":
@@ -213,13 +213,13 @@ def _trial(what: str, given: argparse.Namespace, bench: Bench, folder: Path) -> 
     return min(_braking_after(frames, arm, event) for arm in (0, 1))
 
 
-def _lose_the_rollout(what: str, given: argparse.Namespace, folder: Path) -> float:
+def _lose_the_rollout(what: str, args: argparse.Namespace, folder: Path) -> float:
     command = [
         sys.executable,
         __file__,
         "--rollout",
         str(folder),
-        *(["--normal-priority"] if given.normal_priority else []),
+        *(["--normal-priority"] if args.normal_priority else []),
     ]
     rollout = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     assert rollout.stdout is not None
@@ -248,24 +248,24 @@ def _braking_after(frames: dict[str, np.ndarray[Any, Any]], arm: int, event: flo
     return float(slower[0] - event)
 
 
-def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
-    rng = np.random.default_rng(given.seed)
+def _fuzz(args: argparse.Namespace, bench: Bench, folder: Path) -> None:
+    rng = np.random.default_rng(args.seed)
     _, since = bench.frames(0)
     home = np.asarray(bench.ask(do="home_pose")["joints"])
     n_chunks = rejected = arrived = 0
     faults: dict[str, int] = {}
-    with contextlib.closing(_link(folder, given)) as link:
-        while arrived < given.frames:
-            if link.status["mode"] == "disabled":
+    with contextlib.closing(_link(folder, args)) as link:
+        while arrived < args.frames:
+            if link.status.mode is Mode.DISABLED:
                 link.enable()
             n_chunks += 1
-            link.send({"do": "chunk", **_bad_chunk(rng, link.status["commanded"], home, n_chunks)})
+            link.follow(_bad_chunk(rng, link.status.commanded.joints, home, n_chunks))
             time.sleep(rng.uniform(0.02, 0.8))
-            if fault := link.status["fault"]:
+            if fault := link.status.fault:
                 rejected += 1
-                faults[fault["name"]] = faults.get(fault["name"], 0) + 1
+                faults[fault.name] = faults.get(fault.name, 0) + 1
                 with contextlib.suppress(RobotFaultError):
-                    link.wait(lambda s: bool(s["at_rest"]), 5, "rest")
+                    link.wait(lambda s: s.at_rest, 5, "rest")
                 link.reset()
             arrived = bench.ask(do="journal", since=2**40, commands_since=2**40)["total"] - since
     frames, _ = bench.frames(since)
@@ -278,13 +278,13 @@ def _fuzz(given: argparse.Namespace, bench: Bench, folder: Path) -> None:
     )
     require_some("set-points that moved", moving)
     require_some("chunks that were stopped", rejected)
-    require("frames on the wire, at least", min(len(frames["arm"]), given.frames), given.frames)
+    require("frames on the wire, at least", min(len(frames["arm"]), args.frames), args.frames)
     if any(counted.values()):
         raise SystemExit("robot.py: limits were violated")
 
 
 def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
-    """Count what no frame may be, by arithmetic of its own."""
+    """Count violations of limits in the frames, with arithmetic independent of the governor's."""
     counted = dict.fromkeys(("not finite", "position", "speed", "acceleration", "workspace", "contact"), 0)
     units = [frames["joints"][frames["arm"] == arm].astype(np.int64) for arm in (0, 1)]
     n = min(map(len, units))
@@ -309,7 +309,7 @@ def _violations(frames: dict[str, np.ndarray[Any, Any]]) -> dict[str, int]:
 
 def _bad_chunk(
     rng: np.random.Generator, here: np.ndarray[Any, Any], home: np.ndarray[Any, Any], number: int
-) -> dict[str, Any]:
+) -> JointTrajectory:
     """Return a chunk of a random kind; two of three are what a policy might really send."""
     n = int(rng.integers(1, 17))
     there = home + rng.choice([0.15, 0.3, 0.7]) * rng.uniform(-1, 1, (2, 7))
@@ -337,7 +337,7 @@ def _bad_chunk(
         case 7:
             joints = np.repeat(here[None], n, 0)
             joints[:, :, 0] += np.outer(np.linspace(0, 0.2 * (n - 1), n), [-1, 1])  # towards each other
-    return {"number": number, "joints": joints, "openings": openings, "dt": dt, "observed": observed}
+    return JointTrajectory(number, joints, openings, dt, observed)
 
 
 def _sweep(link: ExecutorClient, number: int, start: np.ndarray[Any, Any], seconds: float, sign: int) -> None:
@@ -346,12 +346,12 @@ def _sweep(link: ExecutorClient, number: int, start: np.ndarray[Any, Any], secon
     way = np.repeat(start[None], n, 0)
     done = RATE * DT * np.arange(1, n + 1)
     way[:, :, 0] += (done if sign > 0 else done[-1] - done)[:, None]
-    openings = np.repeat(link.status["commanded_openings"][None], n, 0)
+    openings = np.repeat(link.status.commanded.openings[None], n, 0)
     link.follow(JointTrajectory(number, way, openings, DT, time.perf_counter()))
 
 
 def _send_home() -> None:
-    """Bring the arms back by the controllers' own motion, so that every trial starts alike."""
+    """Bring the arms back with a motion of the controllers, so that every trial starts from the same pose."""
     import socket
 
     home = Bench().ask(do="home_pose")["joints"]
@@ -363,9 +363,9 @@ def _send_home() -> None:
             for command in (power, move):
                 connection.sendall(json.dumps(command).encode() + b"\r\n")
             connection.settimeout(20.0)
-            said = b""
-            while b"trajectory_state" not in said:
-                said += connection.recv(4096)
+            reply = b""
+            while b"trajectory_state" not in reply:
+                reply += connection.recv(4096)
     time.sleep(0.2)
 
 
@@ -373,20 +373,20 @@ def _rollout(folder: Path, *, realtime: bool) -> None:
     """Be a rollout that gets killed."""
     link = ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=realtime)
     link.enable()
-    _sweep(link, 1, link.status["commanded"], 3.0, 1)
+    _sweep(link, 1, link.status.commanded.joints, 3.0, 1)
     print(json.dumps({"executor": link.process.pid}), flush=True)
     time.sleep(60)
 
 
-def _link(folder: Path, given: argparse.Namespace) -> ExecutorClient:
-    return ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=not given.normal_priority)
+def _link(folder: Path, args: argparse.Namespace) -> ExecutorClient:
+    return ExecutorClient("rm75-dual", CONFIG, folder / "box", WallClock(), realtime=not args.normal_priority)
 
 
 @contextlib.contextmanager
-def _simulator(given: argparse.Namespace) -> Iterator[None]:
+def _simulator(args: argparse.Namespace) -> Iterator[None]:
     command = [sys.executable, "-m", "robotest", "simulate-robot", "--hosts", *HOSTS]
     command += ["--tcp-port", str(TCP), "--udp-port", str(UDP), "--bench-port", str(BENCH)]
-    if given.normal_priority:  # real controllers do not take the executor's processor as soon as one frame has come
+    if args.normal_priority:  # real controllers do not take the executor's processor as soon as one frame has come
         command.append("--no-real-time")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     assert process.stdout is not None

@@ -1,1 +1,1 @@
-"""Robots: kinematics, drivers and the safety between a policy and a motor."""
+"""Real robots: drivers, cameras, and everything between a policy and the motors."""

@@ -1,16 +1,16 @@
 """Two RealMan RM75 arms behind the vendor's own SDK, PyPI `Robotic_Arm` 1.1.6 (``pip install robotest[realman]``).
 
-What the SDK does that one would not expect, each found by running it and each with a test:
+Surprises of the SDK, each found by running it and each with a test:
 
-- NaN, infinities and 1e9 degrees are sent and 0 is returned. Nothing leaves here that is not finite and within limits.
-- Six numbers are padded with a zero, which moves joint 7. Shapes are checked here.
-- Degrees are cut off, not rounded, to the wire's 0.001: half the set-points would be one off. Half a unit is added.
-- Streaming is fire-and-forget: a frozen controller takes 30,000 frames. Only the age of the pushed state tells.
-- Everything that asks waits half a second for a controller that does not answer. After `connect` nothing here asks,
-  but for the grippers and for stops, in threads of their own.
-- A lost connection is not made again; the first send after it still returns 0. The age tells here too.
-- A gripper command without waiting and with timeout 0 sleeps for a second; with timeout 1 it takes milliseconds.
-- Nothing is sent when the process ends, and ``rm_set_arm_emergency_stop`` is not there on third-generation controllers.
+- It sends NaN, infinities and 1e9 degrees, and returns 0. This driver sends only finite values within limits.
+- It pads six numbers with a zero, which moves joint 7. This driver checks shapes.
+- It truncates degrees to the wire's 0.001, so half the set-points would be one unit off. This driver adds half a unit.
+- Streaming is fire-and-forget: a frozen controller takes 30,000 frames. Only the age of the pushed state shows it.
+- Every query waits half a second for a controller that does not answer. After `connect` this driver queries only the
+  grippers, and sends stops, in separate threads.
+- It does not reconnect, and the first send after a lost connection still returns 0. The age of the state shows it.
+- A non-blocking gripper command with timeout 0 sleeps for a second; with timeout 1 it takes milliseconds.
+- It sends nothing when the process ends, and third-generation controllers lack ``rm_set_arm_emergency_stop``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from jaxtyping import Float64
 
 from robotest.embodiment import rm75
 from robotest.embodiment.workcell import SIDES
-from robotest.hardware.limits import arm_limits, from_table
+from robotest.hardware.limits import arm_limits
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
+from robotest.hardware.tables import from_table
 
 RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
 """Of a joint position on the wire."""
@@ -41,9 +42,9 @@ STATE_S: Final = 0.5
 _PUSH_CYCLE = 1  # times 5 ms
 _IN_FLIGHT_S = 0.02
 _GRIPPER_S = 0.05
-_STOP_S = 2.5  # four answers that do not come, each waited for by the SDK for half a second, and a margin
+_STOP_S = 2.5  # the SDK waits half a second for each of four answers, and a margin
 _GRIPPER_UNITS = 1000
-_GRIPPER_STEP = 5  # smaller changes are not worth a command
+_GRIPPER_STEP = 5  # smaller changes are not sent
 _STOPPED = 9  # RM_STOP_E: the emergency stop is pressed
 _SYSTEM_OK = 0
 _DH_TOLERANCE = 1e-3
@@ -51,14 +52,14 @@ _DH_TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class RealManConfig:
-    """Where the arms are. A table ``[robot]`` of ``robot.toml``.
+    """Addresses and limits of the arms: the table ``[robot]`` of ``robot.toml``.
 
     Attributes:
-        hosts: address of each controller, left first.
+        hosts: addresses of the controllers, left first.
         tcp_port: of the controllers.
         udp_port: of this machine, for the pushed states.
-        local_ip: of this machine, as the controllers reach it; None: found out from the connection.
-        limits: what to change of the limits, by their names in `Limits`: numbers, or one per joint.
+        local_ip: of this machine, as seen by the controllers; None: that of the connection.
+        limits: narrower limits by their names in `Limits`, one number or one per joint.
     """
 
     hosts: tuple[str, str] = ("192.168.1.18", "192.168.1.19")
@@ -69,7 +70,7 @@ class RealManConfig:
 
     def __post_init__(self) -> None:
         if self.hosts[0] == self.hosts[1]:
-            raise RobotError(f"hosts = {list(self.hosts)} in robot.toml; each arm has an address of its own")
+            raise RobotError(f"hosts = {list(self.hosts)} in robot.toml; the arms need different addresses")
         for name in ("tcp_port", "udp_port"):
             if not 0 < getattr(self, name) < 2**16:
                 raise RobotError(f"{name} = {getattr(self, name)} in robot.toml; 1 to {2**16 - 1} are allowed")
@@ -82,7 +83,7 @@ def rm75_dual(table: Mapping[str, Any]) -> RealManPair:
 
 @dataclasses.dataclass(frozen=True)
 class _Pushed:
-    """What one arm's controller pushed."""
+    """Latest state pushed by one arm's controller."""
 
     joints: Float64[np.ndarray, " 7"]
     currents: Float64[np.ndarray, " 7"]
@@ -97,14 +98,14 @@ class RealManPair:
     """Implements `robotest.hardware.robot.Robot`. One per process: the SDK keeps its connections in globals.
 
     Args:
-        config: where the arms are.
-        now: the clock, seconds.
+        config: addresses and limits.
+        now: returns the time [s].
     """
 
     def __init__(self, config: RealManConfig, now: Callable[[], float] = time.perf_counter) -> None:
         self._config, self._now = config, now
         self.limits: Final = arm_limits(config.limits)
-        self.capabilities: Final = Capabilities("rm75-dual", RESOLUTION_RAD, True, True, True)
+        self.capabilities: Final = Capabilities("rm75-dual", RESOLUTION_RAD)
         self._arms: list[Any] = []
         self._pushed: list[_Pushed | None] = [None, None]
         self._grippers: list[_Gripper] = []
@@ -112,21 +113,21 @@ class RealManPair:
         self._callback: Any = None  # the SDK keeps only a pointer
 
     def connect(self) -> None:
-        """Reach both controllers, check that they are RM75s, and wait for their states."""
+        """Connect to both controllers, check that they are RM75s, and wait for their states."""
         sdk = _sdk()
         local = [self._local_ip(side, host) for side, host in zip(SIDES, self._config.hosts, strict=True)]
         self._arms = [self._connected(sdk, side, arm) for arm, side in enumerate(SIDES)]
         self._callback = sdk.rm_realtime_arm_state_callback_ptr(self._receive)
         self._arms[0].rm_realtime_arm_state_call_back(self._callback)
         for side, arm, ip in zip(SIDES, self._arms, local, strict=True):
-            wanted = sdk.rm_udp_custom_config_t(joint_speed=1, arm_current_status=1)
-            push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, wanted)
+            fields = sdk.rm_udp_custom_config_t(arm_current_status=1)  # says whether the emergency stop is pressed
+            push = sdk.rm_realtime_push_config_t(_PUSH_CYCLE, True, self._config.udp_port, -1, ip, fields)
             self._require(arm.rm_set_realtime_push(push), side, "refuses to push its state")
         self._hear(CONNECT_S)
         self._grippers = [_Gripper(arm, side) for arm, side in zip(self._arms, SIDES, strict=True)]
 
     def enable(self) -> None:
-        """Switch both arms on; refused while one reports an error or its emergency stop is pressed."""
+        """Power both arms; `RobotError` while one reports an error or its emergency stop is pressed."""
         if not self._arms:
             raise RobotError("not connected")
         self._hear(STATE_S)
@@ -137,10 +138,10 @@ class RealManPair:
             raise RobotError(f"{'; '.join(state.errors)}. Clear it at the controller, then try again")
         for side, arm in zip(SIDES, self._arms, strict=True):
             self._require(arm.rm_set_arm_power(1), side, "refuses to be switched on")
-        self._wait(lambda: bool(self.state().enabled.all()), ENABLE_S, lambda: "not every joint got power")
+        self._wait(lambda: bool(self.state().enabled.all()), ENABLE_S, lambda: "not every joint has power")
 
     def state(self) -> RobotState:
-        """Return what was pushed last."""
+        """Return the states pushed last."""
         left, right = self._pushed
         if left is None or right is None:
             raise RobotError("not connected")
@@ -159,12 +160,12 @@ class RealManPair:
         """Stream a set-point to both arms, left first."""
         joints = np.asarray(setpoint.joints, np.float64)
         if joints.shape != (2, 7) or not np.isfinite(joints).all():
-            raise RobotError(f"a set-point of shape {joints.shape} that is not 2 x 7 finite numbers was not sent")
+            raise RobotError(f"a set-point of shape {joints.shape} was not sent: it is not 2 x 7 finite numbers")
         units = np.rint(joints / RESOLUTION_RAD).astype(np.int64)
         beyond = (joints < self.limits.joint_low - RESOLUTION_RAD) | (joints > self.limits.joint_high + RESOLUTION_RAD)
         if beyond.any():
             raise RobotError("a set-point beyond the joint limits was not sent")
-        # The SDK cuts degrees off to the wire's unit, hence the half.
+        # The SDK truncates to the wire's unit, hence the half.
         degrees = (units + 0.5 * np.sign(units)) / 1000
         lost = [
             side
@@ -172,13 +173,13 @@ class RealManPair:
             if arm.rm_movej_canfd(angles, True) != 0
         ]
         for gripper, opening in zip(self._grippers, setpoint.openings, strict=True):
-            gripper.wanted = float(np.clip(opening, 0.0, 1.0))
+            gripper.target = float(np.clip(opening, 0.0, 1.0))
         if lost:
             raise RobotError(f"the link to the {' and the '.join(lost)} arm is gone")
-        return Setpoint(units * RESOLUTION_RAD, np.array([g.wanted for g in self._grippers]))
+        return Setpoint(units * RESOLUTION_RAD, np.array([g.target for g in self._grippers]))
 
     def stop(self, kind: Stop) -> None:
-        """Stop the controllers' own motion and take the power away, each arm in a thread: one may not answer."""
+        """Stop the controllers' motion and switch the power off, each arm in a thread: one may not answer."""
         if kind is Stop.HOLD:
             return
         for arm in self._arms:
@@ -187,7 +188,7 @@ class RealManPair:
             self._stopping.append(thread)
 
     def disconnect(self) -> None:
-        """Close the connections, but not before what `stop` has to say is said; the arms stay as they are."""
+        """Close the connections once all stops are sent; the arms keep their state."""
         end = self._now() + _STOP_S
         for thread in self._stopping:
             thread.join(max(0.0, end - self._now()))
@@ -200,17 +201,17 @@ class RealManPair:
                 arm.rm_delete_robot_arm()
 
     def _local_ip(self, side: str, host: str) -> str:
-        """Try the address first: the SDK itself says only that something went wrong, and not soon."""
+        """Try the address first: the SDK's own error comes late and without a reason."""
         port = self._config.tcp_port
         try:
             with socket.create_connection((host, port), CONNECT_S) as connection:
-                found: str = connection.getsockname()[0]
+                local: str = connection.getsockname()[0]
         except OSError as error:
             raise RobotError(
-                f"no controller of the {side} arm at {host}:{port} ({error.strerror or error}). Is it on, on this"
-                f" network, and hosts in robot.toml right?"
+                f"cannot connect to the {side} arm at {host}:{port} ({error.strerror or error}). Is it switched on"
+                " and on this network, and is hosts in robot.toml right?"
             ) from error
-        return self._config.local_ip or found
+        return self._config.local_ip or local
 
     def _connected(self, sdk: Any, side: str, index: int) -> Any:
         host = self._config.hosts[index]
@@ -218,40 +219,40 @@ class RealManPair:
             arm = sdk.RoboticArm(sdk.rm_thread_mode_e.RM_TRIPLE_MODE_E) if index == 0 else sdk.RoboticArm()
             handle = arm.rm_create_robot_arm(host, self._config.tcp_port)
         if handle.id < 0:
-            raise RobotError(f"what answers at {host} for the {side} arm does not talk like a RealMan controller")
+            raise RobotError(f"the {side} arm at {host} does not answer like a RealMan controller")
         if arm.arm_dof != rm75.N_JOINTS:
             raise RobotError(f"the {side} arm at {host} has {arm.arm_dof} joints; an RM75 has {rm75.N_JOINTS}")
         code, dh = arm.rm_get_DH_data()
-        self._require(code, side, "does not tell its DH values")
+        self._require(code, side, "does not return its DH parameters")
         lengths, twists = np.array(dh["d"]), np.array(dh["alpha"])
         if np.abs(lengths - rm75.DH_D_M).max() > _DH_TOLERANCE or np.abs(twists - rm75.DH_ALPHA_DEG).max() > 0.1:
             raise RobotError(
-                f"the {side} arm at {host} is no RM75: its DH values d are {np.round(lengths, 4).tolist()} m"
+                f"the {side} arm at {host} is not an RM75: its DH parameters d are {np.round(lengths, 4).tolist()} m"
             )
         return arm
 
-    def _receive(self, told: Any) -> None:
-        """Keep what a controller pushed; runs in the SDK's thread."""
-        host = told.arm_ip.decode("ascii", "replace")
+    def _receive(self, message: Any) -> None:
+        """Keep a pushed state; runs in the SDK's thread."""
+        host = message.arm_ip.decode("ascii", "replace")
         if host not in self._config.hosts:
             return
-        joints = told.joint_status
+        joints = message.joint_status
         arm = self._config.hosts.index(host)
         position = np.deg2rad(np.array(joints.joint_position[:], np.float64))
-        if told.errCode or not np.isfinite(position).all():
-            return  # not understood is the same as not arrived: its age tells
+        if message.errCode or not np.isfinite(position).all():
+            return  # a malformed state counts as missing: the age of the last one shows it
         self._pushed[arm] = _Pushed(
             joints=position,
             currents=np.abs(np.array(joints.joint_current[:], np.float64)) / 1000,
             temperatures=np.array(joints.joint_temperature[:], np.float64),
             enabled=np.array(joints.joint_en_flag[:], bool),
-            stopped=told.arm_current_status == _STOPPED,
-            errors=tuple(_errors(SIDES[arm], told.err, joints.joint_err_code)),
+            stopped=message.arm_current_status == _STOPPED,
+            errors=tuple(_errors(SIDES[arm], message.err, joints.joint_err_code)),
             stamp=self._now(),
         )
 
     def _hear(self, limit_s: float) -> None:
-        """Wait until both arms pushed their state anew; one on its way already may be out of date, or the last."""
+        """Wait for new states of both arms; one in flight may be outdated, or the last."""
         since = self._now() + _IN_FLIGHT_S
 
         def silent() -> list[str]:
@@ -261,8 +262,8 @@ class RealManPair:
             lambda: not silent(),
             limit_s,
             lambda: (
-                f"the {' and the '.join(silent())} arm pushes no state to UDP port {self._config.udp_port}; is another"
-                " program on that port, or a firewall before it?"
+                f"the {' and the '.join(silent())} arm pushes no state to UDP port {self._config.udp_port}; does"
+                " another program use that port, or a firewall block it?"
             ),
         )
 
@@ -279,7 +280,7 @@ class RealManPair:
 
 
 class _Gripper:
-    """One gripper, in a thread: its commands and answers take milliseconds, or half a second if nobody answers."""
+    """One gripper, served by a thread: a command takes milliseconds, or half a second without an answer."""
 
     def __init__(self, arm: Any, side: str) -> None:
         self._arm, self._side = arm, side
@@ -289,8 +290,8 @@ class _Gripper:
         self._read()
         if self.opening < 0:
             raise RobotError(f"the {side} gripper does not answer; is it mounted, and its protocol enabled?")
-        # Where it is counts as sent: nothing leaves before somebody asks for something else.
-        self.wanted, self._sent = self.opening, round(_GRIPPER_UNITS * self.opening)
+        # Its position counts as sent, so that nothing is sent until the set-point changes.
+        self.target, self._sent = self.opening, round(_GRIPPER_UNITS * self.opening)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -301,7 +302,7 @@ class _Gripper:
 
     def _serve(self) -> None:
         while not self._ended.wait(_GRIPPER_S):
-            position = max(1, round(self.wanted * _GRIPPER_UNITS))
+            position = max(1, round(self.target * _GRIPPER_UNITS))
             if (
                 abs(position - self._sent) >= _GRIPPER_STEP
                 and self._arm.rm_set_gripper_position(position, False, 1) == 0
@@ -310,11 +311,11 @@ class _Gripper:
             self._read()
 
     def _read(self) -> None:
-        code, told = self._arm.rm_get_gripper_state()
+        code, state = self._arm.rm_get_gripper_state()
         if code != 0:
             return
-        self.opening = told["actpos"] / _GRIPPER_UNITS
-        self.errors = (f"the {self._side} gripper reports error {told['error']:#x}",) if told["error"] else ()
+        self.opening = state["actpos"] / _GRIPPER_UNITS
+        self.errors = (f"the {self._side} gripper reports error {state['error']:#x}",) if state["error"] else ()
 
 
 def _switch_off(arm: Any) -> None:
@@ -346,17 +347,17 @@ def _sdk() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep C's standard output out of ours."""
+    """Silence the standard output of C code."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     try:
-        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor is needed
-            os.dup2(nothing.fileno(), 1)
+        with open(os.devnull, "wb") as null:  # noqa: PTH123 - a descriptor is needed
+            os.dup2(null.fileno(), 1)
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 SYSTEM_ERRORS: Final[Mapping[int, str]] = {
@@ -382,7 +383,7 @@ SYSTEM_ERRORS: Final[Mapping[int, str]] = {
     0x5007: "too high a voltage",
     0x5008: "too low a voltage",
 }
-"""What the codes mean, after the vendor's list of error codes (rm_docs, docs/robot/json/errorList.md)."""
+"""System error codes in words, after the vendor's list (rm_docs, docs/robot/json/errorList.md)."""
 
 JOINT_ERRORS: Final[Mapping[int, str]] = {
     0x0001: "a FOC error",
@@ -400,4 +401,4 @@ JOINT_ERRORS: Final[Mapping[int, str]] = {
     0x2000: "a brake that did not open",
     0x4000: "a jump of its set-point",
 }
-"""As above, of joints; codes may be added up."""
+"""Joint error codes in words; a code may be the sum of several."""

@@ -1,7 +1,7 @@
-"""What a pair of arms is to the rest of the project: states in, set-points out, three ways to stop.
+"""The interface to a pair of arms: states in, set-points out, three ways to stop.
 
-Joint positions are [rad] as (2, 7) arrays, left arm first; gripper openings are fractions from 0, closed, to 1, open.
-Times are `Clock.now` of the process that owns the robot: on Linux the one monotonic clock of the machine.
+Joint positions are (2, 7) arrays in rad, left arm first; gripper openings go from 0, closed, to 1, open. Times are
+`Clock.now` of the process that owns the robot: on Linux the machine's monotonic clock, shared by all processes.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from robotest.errors import RobotestError
 
 
 class RobotError(RobotestError):
-    """The robot cannot be reached, refuses, or is in a state in which it must not be moved."""
+    """The robot cannot be reached, refuses a command, or must not be moved in its state."""
 
 
 class Stop(enum.Enum):
-    """How to stop, after the stop categories of IEC 60204-1. None is an emergency stop: that is a hardware input."""
+    """How to stop, after the stop categories of IEC 60204-1. None is an emergency stop, which is a hardware input."""
 
     HOLD = "hold"
     """Brake along the path and stay there, powered (category 2)."""
     DECEL_THEN_DISABLE = "decel_then_disable"
-    """Brake along the path, then take the power away (category 1)."""
+    """Brake along the path, then remove power (category 1)."""
     DISABLE_NOW = "disable_now"
-    """Take the power away at once (category 0)."""
+    """Remove power at once (category 0)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What no command may exceed, and what no measurement may. `docs/safety.md` has the source of every default.
+    """Limits of commands and measurements. `docs/safety.md` gives the source of every default.
 
     Attributes:
         joint_low: [rad].
         joint_high: [rad].
         speed: of each joint [rad/s].
         acceleration: of each joint [rad/s^2].
-        workspace_low: corner of the box that both tips stay in, world frame [m].
+        workspace_low: corner of the box in which both tips stay, world frame [m].
         workspace_high: the opposite corner [m].
         opening_speed: of a gripper, in full openings per second [1/s].
         current: of each joint [A].
@@ -60,26 +60,20 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What a driver can do.
+    """Properties of a driver.
 
     Attributes:
         name: of the robot, as registered.
         resolution: of a joint position on the wire [rad].
-        gripper_feedback: whether openings are measured, not just remembered.
-        disable: whether power can be taken away by command.
-        stop_input: whether the state tells that the hardware's emergency stop is pressed.
     """
 
     name: str
     resolution: float
-    gripper_feedback: bool
-    disable: bool
-    stop_input: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Setpoint:
-    """Where to be at the next tick.
+    """Target of both arms at the next tick.
 
     Attributes:
         joints: positions [rad].
@@ -92,7 +86,7 @@ class Setpoint:
 
 @dataclasses.dataclass(frozen=True)
 class RobotState:
-    """What both arms last told.
+    """Latest state of both arms.
 
     Attributes:
         joints: measured positions [rad].
@@ -101,7 +95,7 @@ class RobotState:
         temperatures: of each joint [deg C].
         enabled: whether each joint has power.
         stopped: whether an emergency stop is pressed.
-        errors: what the arms complain of, in words with their codes; empty if nothing.
+        errors: reported by the arms, in words with their codes.
         stamps: when each arm's state arrived [s].
     """
 
@@ -121,9 +115,9 @@ class RobotState:
 
 @runtime_checkable
 class Robot(Protocol):
-    """A driver. It only moves things: what may be sent is the governor's to say, when is the executor's.
+    """A driver. It only carries out commands: the governor decides what may be sent, the executor when.
 
-    After `connect` nothing but `connect`, `enable` and `disconnect` may wait for the robot.
+    No method but `connect`, `enable` and `disconnect` may wait for the robot.
     """
 
     @property
@@ -137,31 +131,31 @@ class Robot(Protocol):
         ...
 
     def connect(self) -> None:
-        """Reach both arms and wait for their first states; `RobotError` within 3 s if that is not possible."""
+        """Connect to both arms and wait for their first states; `RobotError` within 3 s if that fails."""
         ...
 
     def enable(self) -> None:
-        """Give the joints power; `RobotError` if an arm refuses or reports an error."""
+        """Power the joints; `RobotError` if an arm refuses or reports an error."""
         ...
 
     def state(self) -> RobotState:
-        """Return what arrived last, without waiting; its age tells whether the arms are still there."""
+        """Return the latest state without waiting; its age shows whether the arms are still connected."""
         ...
 
     def command(self, setpoint: Setpoint) -> Setpoint:
-        """Send a set-point to both arms and return what was really sent, after the wire's rounding.
+        """Send a set-point to both arms and return it as sent, rounded to the wire's resolution.
 
         `RobotError` if a link is gone.
         """
         ...
 
     def stop(self, kind: Stop) -> None:
-        """Do a stop's part that is the robot's own. Never raises, may be called at any time and more than once.
+        """Carry out the driver's part of a stop. Never raises; may be called at any time and more than once.
 
-        Braking along the path is the caller's: HOLD does nothing here, DECEL_THEN_DISABLE is called at standstill.
+        The caller brakes along the path: HOLD does nothing here, and DECEL_THEN_DISABLE is called at standstill.
         """
         ...
 
     def disconnect(self) -> None:
-        """Close the links; the arms keep their last state. May be called twice."""
+        """Close the links; the arms stay powered or not, as they are. May be called twice."""
         ...

@@ -1,1 +1,1 @@
-"""Cameras: drivers, films, and the watch over them."""
+"""Camera drivers, and the checks on their frames."""

@@ -1,4 +1,4 @@
-"""Cameras by the tables of ``robot.toml``."""
+"""Cameras from the tables of ``robot.toml``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robotest.types import Clock
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Keys of a table besides ``kind``, and how to build a camera of them."""
+    """How to build a kind of camera, and the keys of its table besides ``kind``."""
 
     build: Callable[[str, Mapping[str, Any], Clock], Camera]
     required: Mapping[str, type]
@@ -26,7 +26,7 @@ class _Kind:
 
 
 def camera_from(table: Mapping[str, Any], name: str, clock: Clock | None = None) -> Camera:
-    """Build a camera from a table of a TOML file; nothing is opened yet.
+    """Build a camera from a table of a TOML file, without opening it.
 
     ``{kind = "realsense", serial = "...", width = 640, height = 480, fps = 30}``,
     ``{kind = "v4l2", device = "/dev/video0", width = 640, height = 480, fps = 30}``, with ``fourcc`` if not MJPG, or
@@ -34,53 +34,53 @@ def camera_from(table: Mapping[str, Any], name: str, clock: Clock | None = None)
 
     Args:
         table: as TOML reads it.
-        name: what messages call the camera.
-        clock: stamps arrivals; real time if not given.
+        name: of the camera, for messages.
+        clock: stamps arrivals; None: real time.
 
     Raises:
-        UnknownNameError: the kind or a key is not known.
-        CameraError: a key is missing, or its value is of a wrong kind.
+        UnknownNameError: the kind or a key is unknown.
+        CameraError: a key is missing, or a value has the wrong type.
     """
     if "kind" not in table:
         raise CameraError(f"camera {name!r} has no kind; give kind = one of {', '.join(map(repr, sorted(_KINDS)))}")
-    called = str(table["kind"])
-    if called not in _KINDS:
-        raise UnknownNameError("kind of camera", called, _KINDS)
-    kind = _KINDS[called]
+    kind_name = str(table["kind"])
+    if kind_name not in _KINDS:
+        raise UnknownNameError("kind of camera", kind_name, _KINDS)
+    kind = _KINDS[kind_name]
     known = {**kind.required, **kind.optional}
-    given = {key: value for key, value in table.items() if key != "kind"}
-    for key, value in given.items():
+    options = {key: value for key, value in table.items() if key != "kind"}
+    for key, value in options.items():
         if key not in known:
-            raise UnknownNameError(f"key of {called} camera", key, known)
+            raise UnknownNameError(f"key of {kind_name} camera", key, known)
         _check_value(name, key, value, known[key])
-    missing = [key for key in kind.required if key not in given]
+    missing = [key for key in kind.required if key not in options]
     if missing:
-        raise CameraError(f"camera {name!r} lacks {', '.join(missing)}: a {called} camera needs them")
-    return kind.build(name, given, clock or WallClock())
+        raise CameraError(f"camera {name!r} lacks {', '.join(missing)}: a {kind_name} camera needs them")
+    return kind.build(name, options, clock or WallClock())
 
 
-def _check_value(name: str, key: str, value: Any, wanted: type) -> None:
-    fits = type(value) is wanted  # a bool is an int, too
-    if not fits or (isinstance(value, int) and wanted is int and value <= 0):
-        raise CameraError(f"camera {name!r} has {key} = {value!r}; {key} must be {_IN_WORDS[wanted]}")
+def _check_value(name: str, key: str, value: Any, kind: type) -> None:
+    fits = type(value) is kind  # isinstance would take a bool for an int
+    if not fits or (kind is int and value <= 0):
+        raise CameraError(f"camera {name!r} has {key} = {value!r}; {key} must be {_IN_WORDS[kind]}")
 
 
-def _realsense(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
-    return RealSenseCamera(name, given["serial"], (given["height"], given["width"]), given["fps"], clock)
+def _realsense(name: str, options: Mapping[str, Any], clock: Clock) -> Camera:
+    return RealSenseCamera(name, options["serial"], (options["height"], options["width"]), options["fps"], clock)
 
 
-def _v4l2(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
-    size, fourcc = (given["height"], given["width"]), given.get("fourcc", "MJPG")
+def _v4l2(name: str, options: Mapping[str, Any], clock: Clock) -> Camera:
+    size, fourcc = (options["height"], options["width"]), options.get("fourcc", "MJPG")
     if len(fourcc) != 4:
         raise CameraError(f"camera {name!r} has fourcc = {fourcc!r}; give four letters, such as 'MJPG' or 'YUYV'")
-    return V4l2Camera(name, given["device"], size, given["fps"], clock, fourcc)
+    return V4l2Camera(name, options["device"], size, options["fps"], clock, fourcc)
 
 
-def _replay(name: str, given: Mapping[str, Any], clock: Clock) -> Camera:
-    return ReplayCamera(name, Path(given["path"]), clock, loop=given.get("loop", False))
+def _replay(name: str, options: Mapping[str, Any], clock: Clock) -> Camera:
+    return ReplayCamera(name, Path(options["path"]), clock, loop=options.get("loop", False))
 
 
-_IN_WORDS: Final = {str: "words in quotes", int: "a whole number above 0", bool: "true or false"}
+_IN_WORDS: Final = {str: "text in quotes", int: "an integer above 0", bool: "true or false"}
 _MODE: Final = {"width": int, "height": int, "fps": int}
 _KINDS: Final[Mapping[str, _Kind]] = {
     "realsense": _Kind(_realsense, {"serial": str, **_MODE}),

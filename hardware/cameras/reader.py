@@ -1,4 +1,4 @@
-"""A thread that reads a camera whose driver blocks."""
+"""Reading a blocking camera driver in a thread."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, Final
 from robotest.hardware.cameras.watch import CameraError, Frame
 
 FIRST_FRAME_S: Final = 3.0
-"""How long `latest` waits for the first frame [s]."""
+"""Time that `latest` waits for the first frame [s]."""
 _CLOSE_S: Final = 2.0  # how long `close` waits for a driver that blocks
 
 
 class Reader:
-    """A thread that reads a driver which blocks, and keeps only the newest frame.
+    """A thread that reads a blocking driver and keeps the newest frame.
 
-    The thread also lets the device go, since no other may do that while it is being read.
+    The thread also releases the device, which must not happen during a read.
 
     Args:
         name: of the camera.
-        read: returns a frame, or None if there was none for a while.
-        release: lets the device go.
+        read: returns a frame, or None if none came for a while.
+        release: releases the device.
     """
 
     def __init__(self, name: str, read: Callable[[], Frame | None], release: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Reader:
         """Return the newest frame; wait for the first one up to `FIRST_FRAME_S`.
 
         Raises:
-            CameraError: there was none, or the thread ended by an error, which is this one's cause.
+            CameraError: there was none, or the thread failed; its exception is the cause.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._error is not None, FIRST_FRAME_S)
@@ -62,7 +62,7 @@ class Reader:
                 stack.callback(self._release)
                 while not self._ending.is_set():
                     self._publish(self._read())
-        except Exception as error:  # noqa: BLE001 - nobody above a thread: it surfaces at the next `latest`
+        except Exception as error:  # noqa: BLE001 - in a thread nothing else would catch it: `latest` raises it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -82,7 +82,7 @@ def opened(name: str, reader: Reader | None) -> Reader:
 
 
 def imported(module: str, extra: str, hint: str) -> Any:
-    """Import what a camera needs; `CameraError` says how to install it, or what its library misses."""
+    """Import a camera's library; `CameraError` says how to install it, or why it cannot be loaded."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

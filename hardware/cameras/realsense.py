@@ -1,4 +1,4 @@
-"""RealSense cameras, through Intel's SDK, which is an extra and is imported when a camera is opened."""
+"""RealSense cameras through Intel's SDK, an extra that is imported when a camera is opened."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from robotest.hardware.cameras.watch import CameraError, Frame, checked_picture
 from robotest.types import Clock
 
 SILENCE_S: Final = 1.0
-"""After how long without a frame a RealSense camera counts as gone [s]."""
+"""A RealSense camera without a frame for this long counts as gone [s]."""
 
-_POLL_MS: Final = 100  # how long the driver may wait at a time, and so how soon `close` is obeyed
+_POLL_MS: Final = 100  # longest wait of the driver, and so the delay of `close`
 _STAMP_WRAP_S: Final = 2**32 * 1e-6  # RealSense cameras count microseconds in 32 bits: 71.6 minutes
 
 
 class RealSenseCamera:
     """The colour stream of a RealSense camera.
 
-    Stamps are of the camera's own clock. Where the computer cannot read it (no kernel metadata) there are none: those
-    that the SDK makes up follow the wall clock.
+    Stamps are those of the camera's own clock. Where the computer cannot read it (no kernel metadata) there are none,
+    because the SDK's substitutes follow the wall clock.
 
     Args:
-        name: what messages call it.
-        serial: of the camera, as ``rs-enumerate-devices`` prints it.
+        name: of the camera, for messages.
+        serial: number, as ``rs-enumerate-devices`` prints it.
         size: height and width [px], one of the camera's modes.
         fps: one of the camera's modes [1/s].
         clock: stamps arrivals.
-        context: pyrealsense2's, if not a new one; one may hold devices made in software.
+        context: of pyrealsense2, e.g. one with software devices; None: a new one.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RealSenseCamera:
         """Start streaming.
 
         Raises:
-            CameraError: pyrealsense2 is missing, or there is no such camera or mode; the message lists those there are.
+            CameraError: pyrealsense2 is missing, or the camera or mode does not exist; the message lists existing ones.
         """
         self.close()
         rs = imported("pyrealsense2", "realsense", "on Debian: apt-get install libusb-1.0-0")
@@ -66,7 +66,7 @@ class RealSenseCamera:
         self._reader = Reader(self.name, stream.read, stream.release)
 
     def latest(self) -> Frame:
-        """Return the newest frame; `CameraError` if there is none or the camera fell silent."""
+        """Return the newest frame; `CameraError` if there is none or the camera stopped sending."""
         return opened(self.name, self._reader).latest()
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class RealSenseCamera:
 
 
 class _RealSenseStream:
-    """What the reader's thread does with a pipeline."""
+    """A pipeline, used by the reader's thread."""
 
     def __init__(self, camera: RealSenseCamera, rs: Any, context: Any, pipeline: Any, clock: Clock) -> None:
         self._camera, self._rs, self._context, self._pipeline, self._clock = camera, rs, context, pipeline, clock
@@ -101,16 +101,16 @@ class _RealSenseStream:
             self._check_silence(now - self._heard_s)
             return None
         self._heard_s = now
-        image = np.array(colour.get_data())  # a copy: the SDK uses its buffers again
+        image = np.array(colour.get_data())  # a copy: the SDK reuses its buffers
         picture = checked_picture(self._camera.name, image, self._camera.size)
         return Frame(picture, now, self._stamp(colour), int(colour.get_frame_number()))
 
     def release(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is no longer there to be stopped
+        with contextlib.suppress(RuntimeError):  # it may be unplugged
             self._pipeline.stop()
 
     def _stamp(self, colour: Any) -> float | None:
-        """The camera's time [s], counted on where its counter starts again."""
+        """Return the camera's time [s], unwrapped."""
         if colour.get_frame_timestamp_domain() != self._rs.timestamp_domain.hardware_clock:
             return None
         stamp_s = float(colour.get_timestamp()) / 1000 + self._wrapped_s
@@ -133,13 +133,13 @@ class _RealSenseStream:
 
 
 def _realsense_devices(rs: Any, context: Any) -> dict[str, Any]:
-    """Serial -> device of what is connected."""
+    """Connected devices by serial number."""
     key = rs.camera_info.serial_number
     return {device.get_info(key): device for device in context.query_devices() if device.supports(key)}
 
 
 def _modes(rs: Any, device: Any) -> list[str]:
-    """Colour modes of a device in words."""
+    """Describe the colour modes of a device."""
     profiles = [profile for sensor in device.query_sensors() for profile in sensor.get_stream_profiles()]
     colour = [p for p in profiles if p.stream_type() == rs.stream.color and p.format() == rs.format.rgb8]
     modes = {(p.as_video_stream_profile().width(), p.as_video_stream_profile().height(), p.fps()) for p in colour}
@@ -147,7 +147,7 @@ def _modes(rs: Any, device: Any) -> list[str]:
 
 
 def _stamp_by_device(rs: Any, device: Any) -> None:
-    """Ask for the camera's own stamps: the SDK's default translates them to wall-clock time, which jumps."""
+    """Select the camera's own stamps: by default the SDK converts them to wall-clock time, which can jump."""
     for sensor in device.query_sensors():
         if sensor.supports(rs.option.global_time_enabled):
             sensor.set_option(rs.option.global_time_enabled, 0)

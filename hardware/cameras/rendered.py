@@ -12,12 +12,12 @@ from robotest.types import Clock
 
 
 class RenderedCamera:
-    """Pictures of a simulated scene, rendered when they are asked for.
+    """Renders a simulated scene on demand.
 
-    A scene that stands still keeps its stamp, and so counts as frozen; one slower than real time, as late.
+    A paused scene keeps its stamp and so counts as frozen; one slower than real time counts as late.
 
     Args:
-        name: what messages call it.
+        name: of the camera, for messages.
         size: height and width of what is rendered [px].
         render: returns a picture, RGB, and the time of the state it shows [s].
         clock: stamps arrivals.
@@ -35,11 +35,11 @@ class RenderedCamera:
         self._open, self._number = False, 0
 
     def open(self) -> None:
-        """Allow looking; numbers count on."""
+        """Allow rendering; frame numbers continue."""
         self._open = True
 
     def latest(self) -> Frame:
-        """Render; `CameraError` if the picture is not what was promised."""
+        """Render; `CameraError` if the picture has a wrong size or type."""
         if not self._open:
             raise CameraError(f"camera {self.name!r} is not open: call open() first")
         image, stamp_s = self._render()
@@ -47,5 +47,5 @@ class RenderedCamera:
         return Frame(checked_picture(self.name, image, self.size), self._clock.now(), stamp_s, self._number)
 
     def close(self) -> None:
-        """Forbid looking; may be called twice."""
+        """Forbid rendering; may be called twice."""
         self._open = False

@@ -1,4 +1,4 @@
-"""Films in the place of a camera."""
+"""A film instead of a camera."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from robotest.hardware.cameras.watch import CameraError, Frame
 from robotest.types import Clock
 
 _CATCHING_UP: Final = 3
-"""How often a film catches up with a clock that goes on meanwhile: one that is read slower than it plays stays late."""
+"""Attempts to catch up with the clock, which goes on during decoding; a film that decodes too slowly stays late."""
 
 
 class ReplayCamera:
-    """Plays a film at its own rate; frames that nobody asked for in time are passed over, as a camera's are.
+    """Plays a film at its own rate; frames that are not read in time are skipped, as a camera's are.
 
-    Frame k arrives k frame times after `open` and is stamped with its place in the film; stamps and numbers count on
-    where the film starts again.
+    Frame k arrives k frame times after `open` and is stamped with its time in the film. In a loop, stamps and numbers
+    keep increasing.
 
     Args:
-        name: what messages call it.
-        path: a film that ffmpeg reads.
-        clock: plays it.
-        loop: start again at the end, which is an error otherwise.
+        name: of the camera, for messages.
+        path: a film that ffmpeg can read.
+        clock: for the rate.
+        loop: start again at the end, instead of raising an error.
     """
 
     def __init__(self, name: str, path: Path, clock: Clock, *, loop: bool = False) -> None:
@@ -52,14 +52,14 @@ class ReplayCamera:
         return self._film.fps
 
     def open(self) -> None:
-        """Start at the film's beginning; `CameraError` if it is missing or cannot be read."""
+        """Start from the beginning; `CameraError` if the film is missing or cannot be read."""
         self.close()
-        _ = self._film  # before the clock starts: reading the header takes a while
+        _ = self._film  # read the header before the clock starts: it takes a while
         self._decoder = self._decode()
         self._started_s, self._number, self._frame = self._clock.now(), -1, None
 
     def latest(self) -> Frame:
-        """Return the frame that is due; `CameraError` at the film's end."""
+        """Return the frame that is due; `CameraError` after the last one."""
         if self._decoder is None:
             raise CameraError(f"camera {self.name!r} is not open: call open() first")
         pixels = None
@@ -111,7 +111,7 @@ class ReplayCamera:
         return pixels if len(pixels) == length else None
 
     def _decode(self) -> subprocess.Popen[bytes]:
-        # ffmpeg loops by itself: starting it anew would make the first frame late.
+        # ffmpeg loops by itself: restarting it would delay the first frame.
         loop = ["-stream_loop", "-1"] if self.loop else []
         command = [*self._ffmpeg(loop), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603 - ffmpeg
@@ -122,7 +122,7 @@ class ReplayCamera:
 
 @dataclasses.dataclass(frozen=True)
 class _Film:
-    """What a film's header says: sizes [px], frames per second [1/s]."""
+    """A film's header: sizes [px], frames per second [1/s]."""
 
     height: int
     width: int

@@ -1,4 +1,4 @@
-"""Cameras of Video4Linux, through OpenCV, which is an extra and is imported when a camera is opened."""
+"""Video4Linux cameras through OpenCV, an extra that is imported when a camera is opened."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from robotest.types import Clock
 
 
 class V4l2Camera:
-    """A camera that Video4Linux knows, through OpenCV.
+    """A Video4Linux camera.
 
-    Stamps are of the kernel, at a frame's first byte; there are none if the driver gives none. Frames are numbered as
-    they are read, since OpenCV does not tell the driver's count.
+    Stamps are the kernel's, at a frame's first byte, if the driver has them. Frames are numbered as they are read,
+    because OpenCV does not expose the driver's count.
 
     Args:
-        name: what messages call it.
-        device: e.g. ``/dev/video0``, or better a name in ``/dev/v4l/by-id`` which stays the same.
+        name: of the camera, for messages.
+        device: e.g. ``/dev/video0``, or better a permanent name in ``/dev/v4l/by-id``.
         size: height and width [px].
         fps: frames per second [1/s].
         clock: stamps arrivals.
         fourcc: pixel format; two cameras on one USB 2 bus need a compressed one.
-        capture: makes OpenCV's capture of a device.
+        capture: opens OpenCV's capture of a device; None: ``cv2.VideoCapture``.
     """
 
     def __init__(
@@ -47,13 +47,15 @@ class V4l2Camera:
         """Start streaming.
 
         Raises:
-            CameraError: OpenCV is missing, there is no such device, it is taken, or does not have this size or rate.
+            CameraError: OpenCV is missing, or the device does not exist, is in use, or lacks this size or rate.
         """
         self.close()
         cv2 = imported("cv2", "cameras", "pip install opencv-python-headless")
         if not Path(self.device).exists():
-            there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
-            raise CameraError(f"camera {self.name!r}: there is no {self.device}; there are {there or 'no /dev/video*'}")
+            devices = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+            raise CameraError(
+                f"camera {self.name!r}: there is no {self.device}; there are {devices or 'no /dev/video*'}"
+            )
         with contextlib.ExitStack() as stack:
             capture = self._capture(self.device)
             stack.callback(capture.release)
@@ -83,18 +85,18 @@ class V4l2Camera:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_FPS, self.fps)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where a driver can, nothing old waits in it
-        given = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver supports it, no old frame waits
+        actual = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
         fps = float(capture.get(cv2.CAP_PROP_FPS))
-        if given != self.size or (fps > 0 and abs(fps - self.fps) > 1):
+        if actual != self.size or (fps > 0 and abs(fps - self.fps) > 1):
             raise CameraError(
-                f"camera {self.name!r}: {self.device} gives {given[1]}x{given[0]} at {fps:g} fps, not "
+                f"camera {self.name!r}: {self.device} gives {actual[1]}x{actual[0]} at {fps:g} fps, not "
                 f"{width}x{height} at {self.fps}; see v4l2-ctl --list-formats-ext -d {self.device}"
             )
 
 
 class _CaptureStream:
-    """What the reader's thread does with OpenCV's capture."""
+    """OpenCV's capture, used by the reader's thread."""
 
     def __init__(self, camera: V4l2Camera, cv2: Any, capture: Any, clock: Clock) -> None:
         self._camera, self._cv2, self._capture, self._clock = camera, cv2, capture, clock

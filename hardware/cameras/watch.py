@@ -1,8 +1,8 @@
-"""What a camera is to the rest of the project, and the watch that lets only fresh pictures through.
+"""The interface to a camera, and `WatchedCamera`, which passes only fresh frames.
 
-A camera gives frames with two times: when the frame arrived here, and, if the camera has a clock, when it was taken by
-that. `WatchedCamera` compares both with what came before. A picture that is old, repeated or frozen is an error: a
-policy that acts on a stale or a made-up picture moves real arms. The cameras are modules beside this one.
+A frame has two times: when it arrived here and, if the camera has a clock, when it was taken. `WatchedCamera` compares
+both with those of earlier frames. An old, repeated or frozen picture is an error, because a policy that acts on it
+moves real arms. The drivers are the other modules of this package.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from PIL import Image
 from robotest.hardware.robot import RobotError
 from robotest.types import Clock
 
-_CLOCK_DRIFT: Final = 1e-4  # the clocks of cameras and computers differ by less [s/s]
-_CLOCK_JUMP_S: Final = 1.0  # more than a first frame can be late while a camera starts
+_CLOCK_DRIFT: Final = 1e-4  # bound on the drift between camera and computer [s/s]
+_CLOCK_JUMP_S: Final = 1.0  # more than the first frame of a starting camera can be late
 
 
 class CameraError(RobotError):
@@ -35,8 +35,8 @@ class Frame:
     Attributes:
         image: RGB.
         host_s: when it arrived in this process, `Clock.now` of the camera's clock [s].
-        device_s: when it was taken, by the camera's own clock, whose zero means nothing [s]; None if it has none.
-        number: of the source's frames, strictly increasing; gaps are frames that nobody looked at.
+        device_s: when it was taken, by the camera's own clock with an arbitrary zero [s]; None if it has none.
+        number: strictly increasing; gaps are frames that were not read.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -47,24 +47,24 @@ class Frame:
 
 @runtime_checkable
 class Openable(Protocol):
-    """Something with a device behind it."""
+    """A device that can be opened."""
 
     def open(self) -> None:
-        """Reach the device; after an error nothing is left open."""
+        """Open the device; after an error nothing is left open."""
         ...
 
     def close(self) -> None:
-        """Let the device go; may be called twice."""
+        """Close the device; may be called twice."""
         ...
 
 
 @runtime_checkable
 class Camera(Openable, Protocol):
-    """A source of frames, asked by one thread. `CameraError` is the only error of its methods."""
+    """A source of frames, for use by one thread. Its methods raise nothing but `CameraError`."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         ...
 
     @property
@@ -73,25 +73,25 @@ class Camera(Openable, Protocol):
         ...
 
     def latest(self) -> Frame:
-        """Return the newest frame, which may be old or known; wait for the first one only, for a limited time."""
+        """Return the newest frame, however old. Waits, for a limited time, only for the first one."""
         ...
 
 
 class WatchedCamera:
-    """Gives frames that are fresh and new, fitted to the policy's image size, or says why it cannot.
+    """Returns only fresh frames, fitted to the policy's image size.
 
-    A frame that is refused changes nothing: it is compared with the last one that was given. So a camera whose clock
-    or count has gone back stays refused until it has caught up or is opened again.
+    Frames are compared with the last accepted one. So a camera whose clock or count went back stays refused until it
+    has caught up or is opened again.
 
-    A stamp of the camera's own clock shows what the time of arrival does not: a frame that waited in a driver's queue.
-    The shortest way from the camera to here that was seen, allowing for the clocks' drift, is what the others are
-    compared with. Without such stamps, two pictures equal to the last bit are a frozen one: a sensor has noise.
+    The camera's own stamps reveal what the time of arrival cannot: a frame that waited in a driver's queue. Its delay
+    is compared with the shortest one seen, allowing for the clocks' drift. Without such stamps two pictures that are
+    equal to the last bit count as frozen, because a sensor has noise.
 
     Args:
         camera: the source.
-        size: height and width of the frames that `look` gives [px].
-        clock: the one the camera stamps arrivals with.
-        max_age_s: a frame older than this is refused, and one that took that much longer than others to arrive [s].
+        size: height and width of the frames that `look` returns [px].
+        clock: with which the camera stamps arrivals.
+        max_age_s: a frame older than this is refused, and one whose delay exceeds the shortest by more [s].
     """
 
     def __init__(self, camera: Camera, size: tuple[int, int], clock: Clock, max_age_s: float = 0.1) -> None:
@@ -107,7 +107,7 @@ class WatchedCamera:
         return self._camera.name
 
     def open(self) -> None:
-        """Open the camera and forget every frame seen before."""
+        """Open the camera and forget earlier frames."""
         self._camera.open()
         self._last = self._device_s = None
 
@@ -116,15 +116,15 @@ class WatchedCamera:
         self._camera.close()
 
     def newest(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the newest picture for people to look at, however old, as the camera gives it."""
+        """Return the newest picture, unchecked and unscaled, for people to look at."""
         return self._camera.latest().image
 
     def look(self) -> Frame:
-        """Return the newest frame, never one that was returned before.
+        """Return the newest frame, never the same one twice.
 
         Raises:
-            CameraError: there is no frame, or it is of a wrong size, older than `max_age_s`, repeated or frozen, or its
-                number or its time goes back.
+            CameraError: there is no frame, or it has a wrong size, is older than `max_age_s`, repeated or frozen, or
+                its number or time went back.
         """
         frame = self._camera.latest()
         now = self._clock.now()
@@ -135,14 +135,16 @@ class WatchedCamera:
         if frame.device_s is not None:
             self._check_device(frame.host_s, frame.device_s)
         elif self._last is not None and np.array_equal(frame.image, self._last.image):
-            raise self._refused(f"shows the very picture of frame {self._last.number} again: it is frozen")
+            raise self._refused(f"repeats the picture of frame {self._last.number}: it is frozen")
         self._remember(frame)
         return dataclasses.replace(frame, image=fitted(frame.image, self.size))
 
     def _check_age(self, frame: Frame, now: float) -> None:
         age = now - frame.host_s
         if age < 0:
-            raise self._refused(f"stamps frames {-age:.3f} s ahead of now: give it the clock that watches it")
+            raise self._refused(
+                f"stamps frames {-age:.3f} s ahead of now: it must use the clock of its `WatchedCamera`"
+            )
         if not age <= self.max_age_s:  # NaN too
             raise self._refused(
                 f"has given no frame for {age:.3f} s, allowed are {self.max_age_s:g} s: is it plugged in and streaming?"
@@ -151,7 +153,7 @@ class WatchedCamera:
     def _check_order(self, frame: Frame, last: Frame) -> None:
         if frame.number == last.number:
             raise self._refused(
-                f"has nothing newer than frame {frame.number}, seen before: it stalls, or is asked faster than it films"
+                f"has nothing newer than frame {frame.number}: it stalls, or is read faster than its frame rate"
             )
         if frame.number < last.number:
             raise self._refused(f"went back from frame {last.number} to {frame.number}: did it restart? Open it again")
@@ -178,7 +180,7 @@ class WatchedCamera:
             raise self._refused(f"has a clock that jumped ahead by {-delay:.3f} s: did it restart? Open it again")
 
     def _shortest(self, host_s: float) -> float:
-        """The least difference of the two clocks seen, at most, as of now [s]."""
+        """Upper bound of the smallest difference of the two clocks seen, drifted to `host_s` [s]."""
         return self._least_s + _CLOCK_DRIFT * (host_s - self._least_at_s)
 
     def _remember(self, frame: Frame) -> None:
@@ -194,9 +196,9 @@ class WatchedCamera:
 
 
 def fitted(image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height2 width2 3"]:
-    """Cut the middle out in the wanted proportions and scale it: averaged areas when smaller, bilinear when larger.
+    """Crop the centre to the aspect ratio of `size` and scale it: box filter when smaller, bilinear when larger.
 
-    Nothing is stretched and nothing is padded. A policy that was trained on pictures fitted otherwise needs these.
+    Nothing is stretched or padded. A policy must be trained on pictures that were fitted in the same way.
 
     Args:
         image: RGB.
@@ -214,21 +216,21 @@ def fitted(image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]) ->
 
 
 def checked_picture(camera: str, image: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the image if it is what the camera's frames must be, RGB bytes of its size; `CameraError` if not."""
+    """Return the image if it is RGB as uint8 of the camera's size; `CameraError` if not."""
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (*size, 3)):
-        given = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        kind = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise CameraError(
-            f"camera {camera!r} gives {given}, not RGB as uint8 of shape {(*size, 3)}: set the height and width it has"
+            f"camera {camera!r} gives {kind}, not RGB as uint8 of shape {(*size, 3)}: give its real height and width"
         )
     picture: UInt8[np.ndarray, "height width 3"] = image
     return picture
 
 
 def open_all(cameras: Sequence[Openable]) -> contextlib.ExitStack:
-    """Open the cameras in order; if one cannot be opened, those that are open are closed.
+    """Open the cameras in order; if one fails, close those already open.
 
     Returns:
-        A context manager that closes them all, the last one first; or call its `close`.
+        A context manager that closes them all in reverse order, as does its `close`.
     """
     with contextlib.ExitStack() as stack:
         for camera in cameras:

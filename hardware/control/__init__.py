@@ -1,1 +1,1 @@
-"""The process that commands the arms, and what talks to it."""
+"""The process that commands the arms, and its client."""

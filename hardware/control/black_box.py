@@ -1,7 +1,7 @@
-"""What was sent and measured at every tick, in a file that outlives any process.
+"""A log of every tick, with set-points and measurements, in a file that survives a crash of its process.
 
-A ring of fixed records in a file that is as large as it will ever be from the start: a full disk is found before
-anything moves, and a killed process loses nothing that it wrote.
+The file is a ring of fixed-size records and has its full size from the start: a full disk is found before anything
+moves, and a killed process loses nothing that it wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robotest.hardware.robot import RobotState, Setpoint
 
 RECORD: Final = np.dtype(
     [
-        ("index", "<u8"),  # counts from 1; 0 is a record never written
+        ("index", "<u8"),  # counts from 1; 0: never written
         ("time", "<f8"),
         ("mode", "S10"),
         ("fault", "S16"),
@@ -50,10 +50,10 @@ class Entry:
     Attributes:
         time: [s].
         mode: of the executor.
-        chunk: number of the chunk followed last.
-        step: of it.
-        sent: None if nothing was.
-        state: None if there was none.
+        chunk: number of the chunk admitted last.
+        step: of that chunk.
+        sent: set-point; None if none was sent.
+        state: measurements; None if the driver could not be read.
         fault: name of the latched fault, if any.
     """
 
@@ -67,14 +67,14 @@ class Entry:
 
 
 class BlackBox:
-    """Writes.
+    """Writes a black box.
 
     Args:
         path: of the file; replaced.
-        ticks: how many the ring holds.
+        ticks: capacity of the ring.
 
     Raises:
-        RobotestError: there is no room, or no right to write.
+        RobotestError: the file cannot be created at its full size.
     """
 
     def __init__(self, path: Path, ticks: int = _TICKS) -> None:
@@ -87,7 +87,7 @@ class BlackBox:
         except OSError as error:
             with contextlib.suppress(OSError):
                 if path.is_file():
-                    path.unlink()  # what room there is stays
+                    path.unlink()  # frees the space it took
             raise RobotestError(f"the black box {path} needs {size >> 20} MiB: {error.strerror or error}") from error
         header = _MAGIC + json.dumps({"ticks": ticks, "record": RECORD.itemsize}).encode()
         self._map[: len(header)] = header
@@ -95,7 +95,7 @@ class BlackBox:
         self._index = 0
 
     def write(self, entry: Entry) -> None:
-        """Add a tick."""
+        """Append a tick; the oldest one is overwritten if the ring is full."""
         record = np.zeros((), RECORD)
         sent, state = entry.sent, entry.state
         record["index"], record["time"] = self._index + 1, entry.time
@@ -109,23 +109,23 @@ class BlackBox:
         self._index += 1
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         del self._records
         self._map.close()
 
 
 def read(path: Path) -> np.ndarray[tuple[int], np.dtype[Any]]:
-    """Return the ticks of a black box in their order; those torn by a crash are left out.
+    """Return the ticks of a black box in order, without those torn by a crash.
 
     Raises:
-        RobotestError: it is no black box.
+        RobotestError: the file cannot be read or is not a black box.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise RobotestError(f"{path}: {error.strerror or error}") from error
     if not data.startswith(_MAGIC) or len(data) < _HEADER_BYTES:
-        raise RobotestError(f"{path} is no black box")
+        raise RobotestError(f"{path} is not a black box")
     records = np.frombuffer(data, RECORD, (len(data) - _HEADER_BYTES) // RECORD.itemsize, _HEADER_BYTES)
     written = records[records["index"] > 0]
     whole = written[[bool(r["crc"] == _checksum(r)) for r in written]] if len(written) else written

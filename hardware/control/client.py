@@ -1,4 +1,4 @@
-"""The rollout's end of the executor: starts its process, says that the rollout lives, hears how the arms are."""
+"""The rollout's side of the executor: starts its process, sends requests and heartbeats, receives its status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from typing import Any, Final
 from robotest.embodiment.workcell import SIDES
 from robotest.hardware.control.executor import Watchdogs
 from robotest.hardware.control.governor import JointTrajectory
-from robotest.hardware.control.process import PACKET_BYTES
+from robotest.hardware.control.messages import (
+    PACKET_BYTES,
+    Beat,
+    Enable,
+    Follow,
+    Greeting,
+    Halt,
+    Hold,
+    Opening,
+    Quit,
+    Request,
+    Reset,
+    request_to_message,
+)
+from robotest.hardware.control.status import Mode, Status
 from robotest.hardware.robot import RobotError, Stop
 from robotest.runtime import wire
 from robotest.types import Clock
@@ -23,28 +37,33 @@ from robotest.types import Clock
 OPEN_S: Final = 10.0
 BEAT_S: Final = 0.02
 SILENT_S: Final = 0.5
-"""An executor not heard of for this long is taken for dead; then only the hardware's stop is left."""
+"""An executor silent for this long counts as dead; then only the hardware's emergency stop is left."""
+_FIRST_STATUS_S = 1.0
 _END_S = 5.0
 _OFF_S = 3.0  # switching off may wait for four answers of an arm, half a second each
 
 
 class RobotFaultError(RobotError):
-    """The arms were stopped, and stay so until somebody resets them."""
+    """The arms were stopped by a fault, and stay stopped until it is reset."""
 
 
 class ExecutorClient:
-    """One robot, behind its executor.
+    """Controls one robot through an executor in its own process.
 
     Args:
         robot: registered name.
         config: table ``[robot]`` of its configuration.
-        black_box: where the executor keeps what it sends.
-        clock: as the executor's.
+        black_box: file for the executor's log.
+        clock: the executor's.
         table_z: height of the table over the world's origin [m].
         realtime: ask for a real-time priority.
 
+    Attributes:
+        process: the executor's.
+        greeting: of the executor.
+
     Raises:
-        RobotError: it cannot be opened; one line.
+        RobotError: the robot cannot be opened; one line.
     """
 
     def __init__(
@@ -60,7 +79,7 @@ class ExecutorClient:
         self._clock = clock
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A session of its own: Ctrl-C at the terminal is the rollout's, and must not end the executor.
+            # In a new session, because Ctrl-C at the terminal must not end the executor.
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "robotest.hardware.control.process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -68,95 +87,101 @@ class ExecutorClient:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self._status: dict[str, Any] = {}
+        self._status: Status | None = None
         self._heard = threading.Condition()
         self._ended = threading.Event()
-        box = str(black_box.absolute())
-        opening = {"robot": robot, "config": dict(config), "black_box": box, "table_z": table_z, "realtime": realtime}
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         try:
-            self.about = self._open(opening)
+            self.greeting: Final = self._open(Opening(robot, config, black_box, table_z, realtime))
             self._thread.start()
-            self.wait(bool, 1.0, "the executor's first status")
+            with self._heard:
+                self._heard.wait_for(lambda: self._status is not None, _FIRST_STATUS_S)
+            self.require_well()
         except BaseException:
             self.process.kill()  # nothing has power yet
             self.close()
             raise
 
     @property
-    def status(self) -> dict[str, Any]:
-        """What the executor told last; see `robotest.hardware.control.executor.Executor.tick`.
+    def status(self) -> Status:
+        """The executor's latest status.
 
         Raises:
-            RobotError: it has not been heard of for `SILENT_S`.
+            RobotError: the executor has been silent for `SILENT_S`.
         """
         status = self._status
-        if status and self._clock.now() - status["time"] > SILENT_S:
+        if status is None:
+            raise RobotError(f"no status from the executor within {_FIRST_STATUS_S:g} s of its start")
+        if self._clock.now() - status.time > SILENT_S:
             raise RobotError("the executor is silent: press the hardware's emergency stop, then look at the arms")
         return status
 
-    def require_well(self) -> dict[str, Any]:
+    def require_well(self) -> Status:
         """Return the status; `RobotFaultError` if a fault is latched."""
         status = self.status
-        if fault := status.get("fault"):
-            raise RobotFaultError(f"{fault['text']} [{fault['name']}, {fault['stop']}]")
+        if fault := status.fault:
+            raise RobotFaultError(f"{fault.text} [{fault.name}, {fault.stop.value}]")
         return status
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message to the executor.
+    def send(self, request: Request) -> None:
+        """Send a request to the executor.
 
         Raises:
-            RobotError: nobody is there to take it.
+            RobotError: the executor is gone.
         """
         try:
-            self._socket.send(wire.pack(message))
+            self._socket.send(wire.pack(request_to_message(request)))
         except OSError as error:
             raise RobotError(f"the executor is gone ({error.strerror or error})") from error
 
     def follow(self, chunk: JointTrajectory) -> None:
-        """Hand over a chunk. Whether it was admitted is in the status."""
-        self.send({"do": "chunk", **vars(chunk)})
+        """Send a chunk. The status shows whether it was admitted."""
+        self.send(Follow(chunk))
 
     def stop(self, kind: Stop, text: str) -> None:
-        """Stop the arms for a reason; it latches as a fault."""
-        self.send({"do": "stop", "kind": kind.value, "text": text})
+        """Stop the arms; the reason latches as a fault."""
+        self.send(Halt(kind, text))
+
+    def hold(self) -> None:
+        """Let the arms come to rest; no fault."""
+        self.send(Hold())
 
     def enable(self, limit_s: float = 12.0) -> None:
-        """Give the arms power and hold them where they are.
+        """Power the arms and hold them where they are.
 
         Raises:
-            RobotFaultError: something forbids it.
+            RobotFaultError: the executor or an arm refused.
         """
-        self.send({"do": "enable"})
-        self.wait(lambda s: s["mode"] != "disabled", limit_s, "the arms to be enabled")
+        self.send(Enable())
+        self.wait(lambda s: s.mode is not Mode.DISABLED, limit_s, "the arms to be enabled")
 
-    def with_power(self, limit_s: float = _OFF_S) -> list[str]:
-        """Return the sides whose arm was not seen to lose its power, by a fresh state and within a time.
+    def powered_sides(self, limit_s: float = _OFF_S) -> list[str]:
+        """Wait for fresh states without power; return the sides that did not report one within `limit_s`.
 
-        That an arm was told to switch off says little: its connection may be dead.
+        A command to switch off proves nothing: the connection may be dead.
         """
         end = time.monotonic() + limit_s
         with self._heard:
             while True:
                 status = self.status
-                found = [side for i, side in enumerate(SIDES) if not _is_off(status, i)]
-                if not found or time.monotonic() > end:
-                    return found
+                powered = [side for i, side in enumerate(SIDES) if not _is_off(status, i)]
+                if not powered or time.monotonic() > end:
+                    return powered
                 self._heard.wait(0.05)
 
     def reset(self) -> None:
-        """Forget a latched fault once the arms are stopped; its cause is looked at again at the next `enable`."""
-        self._until(lambda s: s["mode"] == "disabled" or bool(s["at_rest"]), 5.0, "the arms to come to rest")
-        time.sleep(2 * BEAT_S)  # a standstill may still be followed by switching off
-        self.send({"do": "reset"})
-        self._until(lambda s: s["fault"] is None, 1.0, "the fault to be reset")
+        """Clear a latched fault once the arms are stopped; `enable` checks again for its cause."""
+        self._until(lambda s: s.mode is Mode.DISABLED or s.at_rest, 5.0, "the arms to come to rest")
+        time.sleep(2 * BEAT_S)  # power may go only after the standstill
+        self.send(Reset())
+        self._until(lambda s: s.fault is None, 1.0, "the fault to be reset")
 
-    def wait(self, until: Callable[[dict[str, Any]], bool], limit_s: float, what: str) -> dict[str, Any]:
-        """Wait for a status that fulfils `until` and return it.
+    def wait(self, until: Callable[[Status], bool], limit_s: float, what: str) -> Status:
+        """Wait for a status that satisfies `until` and return it.
 
         Raises:
             RobotFaultError: a fault is latched.
-            RobotError: it did not come within `limit_s`.
+            RobotError: no such status within `limit_s`.
         """
         return self._until(until, limit_s, what, self.require_well)
 
@@ -165,7 +190,7 @@ class ExecutorClient:
         if self._ended.is_set():
             return
         with contextlib.suppress(RobotError):
-            self.send({"do": "quit"})
+            self.send(Quit())
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_S)
         self._ended.set()
@@ -175,52 +200,50 @@ class ExecutorClient:
 
     def _until(
         self,
-        until: Callable[[dict[str, Any]], bool],
+        until: Callable[[Status], bool],
         limit_s: float,
         what: str,
-        look: Callable[[], dict[str, Any]] | None = None,
-    ) -> dict[str, Any]:
+        look: Callable[[], Status] | None = None,
+    ) -> Status:
         end = time.monotonic() + limit_s
         with self._heard:
             while True:
                 status = look() if look else self.status
-                if status and until(status):
+                if until(status):
                     return status
                 if time.monotonic() > end:
                     raise RobotError(f"waited {limit_s:g} s for {what}")
                 self._heard.wait(0.05)
 
-    def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _open(self, opening: Opening) -> Greeting:
         self._socket.settimeout(OPEN_S)
         try:
-            self._socket.send(wire.pack(request))
+            self._socket.send(wire.pack(opening.to_message()))
             packet = self._socket.recv(PACKET_BYTES)
         except OSError as error:
             raise RobotError(f"the executor did not start ({error})") from error
         self._socket.settimeout(None)
         if not packet:
             raise RobotError(f"the executor ended with exit code {self.process.wait()} before it was ready")
-        answer: dict[str, Any] = wire.unpack(packet)
-        if "error" in answer:
-            raise RobotError(answer["error"])
-        return answer
+        return Greeting.from_message(wire.unpack(packet))
 
     def _beat(self) -> None:
-        """Say that this process lives, and keep the newest status. Not from inference: that may take its time."""
+        """Send heartbeats and keep the newest status. In a thread, because inference may block for long."""
         while not self._ended.wait(BEAT_S):
             with contextlib.suppress(OSError):
-                self._socket.send(wire.pack({"do": "beat"}), socket.MSG_DONTWAIT)
+                self._socket.send(wire.pack(request_to_message(Beat())), socket.MSG_DONTWAIT)
             newest = None
             with contextlib.suppress(BlockingIOError, OSError):
                 while packet := self._socket.recv(PACKET_BYTES, socket.MSG_DONTWAIT):
                     newest = packet
             if newest:
                 with self._heard, contextlib.suppress(wire.WireError):
-                    self._status = wire.unpack(newest)
+                    self._status = Status.from_message(wire.unpack(newest))
                     self._heard.notify_all()
 
 
-def _is_off(status: Mapping[str, Any], arm: int) -> bool:
-    if "enabled" not in status or status["time"] - status["stamps"][arm] > Watchdogs.state:
+def _is_off(status: Status, arm: int) -> bool:
+    measured = status.measured
+    if measured is None or status.time - measured.stamps[arm] > Watchdogs.state:
         return False
-    return not status["enabled"][arm].any()
+    return not measured.enabled[arm].any()

@@ -1,48 +1,36 @@
-"""What happens at every tick of the robot: obey, look, decide whether to stop, move.
+"""One control tick of the robot: handle requests, read the arms, check for faults, send the next set-point.
 
-`Executor.tick` neither waits nor raises. Faults latch: whatever stopped the arms, they stay stopped until somebody
-resets and enables them again. `robotest.hardware.control.process` runs it in a process of its own.
+`Executor.tick` neither waits nor raises. Faults latch: once stopped, the arms stay stopped until they are reset and
+enabled again. `robotest.hardware.control.station` calls it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
 from robotest.errors import RobotestError
 from robotest.hardware.control.black_box import BlackBox, Entry
 from robotest.hardware.control.governor import Governor, JointTrajectory, RejectedChunkError, Shaped
+from robotest.hardware.control.messages import Beat, Enable, Follow, Halt, Hold, Quit, Request, Reset, Unknown
+from robotest.hardware.control.status import Fault, Measured, Mode, Status
 from robotest.hardware.robot import Robot, RobotState, Setpoint, Stop
-
-
-class Mode(enum.Enum):
-    """What the arms are doing."""
-
-    DISABLED = "disabled"
-    """No set-points are sent."""
-    HOLDING = "holding"
-    """The same set-point is sent, tick after tick."""
-    FOLLOWING = "following"
-    """A chunk is followed."""
-    STOPPING = "stopping"
-    """The arms brake."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Watchdogs:
-    """What may take how long, or go how far, before the arms are stopped.
+    """Thresholds beyond which the arms are stopped.
 
     Attributes:
-        heartbeat: since the rollout's process was last heard of [s]. Not short: a thread of that process beats, and
-            libraries keep it waiting. Where the system tells that the process stands still, nobody waits for this.
-        state: since an arm's state arrived [s]. Time in which this process itself did not run counts at the next tick:
-            what arrived meanwhile may not have been read yet.
-        following: of a joint behind its set-point [rad].
-        late: between two ticks of the executor itself [s].
+        heartbeat: time since the last message of the rollout [s]. Generous, because libraries can block the thread
+            that beats. Where the operating system reports that the process is gone or stopped, that comes first.
+        state: age of an arm's state [s]. Time in which the executor itself did not run is not counted until the next
+            tick: states that arrived meanwhile may not have been read yet.
+        following: distance of a joint behind its set-point [rad].
+        late: time between two ticks of the executor [s].
     """
 
     heartbeat: float = 1.0
@@ -51,34 +39,19 @@ class Watchdogs:
     late: float = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """Why the arms were stopped. It latches.
-
-    Attributes:
-        name: short, for programs; a key of `docs/safety.md`'s table.
-        text: for the operator, one line.
-        stop: how.
-    """
-
-    name: str
-    text: str
-    stop: Stop
-
-
-_TEXT: Final = 300  # characters of a fault: whatever it quotes, it is one line
+_TEXT: Final = 300  # maximum length of a fault's text, which may quote anything
 _SEVERITY: Final = {Stop.HOLD: 0, Stop.DECEL_THEN_DISABLE: 1, Stop.DISABLE_NOW: 2}
 
 
 class Executor:
-    """One robot's. Between ticks it does nothing.
+    """Controls one robot. Does nothing between ticks.
 
     Args:
         robot: connected.
-        governor: of the robot's limits.
-        box: is told of every tick.
-        now: when this is made [s].
-        watchdogs: how long and how far.
+        governor: with the robot's limits.
+        box: records every tick.
+        now: current time [s].
+        watchdogs: thresholds.
     """
 
     def __init__(
@@ -98,7 +71,7 @@ class Executor:
 
     @property
     def fault(self) -> Fault | None:
-        """Why the arms were stopped; None if they were not."""
+        """The latched fault, if any."""
         return self._fault
 
     @property
@@ -106,17 +79,17 @@ class Executor:
         """Whether set-points are being sent."""
         return self._mode is not Mode.DISABLED
 
-    def tick(self, now: float, messages: Sequence[object]) -> dict[str, Any]:
-        """Do what one tick is for and return the status.
+    def tick(self, now: float, requests: Sequence[Request | Unknown]) -> Status:
+        """Run one tick and return the status after it.
 
         Args:
             now: time [s].
-            messages: that arrived since the tick before, in their order; anything may be among them.
+            requests: received since the last tick, in order.
         """
         self._notes = []
-        self._look_back(now)
-        for message in messages:
-            self._obey(message, now)
+        self._check_gap(now)
+        for request in requests:
+            self._handle(request, now)
         state = self._state()
         if state is not None:
             self._watch(state, now)
@@ -126,7 +99,7 @@ class Executor:
         return status
 
     def trip(self, fault: Fault) -> None:
-        """Stop the arms and stay stopped; a worse fault than the one there is takes its place."""
+        """Stop the arms and latch the fault; it replaces a latched one only if its stop is more severe."""
         fault = dataclasses.replace(fault, text=" ".join(fault.text.split())[:_TEXT])
         if self._fault is not None and _SEVERITY[fault.stop] <= _SEVERITY[self._fault.stop]:
             return
@@ -134,11 +107,11 @@ class Executor:
         if self.powered:
             self._mode = Mode.STOPPING
         if fault.stop is Stop.DISABLE_NOW:
-            self._switched_off = False  # said again, whatever was said before
+            self._switched_off = False  # repeat the command, even if the arms should be off already
             self._switch_off(Stop.DISABLE_NOW)
 
-    def _look_back(self, now: float) -> None:
-        """Stop if this process itself did not run: meanwhile the arms came to rest at the set-point sent last."""
+    def _check_gap(self, now: float) -> None:
+        """Stop if this process did not run for too long: meanwhile the arms came to rest at the last set-point."""
         before, self._ticked = self._ticked, now
         gap = now - before if before is not None else 0.0
         self._absent = max(0.0, gap - self._governor.tick)
@@ -147,36 +120,39 @@ class Executor:
             text = f"the executor did not run for {1000 * gap:.0f} ms"
             self.trip(Fault("starved", text, Stop.DECEL_THEN_DISABLE))
 
-    def _obey(self, message: object, now: float) -> None:
-        self._beat = now  # whoever sends anything is there
+    def _handle(self, request: Request | Unknown, now: float) -> None:
+        self._beat = now  # any message proves that the rollout is alive
         try:
-            match message:
-                case {"do": "beat"}:
-                    pass
-                case {"do": "chunk", **fields}:
-                    self._admit(JointTrajectory(**cast("dict[str, Any]", fields)), now)
-                case {"do": "stop", "kind": kind, "text": str(text)}:
-                    self.trip(Fault("operator", text, Stop(kind)))
-                case {"do": "hold"}:
-                    self._hold()
-                case {"do": "enable"}:
-                    self._enable(now)
-                case {"do": "disable"}:
-                    self._disable()
-                case {"do": "reset"}:
-                    self._reset()
-                case _:
-                    self.trip(Fault("message", f"a message that nobody understands: {str(message)[:80]}", Stop.HOLD))
+            self._obey(request, now)
         except RobotestError as error:
             self.trip(Fault("refused", str(error), Stop.HOLD))
-        except Exception as error:  # noqa: BLE001 - there is no end of what a message may hold
-            self.trip(Fault("message", f"a message that nobody understands: {error}", Stop.HOLD))
+        except Exception as error:  # noqa: BLE001 - a chunk's fields may hold anything
+            self.trip(Fault("message", f"request failed: {error}", Stop.HOLD))
+
+    def _obey(self, request: Request | Unknown, now: float) -> None:
+        match request:
+            case Beat():
+                pass
+            case Follow(chunk):
+                self._admit(chunk, now)
+            case Halt(kind, text):
+                self.trip(Fault("operator", text, kind))
+            case Hold():
+                self._hold()
+            case Enable():
+                self._enable(now)
+            case Reset():
+                self._reset()
+            case Quit():
+                self.trip(Fault("ended", "the executor was told to end", Stop.DECEL_THEN_DISABLE))
+            case Unknown(text):
+                self.trip(Fault("message", f"unknown message: {text}", Stop.HOLD))
 
     def _admit(self, chunk: JointTrajectory, now: float) -> None:
         if self._fault is not None:
-            return  # whoever sent it does not know yet
+            return  # the sender has not seen the fault yet
         if self._mode not in (Mode.HOLDING, Mode.FOLLOWING):
-            raise RobotestError("a chunk for arms that are not enabled")
+            raise RobotestError("chunk refused: the arms are not enabled")
         try:
             self._notes += self._governor.admit(chunk, now)
         except RejectedChunkError as error:
@@ -185,7 +161,7 @@ class Executor:
         self._chunk, self._step, self._mode = chunk.number, -1, Mode.FOLLOWING
 
     def _hold(self) -> None:
-        """Leave the chunk and come to a standstill; no fault."""
+        """Abandon the chunk and come to rest; no fault."""
         if self._mode is Mode.FOLLOWING:
             self._mode = Mode.HOLDING
 
@@ -198,36 +174,30 @@ class Executor:
         if trouble := self._trouble(state, now):
             self.trip(trouble)
             return
-        self._governor.start_at(state.joints, state.openings)  # refused before anything has power
+        self._governor.start_at(state.joints, state.openings)  # may refuse, before anything has power
         self._switched_off = False
         try:
             self._robot.enable()
             state = self._robot.state()
             self._governor.start_at(state.joints, state.openings)
         except Exception:
-            self._switch_off(Stop.DECEL_THEN_DISABLE)  # one arm may have got it
+            self._switch_off(Stop.DECEL_THEN_DISABLE)  # one arm may have power already
             raise
         self._mode = Mode.HOLDING
-        self._ticked = None  # switching on took as long as it took
-
-    def _disable(self) -> None:
-        if self.powered and not self._governor.at_rest:
-            raise RobotestError("the arms move; hold them before disabling them")
-        if self.powered:
-            self._switch_off(Stop.DECEL_THEN_DISABLE)
+        self._ticked = None  # powering up takes seconds, which is not a late tick
 
     def _reset(self) -> None:
-        """Forget the fault. The arms stay as they are: disabled, or held if a hold was all."""
+        """Clear the fault. The arms stay disabled, or keep holding if the stop was HOLD."""
         if self._fault is not None and self._mode is Mode.STOPPING:
             if self._fault.stop is not Stop.HOLD or not self._governor.at_rest:
-                raise RobotestError("the arms are still being stopped; reset again afterwards")
+                raise RobotestError("the arms are still stopping; reset again when they are at rest")
             self._mode = Mode.HOLDING
         self._fault = None
 
     def _state(self) -> RobotState | None:
         try:
             return self._robot.state()
-        except Exception as error:  # noqa: BLE001 - braking goes on, whatever a driver raises
+        except Exception as error:  # noqa: BLE001 - braking must go on, whatever the driver raises
             self._blame("link" if isinstance(error, RobotestError) else "internal", error)
             return None
 
@@ -238,18 +208,18 @@ class Executor:
             self.trip(trouble)
         silence = now - self._beat
         if silence > self._watchdogs.heartbeat:
-            text = f"nothing heard from the rollout for {1000 * silence:.0f} ms"
+            text = f"no message from the rollout for {1000 * silence:.0f} ms"
             self.trip(Fault("heartbeat", text, Stop.DECEL_THEN_DISABLE))
 
     def _trouble(self, state: RobotState, now: float) -> Fault | None:
-        """Return the worst of what a state tells."""
+        """Return the most severe fault that a state shows."""
         limits = self._robot.limits
         measured = (state.joints, state.currents, state.temperatures, state.stamps)
         if state.stopped:
             return Fault("emergency_stop", "the emergency stop is pressed", Stop.DISABLE_NOW)
         stop = Stop.DECEL_THEN_DISABLE
         if not all(np.isfinite(values).all() for values in measured):
-            return Fault("state", "the arms' state holds something that is not a finite number", stop)
+            return Fault("state", "the arms' state contains a value that is not finite", stop)
         if state.age(now) - self._absent > self._watchdogs.state:
             return Fault("state", f"the arms' state is {1000 * state.age(now):.0f} ms old", stop)
         if state.errors:
@@ -266,7 +236,7 @@ class Executor:
         return None
 
     def _move(self) -> Setpoint | None:
-        """Send the next set-point; return what was sent."""
+        """Send the next set-point; return it as sent, None if that failed."""
         shaped = self._governor.follow() if self._mode is Mode.FOLLOWING else self._governor.brake()
         if self._mode is Mode.FOLLOWING:
             self._followed(shaped)
@@ -286,7 +256,7 @@ class Executor:
 
     def _followed(self, shaped: Shaped) -> None:
         if shaped.held:
-            self.trip(Fault("unsafe", f"stopped on the way: {shaped.held}", Stop.HOLD))
+            self.trip(Fault("unsafe", f"chunk abandoned: {shaped.held}", Stop.HOLD))
         self._step = -1 if shaped.step is None else shaped.step
         if not self._governor.busy and self._fault is None:
             self._mode = Mode.HOLDING
@@ -297,27 +267,21 @@ class Executor:
             self._switched_off = True
             self._robot.stop(kind)
 
-    def _status(self, now: float, state: RobotState | None) -> dict[str, Any]:
+    def _status(self, now: float, state: RobotState | None) -> Status:
         commanded = self._governor.commanded
-        if state is not None and not self.powered:  # nothing is commanded; what would be is where the arms are
+        if state is not None and not self.powered:  # a chunk would start where the arms are
             commanded = Setpoint(state.joints, state.openings)
-        told: dict[str, Any] = {}
-        if state is not None:
-            told = {name: getattr(state, name) for name in ("joints", "openings", "stamps", "enabled")}
-        return {
-            "time": now,
-            "mode": self._mode.value,
-            "fault": None
-            if self._fault is None
-            else {"name": self._fault.name, "text": self._fault.text, "stop": self._fault.stop.value},
-            "chunk": self._chunk,
-            "step": self._step,
-            "at_rest": self._governor.at_rest,
-            "commanded": commanded.joints,
-            "commanded_openings": commanded.openings,
-            "notes": self._notes,
-            **told,
-        }
+        return Status(
+            time=now,
+            mode=self._mode,
+            fault=self._fault,
+            chunk=self._chunk,
+            step=self._step,
+            at_rest=self._governor.at_rest,
+            commanded=commanded,
+            measured=None if state is None else Measured.of(state),
+            notes=tuple(self._notes),
+        )
 
     def _record(self, now: float, state: RobotState | None, sent: Setpoint | None) -> None:
         entry = Entry(

@@ -1,12 +1,11 @@
-"""What stands between a policy and the motors: admits chunks or rejects them, and shapes every set-point.
+"""Between a policy and the motors: admits or rejects chunks, and shapes every set-point.
 
-Nothing here waits, reads a clock or sends. Positions are whole numbers of the wire's resolution and velocities whole
-numbers per tick, so that what is checked is to the last bit what is sent, and limits hold exactly.
+Nothing here waits, reads a clock or sends. Positions are integers in units of the wire's resolution and velocities
+integers per tick, so that the set-points checked are to the last bit those sent, and limits hold exactly.
 
-A set-point is only given out if the arms could still brake from it without leaving what is allowed: the joint limits
-by arithmetic (`fastest`), workspace and collisions by looking along the braking path. The path of the set-point before
-was looked at too, so braking is always a way out. Where there is little room the arms become slow; where there is none
-the chunk is given up.
+A set-point is returned only if the arms can still brake from it within limits: joint limits by arithmetic (`fastest`),
+workspace and collisions by checking the whole braking path. The previous set-point's braking path was checked too, so
+braking is always possible. Where there is little room the arms slow down; where there is none the chunk is abandoned.
 """
 
 from __future__ import annotations
@@ -22,24 +21,26 @@ from robotest.embodiment.workcell import SIDES
 from robotest.errors import RobotestError
 from robotest.hardware.robot import Limits, Setpoint
 
+TICK_S: Final = 0.01
+"""Time between set-points [s]: RealMan's high following."""
 _LONGEST_STOP_S: Final = 1.0
 _SAME_DT_S: Final = 1e-6
 
 
 class RejectedChunkError(RobotestError):
-    """A chunk that nobody would have meant: nothing of it is executed."""
+    """The chunk is implausible or unsafe; nothing of it is executed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JointTrajectory:
-    """Where to be at the ends of the steps that follow.
+    """A chunk in joint space.
 
     Attributes:
-        number: of the decision; larger than that of the chunk before.
-        joints: positions [rad].
+        number: of the chunk; larger than that of the previous one.
+        joints: positions at the end of each step [rad].
         openings: of the grippers, 0 closed to 1 open.
         dt: duration of a step [s].
-        observed: when the state arrived that it was decided on [s].
+        observed: when the state arrived on which the chunk was decided [s].
     """
 
     number: int
@@ -51,16 +52,16 @@ class JointTrajectory:
 
 @dataclasses.dataclass(frozen=True)
 class Tolerances:
-    """How far from sense a chunk may be; within, it is clipped and that is noted.
+    """How implausible a chunk may be before it is rejected. Smaller excess is clipped and noted.
 
     Attributes:
         steps: in a chunk, at most.
         dt: shortest and longest step [s].
         age: of the observation when the chunk arrives [s].
         joint: beyond a joint's limit [rad].
-        opening: beyond closed and open.
-        speed: of a step, as a multiple of the joint's limit; also of the first, from what was commanded last.
-        lag: of the set-points behind the chunk before following it is given up [rad].
+        opening: beyond closed or open.
+        speed: of a step, as a multiple of the joint's limit; the first step starts at the last set-point.
+        lag: of the set-points behind the chunk, beyond which it is abandoned [rad].
     """
 
     steps: int = 256
@@ -78,9 +79,9 @@ class Shaped:
 
     Attributes:
         setpoint: to send.
-        step: of the chunk that it belongs to, counted from 0; None without a chunk.
+        step: of the chunk, counted from 0; None without a chunk.
         lag: largest distance of a joint behind the chunk [rad].
-        held: why the chunk was given up; None if it is followed.
+        held: why the chunk was abandoned; None if it was not.
     """
 
     setpoint: Setpoint
@@ -94,8 +95,8 @@ class Governor:
 
     Args:
         limits: of the robot.
-        twin: looks for collisions.
-        tick: seconds between set-points [s].
+        twin: checks for collisions.
+        tick: time between set-points [s].
         resolution: of a position on the wire [rad].
         tolerances: for chunks.
     """
@@ -117,7 +118,7 @@ class Governor:
                 f"accelerations of {limits.acceleration.min():g} rad/s^2 are below the wire's resolution"
             )
         longest = float((self._speed / self._acceleration).max()) * tick
-        if longest > _LONGEST_STOP_S:  # every tick looks along the whole braking path
+        if longest > _LONGEST_STOP_S:  # every tick checks the whole braking path
             raise RobotestError(
                 f"with these limits braking takes {longest:.1f} s; at most {_LONGEST_STOP_S:g} s is supported. Narrow"
                 " the speed as well"
@@ -130,7 +131,7 @@ class Governor:
 
     @property
     def commanded(self) -> Setpoint:
-        """The set-point given out last."""
+        """The last set-point."""
         return Setpoint(self._position * self.resolution, self._openings.copy())
 
     @property
@@ -140,14 +141,14 @@ class Governor:
 
     @property
     def busy(self) -> bool:
-        """Whether a chunk has steps left, or the set-points have not come to its end yet."""
+        """Whether the set-points have not yet reached the end of the chunk."""
         return self._plan is not None
 
     def start_at(self, joints: Float64[np.ndarray, "2 7"], openings: Float64[np.ndarray, " 2"]) -> None:
-        """Begin from where the arms are measured to be, at rest, without a chunk.
+        """Start from the measured position, at rest, without a chunk.
 
         Raises:
-            RobotestError: they are where they must not be; they have to be moved from there by hand.
+            RobotestError: the arms violate a limit there and have to be moved by hand.
         """
         if not np.isfinite(joints).all() or not np.isfinite(openings).all():
             raise RobotestError("the arms cannot start from here: their positions are not finite numbers")
@@ -160,10 +161,10 @@ class Governor:
         self._openings = np.clip(openings, 0.0, 1.0)
 
     def admit(self, chunk: JointTrajectory, now: float) -> list[str]:
-        """Take a chunk in place of what is left of the one before, and return what was clipped.
+        """Replace the current chunk by a new one, and return notes of what was clipped.
 
         Raises:
-            RejectedChunkError: it is not followed, and neither is the one before any more.
+            RejectedChunkError: the new chunk is rejected, and the current one abandoned.
         """
         self._plan = None
         allowed = self._tolerances
@@ -196,7 +197,7 @@ class Governor:
         return _notes(beyond, outside)
 
     def follow(self) -> Shaped:
-        """Return the set-point one tick further along the chunk; at its end, or without one, the arms are held."""
+        """Return the next set-point along the chunk; at its end, or without one, the arms hold."""
         if self._plan is None:
             return self.brake()
         plan = self._plan
@@ -204,9 +205,9 @@ class Governor:
         velocity = self._towards(target, rate, plan.extent(step))
         held = self._unsafe_ahead(self._position + velocity, velocity)
         if held:
-            if self.at_rest:  # nowhere to go on to, however slowly
+            if self.at_rest:  # no way forward, however slowly
                 return dataclasses.replace(self.brake(), step=step, held=held)
-            # Slower, the arms can stop in less room: the next tick may go on.
+            # At a lower speed the arms need less room to stop, so the next tick may go on.
             velocity, held = _braked(self._velocity, self._acceleration), None
         self._move(velocity, openings)
         lag = float(np.abs(target - self._position).max()) * self.resolution
@@ -217,13 +218,13 @@ class Governor:
         return Shaped(self.commanded, step, lag, held)
 
     def brake(self) -> Shaped:
-        """Return the set-point one tick further to a standstill, or the same again; the chunk is forgotten."""
+        """Return the next set-point of a braking motion, or at rest the same one; the chunk is abandoned."""
         self._plan = None
         self._move(_braked(self._velocity, self._acceleration), self._openings)
         return Shaped(self.commanded)
 
     def halt(self) -> None:
-        """Take it that the arms stand still at the set-point given out last: nothing was sent for a while."""
+        """Assume that the arms stand still at the last set-point, because nothing was sent for a while."""
         self._plan, self._velocity = None, np.zeros((2, 7), np.int64)
 
     def _require_timely(self, chunk: JointTrajectory, now: float) -> None:
@@ -249,9 +250,9 @@ class Governor:
         rate: Int64[np.ndarray, "2 7"],
         extent: tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"]],
     ) -> Int64[np.ndarray, "2 7"]:
-        """Return the velocity that comes nearest to being at `target` a tick from now, moving on at `rate`.
+        """Return the velocity that best reaches `target` in one tick and goes on at `rate`.
 
-        Where the rest of the chunk lies within an `extent`, the arms can stop within it too, or as soon as they can.
+        The arms can stop within `extent`, the range of the rest of the chunk; if they are outside, as soon as possible.
         """
         behind = target - rate - self._position
         wanted = rate + np.sign(behind) * fastest(np.abs(behind), self._acceleration)
@@ -270,7 +271,7 @@ class Governor:
         self._openings = np.clip(openings, self._openings - reach, self._openings + reach)
 
     def _unsafe_ahead(self, position: Int64[np.ndarray, "2 7"], velocity: Int64[np.ndarray, "2 7"]) -> str | None:
-        """Say what is wrong at `position` or on the way to a standstill from there."""
+        """Return what is unsafe at `position` or along the braking path from there."""
         while not (unsafe := self._unsafe(position)) and velocity.any():
             velocity = _braked(velocity, self._acceleration)
             position = position + velocity
@@ -288,28 +289,28 @@ class Governor:
 
 
 class _Plan:
-    """An admitted chunk: straight lines between waypoints, a tick at a time."""
+    """An admitted chunk, interpolated linearly between its waypoints."""
 
     def __init__(
         self, waypoints: Int64[np.ndarray, "steps 2 7"], openings: Float64[np.ndarray, "H 2"], ticks: int
     ) -> None:
         self._waypoints, self._openings, self._ticks = waypoints, openings, ticks
         self._done = 0
-        ahead = waypoints[:0:-1]  # from the last to the first
+        ahead = waypoints[:0:-1]  # from last to first
         self._low = np.minimum.accumulate(ahead)[::-1]
         self._high = np.maximum.accumulate(ahead)[::-1]
 
     @property
     def over(self) -> bool:
-        """Whether every step has been given out."""
+        """Whether every step has been returned."""
         return self._done >= self._ticks * len(self._openings)
 
     def extent(self, step: int) -> tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"]]:
-        """Return the least and the largest position of every joint from the end of `step` on."""
+        """Return the smallest and largest position of every joint from the end of `step` on."""
         return self._low[step], self._high[step]
 
     def next(self) -> tuple[Int64[np.ndarray, "2 7"], Int64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"], int]:
-        """Return where to be a tick from now, the change on the way there, openings, and the step."""
+        """Return the position one tick ahead, the change per tick, the openings, and the step."""
         if self.over:
             last = len(self._openings) - 1
             return self._waypoints[-1], np.zeros((2, 7), np.int64), self._openings[-1], last
@@ -325,16 +326,16 @@ class _Plan:
 
 
 def fastest(distance: Int64[np.ndarray, "*n"], acceleration: Int64[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
-    """Return the largest velocity from which `distance` is enough to stop, the coming tick included.
+    """Return the largest velocity that can stop within `distance`, the coming tick included.
 
-    At velocity v, losing a per tick, the way is v + (v - a) + (v - 2a) + ... = (n + 1) v - a n (n + 1) / 2, n = v // a.
+    Braking from v by a per tick covers v + (v - a) + (v - 2a) + ... = (n + 1) v - a n (n + 1) / 2, with n = v // a.
 
     Args:
         distance: at least 0.
-        acceleration: lost per tick, at least 1.
+        acceleration: change of velocity per tick, at least 1.
     """
     n = np.floor((np.sqrt(1 + 8 * distance / acceleration) - 1) / 2).astype(np.int64)
-    # The root is a float: one too many or too few near whole numbers.
+    # The root is a float and may be one off near integers.
     n = np.where(acceleration * n * (n + 1) // 2 > distance, n - 1, n)
     n = np.where(acceleration * (n + 1) * (n + 2) // 2 <= distance, n + 1, n)
     velocity: Int64[np.ndarray, "*n"] = (distance + acceleration * n * (n + 1) // 2) // (n + 1)
@@ -349,7 +350,7 @@ def _braked(velocity: Int64[np.ndarray, "2 7"], acceleration: Int64[np.ndarray, 
 def _numbers(
     chunk: JointTrajectory, allowed: Tolerances
 ) -> tuple[Float64[np.ndarray, "H 2 7"], Float64[np.ndarray, "H 2"]]:
-    """Return the chunk's arrays if they are arrays of finite numbers, of the right shapes and durations."""
+    """Return the chunk's arrays; `RejectedChunkError` if a field has a wrong type, shape or range, or is not finite."""
     joints, openings = np.asarray(chunk.joints), np.asarray(chunk.openings)
     n = len(joints) if joints.ndim == 3 else 0
     if joints.shape != (n, 2, 7) or openings.shape != (n, 2) or not 1 <= n <= allowed.steps:
@@ -358,13 +359,13 @@ def _numbers(
             f" to {allowed.steps} are needed"
         )
     if type(chunk.number) is not int or not 0 <= chunk.number < 2**63:
-        raise RejectedChunkError(f"number {chunk.number!r}; a whole number from 0 is needed")
+        raise RejectedChunkError(f"number {chunk.number!r}; an integer of 0 or more is needed")
     for name, seconds in (("dt", chunk.dt), ("observed", chunk.observed)):
         if type(seconds) not in (int, float):
             raise RejectedChunkError(f"{name} = {seconds!r}; seconds are needed")
     for name, values in (("joints", joints), ("openings", openings)):
         if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-            raise RejectedChunkError(f"{name} hold something that is not a finite number")
+            raise RejectedChunkError(f"{name} contain values that are not finite numbers")
     if not allowed.dt[0] <= chunk.dt <= allowed.dt[1]:  # also false for NaN
         raise RejectedChunkError(f"steps of {chunk.dt} s; {allowed.dt[0]:g} to {allowed.dt[1]:g} s are allowed")
     return joints.astype(np.float64), openings.astype(np.float64)

@@ -1,4 +1,4 @@
-"""``robot.toml``: a robot and what is around it."""
+"""``robot.toml``: a robot, its cameras and its tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 from robotest.errors import RobotestError
 from robotest.hardware.cameras.config import camera_from
 from robotest.hardware.deployment.supervisor import RealTask
-from robotest.hardware.limits import from_table
+from robotest.hardware.tables import from_table
 
 SIMULATED: Final = {"hosts": ["127.0.0.11", "127.0.0.12"]}
 BENCH: Final = ("127.0.0.1", 8090)
@@ -20,15 +20,15 @@ BENCH: Final = ("127.0.0.1", 8090)
 
 @dataclasses.dataclass(frozen=True)
 class Rig:
-    """A robot and what is around it.
+    """A robot, its cameras and its tasks.
 
     Attributes:
         robot: registered name.
         robot_config: table ``[robot]``.
-        cameras: tables ``[cameras.NAME]``, by the policy's names for them.
+        cameras: tables ``[cameras.NAME]``, by the policy's names.
         tasks: tables ``[tasks.NAME]``.
         table_z: height of the table over the world's origin [m].
-        bench: of simulated controllers; None: the robot is real.
+        bench: address of the simulated controllers' bench; None: the robot is real.
     """
 
     robot: str
@@ -43,14 +43,14 @@ class Rig:
         """Read ``robot.toml``.
 
         Raises:
-            RobotestError: it is not there, no TOML, or says something that nobody asks for.
+            RobotestError: it cannot be read, is not TOML, or has an unknown key or an invalid value.
         """
         try:
             data = _toml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RobotestError(f"{path}: {error.strerror or error}") from error
         except ValueError as error:
-            raise RobotestError(f"{path} is no TOML: {error}") from error
+            raise RobotestError(f"{path} is not TOML: {error}") from error
         tables = from_table(_Tables, data, "")
         for name, table in (*tables.cameras.items(), *tables.tasks.items()):
             if not isinstance(table, Mapping):
@@ -59,7 +59,7 @@ class Rig:
         if not tasks:
             raise RobotestError(f"{path} names no task; add e.g. [tasks.fold_towel] with instruction = '...'")
         for name, table in tables.cameras.items():
-            camera_from(table, name)  # says now what is wrong with it
+            camera_from(table, name)  # reports errors in the table now
         return cls(robot, tables.robot, tables.cameras, tasks, from_table(_Table, tables.table, "table").z)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Where the operator is: questions before and after an episode, and during it one meaning for every key: stop."""
+"""The operator's console: questions before and after an episode; during it every key stops the arms."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ CONTROL_C = b"\x03"
 
 @runtime_checkable
 class Console(Protocol):
-    """An operator's."""
+    """Talks to the operator."""
 
     def tell(self, text: str) -> None:
-        """Say something."""
+        """Print a line."""
         ...
 
     def confirm(self, text: str) -> None:
-        """Wait until the operator agrees; `KeyboardInterrupt` if not."""
+        """Wait until the operator agrees; `KeyboardInterrupt` if they do not."""
         ...
 
     def choose(self, text: str, answers: Mapping[str, str]) -> str:
-        """Wait for one of the answers' keys and return it."""
+        """Ask until the operator enters a key of `answers`, and return it."""
         ...
 
     def watched(self, pressed: Callable[[bytes], None]) -> contextlib.AbstractContextManager[None]:
-        """Within it every key is given to `pressed`, at once and from another thread."""
+        """Pass every key to `pressed` at once, from another thread, while the context is open."""
         ...
 
 
 class Terminal:
-    """A person at a terminal. While keys are watched, those typed as an answer to a question are the answer.
+    """A person at a terminal. Keys that answer a question do not stop the arms.
 
     Raises:
-        RobotError: standard input is no terminal, so nobody could stop the arms.
+        RobotError: standard input is not a terminal, so nobody could stop the arms.
     """
 
     def __init__(self) -> None:
         if not sys.stdin.isatty():
-            raise RobotError("a robot needs an operator: standard input is no terminal. Try --simulate or --shadow")
+            raise RobotError("a robot needs an operator: standard input is not a terminal. Try --simulate or --shadow")
         self._watched = False
         self._answer: queue.SimpleQueue[bytes] | None = None
 
@@ -59,7 +59,7 @@ class Terminal:
         self._ask(text)
 
     def choose(self, text: str, answers: Mapping[str, str]) -> str:
-        """Ask until an answer is one of those that there are."""
+        """Ask until the answer is valid."""
         choices = ", ".join(f"{key} = {meaning}" for key, meaning in answers.items())
         while (answer := self._ask(f"{text} [{choices}]")) not in answers:
             pass
@@ -67,7 +67,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def watched(self, pressed: Callable[[bytes], None]) -> Iterator[None]:
-        """Take every key as it is pressed, Ctrl-C too."""
+        """Read keys as they are pressed, Ctrl-C too."""
         import termios
 
         descriptor = sys.stdin.fileno()
@@ -90,7 +90,7 @@ class Terminal:
                 os.close(end)
 
     def _ask(self, text: str) -> str:
-        self._answer = queue.SimpleQueue() if self._watched else None  # before anybody can answer
+        self._answer = queue.SimpleQueue() if self._watched else None  # before the question appears
         sys.stderr.write(f"{text} ")
         sys.stderr.flush()
         line = self._typed(self._answer) if self._answer else sys.stdin.readline()
@@ -99,7 +99,7 @@ class Terminal:
         return line.strip().lower()
 
     def _typed(self, answer: queue.SimpleQueue[bytes]) -> str:
-        """Return a line of watched keys; empty for Ctrl-C and the end of input."""
+        """Return a line of watched keys; an empty string for Ctrl-C and the end of input."""
         typed = b""
         try:
             while not typed.endswith((b"\r", b"\n")):
@@ -129,7 +129,7 @@ class Terminal:
 
 
 class Unattended:
-    """Nobody: for simulated controllers, where every question has one answer."""
+    """No operator: for simulated controllers, which need none."""
 
     def tell(self, text: str) -> None:
         """Print a line."""
@@ -139,10 +139,10 @@ class Unattended:
         """Agree."""
 
     def choose(self, text: str, answers: Mapping[str, str]) -> str:
-        """Refuse to answer for a person."""
-        raise RobotError(f"nobody is there to answer: {text} {', '.join(answers)}")
+        """Raise `RobotError`: only a person can answer."""
+        raise RobotError(f"no operator to answer: {text} {', '.join(answers)}")
 
     @contextlib.contextmanager
-    def watched(self, pressed: Callable[[bytes], None]) -> Iterator[None]:  # noqa: ARG002 - there are no keys
+    def watched(self, pressed: Callable[[bytes], None]) -> Iterator[None]:  # noqa: ARG002 - there is no keyboard
         """Do nothing."""
         yield

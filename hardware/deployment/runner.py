@@ -1,4 +1,4 @@
-"""A policy on a robot: the loop, the selector and the run directory of `robotest eval`, with arms at the other end."""
+"""Runs episodes on a robot: the same loop, selector and run directory as `robotest eval`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import signal
-import statistics
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,21 +17,26 @@ from jaxtyping import Float32
 
 from robotest import interrupt
 from robotest.clock import WallClock
+from robotest.embodiment.collision import Twin
 from robotest.envs.dual_arm.suite import ACTIONS, ASPECT
 from robotest.envs.dual_arm.world import CAMERAS
-from robotest.errors import UnknownNameError, VideoError
-from robotest.files import replacing
+from robotest.errors import UnknownNameError
 from robotest.hardware.cameras.config import camera_from
 from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera, open_all
 from robotest.hardware.control.client import ExecutorClient
+from robotest.hardware.control.governor import TICK_S, Governor
+from robotest.hardware.control.status import Mode
+from robotest.hardware.deployment.arms import Arms, ExecutorArms
 from robotest.hardware.deployment.config import Rig
 from robotest.hardware.deployment.console import CONTROL_C, Console
 from robotest.hardware.deployment.env import RobotEnv
-from robotest.hardware.deployment.shadow import ShadowEnv
+from robotest.hardware.deployment.filming import filming
+from robotest.hardware.deployment.preflight import preflight
+from robotest.hardware.deployment.shadow import ShadowArms
 from robotest.hardware.deployment.supervisor import BenchSupervisor, OperatorSupervisor, Supervisor
+from robotest.hardware.limits import arm_limits
 from robotest.hardware.robot import RobotError, Stop
-from robotest.report.video import Film
 from robotest.runs.directory import episode_path
 from robotest.runtime.rollout import Decide, Trace, attempt, result
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, SuiteInfo
@@ -42,18 +46,16 @@ from robotest.types import Clock, Decision, EnvOptions, Observation
 
 _RENDERED_S: Final = 1.0
 _FILM_SIZE: Final = (240, 320)
-_LATENCY_DECISIONS: Final = 10
-_GRIPPER_TOLERANCE: Final = 0.15
 
 
 class RobotRunner:
-    """A `robotest.runtime.runner.EpisodeRunner` that is one robot.
+    """Runs episodes on one robot. Implements `robotest.runtime.runner.EpisodeRunner`.
 
     Args:
-        rig: what to run on.
-        out: run directory: films and the black box lie there too.
+        rig: the robot and its surroundings.
+        out: run directory, also for films and the black box.
         console: the operator's.
-        blind: the operator is not told the condition.
+        blind: do not show the operator the condition.
         film: film every episode.
     """
 
@@ -74,12 +76,13 @@ class RobotRunner:
                 self._supervisor = OperatorSupervisor(console, rig.tasks)
             client = ExecutorClient(rig.robot, rig.robot_config, box, self._clock, rig.table_z)
             self._client = opened.enter_context(contextlib.closing(client))
+            self._arms = ExecutorArms(client, self._clock)
             self._open = opened.pop_all()
-        if not client.about["realtime"]:
+        if not client.greeting.realtime:
             console.tell("the executor has no real-time priority; ticks may come late (see docs/safety.md)")
 
     def suite(self) -> SuiteInfo:
-        """The tasks that can be laid out."""
+        """Return the tasks that the supervisor can lay out."""
         return SuiteInfo(tuple(self._supervisor.tasks), self._supervisor.settings, tuple(ACTIONS))
 
     def spec(self, task: str, options: EnvOptions) -> EnvSpec:
@@ -87,7 +90,7 @@ class RobotRunner:
         return self._environment(task, options).spec
 
     def run(self, selector: Selector, jobs: Iterable[EpisodeJob]) -> Generator[EpisodeResult, None, None]:
-        """Check everything, power the arms, run the episodes, and bring the arms home; any key stops them."""
+        """Power the arms, run the preflight and the episodes, and bring the arms home. Any key stops them."""
         with self._console.watched(self._pressed):
             yield from self._run(selector, jobs)
 
@@ -98,21 +101,21 @@ class RobotRunner:
             selector.require_fits(env.spec)
             self._power()
             if not checked:
-                self._preflight(selector, job, env)
+                self._console.tell(preflight(env, self._arms, selector, job, self._clock))
                 checked = True
             while (finished := self._episode(selector, job, env)) is None:
-                self._console.tell("again")
+                self._console.tell("repeating the episode")
             yield finished
-        if checked and self._env is not None:
+        if checked:
             self._power()
-            self._env.home()
+            self._arms.home()
 
     def close(self) -> None:
-        """Stop the arms, take their power, and close cameras and links."""
+        """Stop the arms, remove power, and close cameras and links."""
         self._open.close()
 
     def _episode(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> EpisodeResult | None:
-        """Run one episode; None if it is to be done again."""
+        """Run one episode; return None if the operator wants it repeated."""
         seeds, trace, decisions = job.seeds, Trace(), dict[int, Decision]()
         name = "" if self._blind else f" [{job.condition}]"
         self._console.tell(f"{seeds.task}, episode {seeds.episode}{name}: any key stops the arms")
@@ -123,9 +126,9 @@ class RobotRunner:
         with self._filming(env, path):
             ended = attempt(env, decide, seeds, trace, self._clock, self._clock, job.execute)
         interrupt.check()
-        fault = self._client.status.get("fault")
-        if ended.outcome != "error" or (fault and fault["name"] == "operator"):
-            why = fault["text"] if fault else "the episode is over"
+        fault = self._client.status.fault
+        if ended.outcome != "error" or (fault and fault.name == "operator"):
+            why = fault.text if fault else "the episode is over"
             label = self._supervisor.label("failure" if ended.outcome == "error" else ended.outcome, why)
             if label is None:
                 return None
@@ -135,69 +138,35 @@ class RobotRunner:
 
     def _power(self) -> None:
         """Reset a fault and power the arms, both only after the operator agreed."""
-        status = self._client.status
-        if fault := status.get("fault"):
-            text = f"stopped: {fault['text']}"
-            if fault["stop"] != Stop.HOLD.value and (arms := self._client.with_power()):
-                text += f". KEEP AWAY: the {' and the '.join(arms)} arm was not seen to lose its power"
+        if fault := self._client.status.fault:
+            text = f"stopped: {fault.text}"
+            if fault.stop is not Stop.HOLD and (powered := self._client.powered_sides()):
+                text += f". KEEP AWAY: the {' and the '.join(powered)} arm was not seen to lose its power"
             self._console.confirm(f"{text}. When that is mended, Enter resets it")
             self._client.reset()
-        if self._client.status["mode"] == "disabled":
+        if self._client.status.mode is Mode.DISABLED:
             self._console.confirm("the arms will be powered and move home slowly; keep clear. Enter to go on")
             self._client.enable()
 
-    def _preflight(self, selector: Selector, job: EpisodeJob, env: RobotEnv) -> None:
-        """Look at everything once before the first episode; `RobotError` names what is wrong."""
-        env.reset(job.seeds.reset, job.seeds.episode)
-        for opening in (0.7, 1.0):
-            measured = env.open_gripper(np.full(2, opening))
-            if np.abs(measured - opening).max() > _GRIPPER_TOLERANCE:
-                raise RobotError(f"the grippers were sent to {opening:g} and are at {measured.round(2).tolist()}")
-        taken = []
-        for number in range(_LATENCY_DECISIONS):
-            observation = env.observe()
-            start = self._clock.now()
-            selector.decide([job.request(number, observation)])
-            taken.append(self._clock.now() - start)
-            self._clock.sleep_until(start + env.spec.control_dt)
-        duration = job.execute * env.spec.control_dt
-        if statistics.median(taken) > duration:
-            raise RobotError(
-                f"a decision takes {statistics.median(taken):.2f} s and its chunk {duration:.2f} s; the arms would"
-                " stand still most of the time. Fewer candidates, or more actions executed of each chunk"
-            )
-        self._console.tell(
-            f"preflight: {len(self._cameras)} cameras live, grippers move, a decision takes"
-            f" {1000 * statistics.median(taken):.0f} ms (at most {1000 * max(taken):.0f}) for {1000 * duration:.0f} ms"
-        )
-
     def _pressed(self, key: bytes) -> None:
-        """Stop the arms, if any key was pressed or there is nobody left to press one."""
+        """Stop the arms for a key, or when the terminal is closed."""
         self._client.stop(Stop.HOLD, "the operator pressed a key" if key else "the terminal is gone")
         if CONTROL_C in key:
             os.kill(os.getpid(), signal.SIGINT)
 
-    @contextlib.contextmanager
-    def _filming(self, env: RobotEnv, path: Path) -> Iterator[None]:
-        """Write what one camera sees at every action."""
+    def _filming(self, env: RobotEnv, path: Path) -> contextlib.AbstractContextManager[None]:
         if not self._film:
-            yield
-            return
+            return contextlib.nullcontext()
         picture: Callable[[], Any]
         if isinstance(self._supervisor, BenchSupervisor):
             picture = functools.partial(self._supervisor.look, "front", *_FILM_SIZE)
         else:
             picture = next(iter(self._cameras.values())).newest
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial, Film(partial, 1 / env.spec.control_dt) as film:
-                env.filmed = lambda: film.append(picture())
-                try:
-                    yield
-                finally:
-                    env.filmed = None
-        except (VideoError, OSError) as error:  # no reason to lose the episode; and paths name the condition
-            self._console.tell("this episode has no film" + ("" if self._blind else f": {error}"))
+        return filming(env, path, picture, self._no_film)
+
+    def _no_film(self, error: Exception) -> None:
+        # The error may hold a path, which names the condition.
+        self._console.tell("this episode has no film" + ("" if self._blind else f": {error}"))
 
     def _environment(self, task: str, options: EnvOptions) -> RobotEnv:
         if self._env is None or self._made != (task, options):
@@ -206,19 +175,20 @@ class RobotRunner:
             if not self._cameras:
                 self._cameras = self._watched(options)
                 self._open.enter_context(open_all(list(self._cameras.values())))
-            limit = self._supervisor.tasks[task]
-            self._env = RobotEnv(
-                self._client, self._cameras, self._supervisor, task, limit, options, self._clock, self._rig.table_z
-            )
+            self._env = self._env_with(self._arms, task, options)
             self._made = (task, options)
         return self._env
+
+    def _env_with(self, arms: Arms, task: str, options: EnvOptions) -> RobotEnv:
+        limit = self._supervisor.tasks[task]
+        return RobotEnv(self._client, arms, self._cameras, self._supervisor, task, limit, options, self._rig.table_z)
 
     def _watched(self, options: EnvOptions) -> Mapping[str, WatchedCamera]:
         size = (options.image_size, ASPECT * options.image_size)
         names = options.cameras or CAMERAS
         if isinstance(self._supervisor, BenchSupervisor):
             rendered = {n: RenderedCamera(n, size, self._supervisor.picture(n, *size), self._clock) for n in names}
-            # Rendering shares the machine with the simulation: being late is no fault of a camera here.
+            # Rendering competes with the simulation for the processors, so late pictures are normal here.
             return {n: WatchedCamera(camera, size, self._clock, _RENDERED_S) for n, camera in rendered.items()}
         for name in names:
             if name not in self._rig.cameras:
@@ -229,30 +199,20 @@ class RobotRunner:
         }
 
     def shadow(self, selector: Selector, jobs: Iterable[EpisodeJob], log: Path) -> None:
-        """Let the policy run beside the arms without sending anything; see `robotest.hardware.deployment.shadow`."""
+        """Run the policy without sending anything to the arms; see `robotest.hardware.deployment.shadow`."""
+        limits = arm_limits(self._rig.robot_config.get("limits", {}))
+        resolution = self._client.greeting.capabilities.resolution
+        governor = Governor(limits, Twin(self._rig.table_z), TICK_S, resolution)
         with log.open("a", encoding="utf-8", buffering=1) as lines:
+            arms = ShadowArms(self._client, governor, lines, self._clock)
             for job in jobs:
                 task, options = job.seeds.task, job.options
-                made = self._environment(task, options)
-                selector.require_fits(made.spec)
-                env = ShadowEnv(
-                    lines,
-                    self._rig.robot_config.get("limits", {}),
-                    self._clock,
-                    self._client.about["capabilities"]["resolution"],
-                    self._rig.table_z,
-                    client=self._client,
-                    cameras=self._cameras,
-                    supervisor=self._supervisor,
-                    task=task,
-                    max_steps=made.spec.max_steps,
-                    options=options,
-                )
-                decide = self._decides(selector, job, {})
+                selector.require_fits(self._environment(task, options).spec)
+                env, decide = self._env_with(arms, task, options), self._decides(selector, job, {})
                 ended = attempt(env, decide, job.seeds, Trace(), self._clock, self._clock, job.execute)
                 interrupt.check()
                 if ended.outcome == "error":
-                    raise RobotError(ended.error or "the shadow's episode ended in an error")
+                    raise RobotError(ended.error or "the episode ended in an error")
 
     def _decides(self, selector: Selector, job: EpisodeJob, decisions: dict[int, Decision]) -> Decide:
         def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:

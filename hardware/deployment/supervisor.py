@@ -1,4 +1,4 @@
-"""Who lays out an episode before a robot and judges it: an operator, or the simulated controllers' bench."""
+"""Laying out and judging episodes on a robot: by an operator, or by the simulated controllers' bench."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robotest.types import EnvOptions, Outcome
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How an episode stands.
+    """State of an episode.
 
     Attributes:
         success: the goal is reached.
@@ -33,7 +33,7 @@ class Verdict:
 
 @runtime_checkable
 class Supervisor(Protocol):
-    """Lays out and judges."""
+    """Lays out and judges episodes."""
 
     @property
     def tasks(self) -> Mapping[str, int]:
@@ -46,19 +46,19 @@ class Supervisor(Protocol):
         ...
 
     def prepare(self, task: str, seed: int, episode: int) -> str:
-        """Lay out an episode, the arms being at home, and return its instruction."""
+        """Lay out an episode while the arms are at home, and return its instruction."""
         ...
 
     def judge(self) -> Verdict:
-        """Say how the episode stands, without waiting."""
+        """Judge the episode as it is now, without waiting."""
         ...
 
     def label(self, outcome: Outcome, why: str) -> Outcome | None:
-        """Say how the episode that just ended is to count; None if it is to be done again.
+        """Return how the finished episode counts; None to repeat it.
 
         Args:
             outcome: as far as it is known.
-            why: it ended.
+            why: reason for its end.
         """
         ...
 
@@ -68,8 +68,8 @@ class RealTask:
     """A table ``[tasks.NAME]`` of ``robot.toml``.
 
     Attributes:
-        instruction: what the policy is told.
-        setup: what the operator is to lay out; ``{episode}`` stands for the episode's number.
+        instruction: the task in words, for the policy.
+        setup: what the operator lays out; ``{episode}`` stands for the episode's number.
         max_steps: step limit of an episode.
     """
 
@@ -90,7 +90,7 @@ class OperatorSupervisor:
     """A person at the console.
 
     Args:
-        console: where the person is.
+        console: the operator's.
         tasks: by name.
     """
 
@@ -99,25 +99,25 @@ class OperatorSupervisor:
         self.tasks = {name: task.max_steps for name, task in tasks.items()}
         self.settings = ("real",)
 
-    def prepare(self, task: str, seed: int, episode: int) -> str:  # noqa: ARG002 - people do not draw from seeds
-        """Ask for the objects, and wait until they are there."""
+    def prepare(self, task: str, seed: int, episode: int) -> str:  # noqa: ARG002 - a person needs no seed
+        """Tell the operator what to lay out, and wait until it is done."""
         known = self._known[task]
         self._console.confirm(f"{task}, episode {episode}: {known.setup.format(episode=episode)}. Enter when ready")
         return known.instruction
 
     def judge(self) -> Verdict:
-        """Nothing is known before the end."""
+        """Return no success: only the operator knows, after the end."""
         return Verdict(success=False, done=False)
 
-    def label(self, outcome: Outcome, why: str) -> Outcome | None:  # noqa: ARG002 - a person saw it
-        """Ask for the label."""
+    def label(self, outcome: Outcome, why: str) -> Outcome | None:  # noqa: ARG002 - the person saw the outcome
+        """Ask the operator."""
         answer = self._console.choose(f"{why}. Did it succeed?", {"y": "yes", "n": "no", "r": "redo"})
         labels: dict[str, Outcome | None] = {"y": "success", "n": "failure", "r": None}
         return labels[answer]
 
 
 class BenchSupervisor:
-    """The bench of `robotest.hardware.simulated.server`: the same starts, judgement and pictures as in simulation.
+    """The bench of `robotest.hardware.simulated.bench`: starts, judgement and pictures are those of the suite.
 
     Args:
         address: of the bench.
@@ -128,12 +128,14 @@ class BenchSupervisor:
         try:
             self._channel = wire.Channel(socket.create_connection(address, timeout=2.0))
         except OSError as error:
-            raise RobotError(f"no bench of simulated controllers at {address[0]}:{address[1]} ({error})") from error
+            raise RobotError(
+                f"cannot connect to the simulated controllers' bench at {address[0]}:{address[1]} ({error})"
+            ) from error
         self.options = options
         self.tasks = {name: task.max_steps for name, task in TASKS.items()}
         self.settings = suite.settings
         self._env: DualArmEnv | None = None
-        self._asked: set[tuple[str, int, int]] = set()
+        self._views: set[tuple[str, int, int]] = set()
 
     def prepare(self, task: str, seed: int, episode: int) -> str:
         """Place the objects as the suite's reset does."""
@@ -142,29 +144,29 @@ class BenchSupervisor:
         if self._env is None or self._env.spec.task != task:
             self.close_pictures()
             self._env = suite.make(task, self.options)
-            for asked in self._asked:  # the first picture takes longer than a policy's may
-                self._env.render(*asked)
+            for view in self._views:  # the first picture is too slow for a policy
+                self._env.render(*view)
         self._env.reset(seed, episode)
         return instruction
 
     def judge(self) -> Verdict:
-        """Ask for the suite's own judgement."""
+        """Return the suite's judgement."""
         scene = self._ask({"do": "scene"})
         return Verdict(bool(scene["success"]), bool(scene["done"]))
 
-    def label(self, outcome: Outcome, why: str) -> Outcome | None:  # noqa: ARG002 - the suite's judgement needs no reason
-        """As the suite judged it."""
+    def label(self, outcome: Outcome, why: str) -> Outcome | None:  # noqa: ARG002 - the suite judges
+        """Return the suite's judgement."""
         return outcome
 
     def picture(
         self, camera: str, height: int, width: int
     ) -> Callable[[], tuple[UInt8[np.ndarray, "height width 3"], float]]:
-        """Return what renders a camera of the scene as it is now, with the time of that state [s]."""
-        self._asked.add((camera, height, width))
+        """Return a function that renders a camera in the current scene, and gives the time of that scene [s]."""
+        self._views.add((camera, height, width))
 
         def render() -> tuple[UInt8[np.ndarray, "height width 3"], float]:
             if self._env is None:
-                raise RobotError("nothing is laid out yet")
+                raise RobotError("no episode is laid out yet")
             scene = self._ask({"do": "scene"})
             self._env.restore(scene["snapshot"])
             return self._env.render(camera, height, width), float(scene["stamp"])
@@ -172,7 +174,7 @@ class BenchSupervisor:
         return render
 
     def look(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return what a camera sees now, for people."""
+        """Return the current picture of a camera, for people."""
         return self.picture(camera, height, width)()[0]
 
     def close_pictures(self) -> None:
@@ -182,7 +184,7 @@ class BenchSupervisor:
             self._env = None
 
     def close(self) -> None:
-        """Leave the bench."""
+        """Free the renderers and close the connection."""
         self.close_pictures()
         self._channel.close()
 

@@ -1,4 +1,4 @@
-"""What arrived at the sockets of simulated controllers, for whoever judges it."""
+"""A record of everything that arrived at the sockets of simulated controllers, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from jaxtyping import Int32
 
 from robotest.embodiment import rm75
 
-_MAX_JOURNAL_REPLY = 20_000  # frames; a larger reply would keep the loop from its deadlines
+_MAX_JOURNAL_REPLY = 20_000  # frames; a larger reply would delay the loop
 
 
 class Journal:
-    """What arrived at the sockets: following frames as numbers, everything else as text. The oldest goes first.
+    """Following frames as numbers, all other lines as text. The oldest are dropped first.
 
     Args:
-        limit: frames kept at least; other commands are kept a tenth as often.
+        limit: number of frames kept at least; of other lines a tenth of that is kept.
+        chunk: frames dropped at once.
     """
 
     def __init__(self, limit: int = 2_000_000, chunk: int = 65_536) -> None:
@@ -29,7 +30,7 @@ class Journal:
         self.n_commands = 0
 
     def frame(self, arm: int, stamp: float, joints: list[int]) -> None:
-        """Note a frame: joint positions [0.001 deg] as they were sent, kept within 32 bits."""
+        """Record a frame: joint positions [0.001 deg] as they were sent, clipped to 32 bits."""
         row = self.n_frames % self._chunk
         if row == 0:
             self._dropped += len(self._chunks) == self._chunks.maxlen
@@ -41,12 +42,12 @@ class Journal:
         self.n_frames += 1
 
     def command(self, arm: int, stamp: float, line: bytes) -> None:
-        """Note any other line."""
+        """Record any other line."""
         self._commands.append([arm, stamp, line.decode(errors="replace")])
         self.n_commands += 1
 
     def read(self, since: int, commands_since: int) -> dict[str, Any]:
-        """Return what is kept from these numbers on, at most some 20,000 frames and 1,000 commands at once."""
+        """Return records from these numbers on, at most 20,000 frames and 1,000 other lines at once."""
         first = max(since, self._dropped * self._chunk)
         index = first // self._chunk - self._dropped
         stop = min(self.n_frames, first + _MAX_JOURNAL_REPLY, (first // self._chunk + 1) * self._chunk)

@@ -1,4 +1,4 @@
-"""Simulated controllers beside this process."""
+"""Starting simulated controllers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ _READY_S: Final = 20.0
 
 
 @contextlib.contextmanager
-def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
-    """Run the simulated controllers of a robot beside this process.
+def simulated_robot(robot: str) -> Iterator[None]:
+    """Run the simulated controllers of a robot in another process.
 
     Raises:
         RobotError: they do not start, e.g. because the ports are taken.
     """
-    command = [sys.executable, "-m", "robotest", "simulate-robot", *(["--setting", setting] if setting else [])]
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        command,
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robotest", "simulate-robot"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -34,9 +33,9 @@ def simulated_robot(robot: str, setting: str | None = None) -> Iterator[None]:
         assert process.stderr is not None
         line = process.stdout.readline()
         if "ready" not in line:
-            said = process.stderr.read().strip().splitlines()
+            errors = process.stderr.read().strip().splitlines()
             raise RobotError(
-                f"the simulated controllers of {robot} did not start: {said[-1] if said else line.strip()}"
+                f"the simulated controllers of {robot} did not start: {errors[-1] if errors else line.strip()}"
             )
         yield
     finally:

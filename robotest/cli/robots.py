@@ -1,4 +1,4 @@
-"""``deploy``, ``simulate-robot``: a robot, and one to talk to where there is none."""
+"""``deploy``, ``simulate-robot``: running a policy on a robot, and simulating one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SimulateRobot:
-    """Simulate a robot at the level of its network protocol, until Ctrl-C. The vendor's SDK can talk to it."""
+    """Simulate a robot's controllers on the network until Ctrl-C. The vendor's SDK can connect to them."""
 
     robot: Annotated[Literal["rm75-dual"], tyro.conf.Positional] = "rm75-dual"
-    """Which robot."""
+    """Robot to simulate."""
     task: str = "place_block_pad"
     """Task of the dual-arm suite whose objects are on the table."""
     setting: str = "clean"
@@ -33,30 +33,32 @@ class SimulateRobot:
     hosts: tuple[str, str] = ("127.0.0.11", "127.0.0.12")
     """Addresses of the left and of the right arm."""
     tcp_port: int = 8080
-    """Where both controllers take commands; 0: any."""
+    """TCP port of both controllers; 0: any free one."""
     udp_port: int = 8089
-    """Where states go until a client says otherwise."""
+    """UDP port that gets the arms' states, until a client changes it."""
     push_target: str = "127.0.0.1"
-    """Address where states go until a client says otherwise."""
+    """Address that gets the arms' states, until a client changes it."""
     bench_port: int = 8090
-    """Where the bench takes requests on 127.0.0.1: resets, scenes, faults; 0: any."""
+    """Port of the bench on 127.0.0.1, for resets, scenes and faults; 0: any free one."""
     real_time: bool = True
-    """Ask for real-time scheduling, and go on without where it is not permitted."""
+    """Ask for real-time scheduling; go on without it where it is not permitted."""
 
     def run(self) -> int:
-        """Print the addresses when ready, and serve."""
-        from robotest.hardware.simulated import server
+        """Print the addresses once they are open, and serve."""
+        from robotest.hardware import realtime
+        from robotest.hardware.simulated.physics import Start
+        from robotest.hardware.simulated.server import RobotSimulator
 
-        robot = server.RobotSimulator(
+        robot = RobotSimulator(
             self.hosts,
             self.tcp_port,
             self.udp_port,
             self.push_target,
             ("127.0.0.1", self.bench_port),
-            server.Start(self.task, self.setting, seed=self.seed),
+            Start(self.task, self.setting, seed=self.seed),
         )
         if self.real_time:
-            server.request_realtime_priority()
+            realtime.request_priority(realtime.SIMULATOR_PRIORITY)
         (left, left_port), (right, right_port) = robot.arms
         host, port = robot.bench
         sys.stdout.write(
@@ -70,7 +72,7 @@ class SimulateRobot:
 
 @dataclasses.dataclass(frozen=True)
 class Deploy:
-    """Run a policy on a robot, paired over verifiers, into a run directory like any other."""
+    """Run a policy on a robot, paired over verifiers; the run directory is like that of `robotest eval`."""
 
     robot: str = "rm75-dual"
     """Robot: a registered name or module:attribute."""
@@ -81,7 +83,7 @@ class Deploy:
     verifiers: str = "leverage"
     """Conditions, separated by commas, as for `robotest eval --verifiers`."""
     tasks: str = "all"
-    r"""Tasks, separated by commas; one that has a comma itself: \,."""
+    r"""Tasks, separated by commas; \, for a comma within a name."""
     episodes: int = 10
     """Episodes per task and condition."""
     candidates: int = 8
@@ -89,13 +91,13 @@ class Deploy:
     execute: Literal["all"] | int = "all"
     """Actions of a chunk executed before the next decision."""
     seed: int = 0
-    """Run seed: noises, the order of conditions, and with --simulate the start states follow from it."""
+    """Run seed. It determines noises, the order of conditions and, with --simulate, the start states."""
     simulate: bool = False
-    """Start simulated controllers on this machine and use them; nobody is asked anything."""
+    """Start simulated controllers on this machine and use them; no operator is needed."""
     shadow: bool = False
-    """Only look: the policy runs beside the arms, nothing is sent, differences go to OUT/shadow.jsonl."""
+    """Shadow mode: run the policy without moving the arms; its chunks are logged to OUT/shadow.jsonl."""
     blind: bool = False
-    """Do not tell the operator which condition runs; their order within a start is random in any case."""
+    """Do not show the operator which condition runs. The order of conditions is random in any case."""
     film: bool = True
     """Film every episode."""
     setting: str | None = None
@@ -108,7 +110,7 @@ class Deploy:
     """Print the summary as JSON."""
 
     def run(self) -> int:
-        """Open everything, look at it, run what is missing, print the tables; 1 if an episode ended in an error."""
+        """Run the missing episodes and print the tables; return 1 if an episode ended in an error."""
         import contextlib
 
         from robotest.cli.evaluation import print_summary
@@ -154,7 +156,7 @@ class Deploy:
 
 
 def _shadow(runner: RobotRunner, evaluation: EvalConfig) -> int:
-    """Run beside the arms and print what came of it."""
+    """Run in shadow mode and print the summary."""
     import contextlib
 
     from robotest import interrupt

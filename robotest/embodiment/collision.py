@@ -32,12 +32,11 @@ class Twin:
         self._model = mujoco.MjModel.from_xml_string(_xml(table_z))
         self._data = mujoco.MjData(self._model)
         self._tips = [self._model.site(f"{side}_tip").id for side in workcell.SIDES]
-        self._flanges = [self._model.body(f"{side}_hand").id for side in workcell.SIDES]
 
     def contact(self, joints: Float64[np.ndarray, "2 7"]) -> str | None:
         """Say what is nearer to what than allowed at joint positions [rad], None if nothing is; moves the twin there.
 
-        Afterwards `tips` and `flanges` are those of `joints`.
+        Afterwards `tips` are those of `joints`.
         """
         self.move(joints)
         mujoco.mj_collision(self._model, self._data)
@@ -56,10 +55,6 @@ class Twin:
         """Both grasp points, world frame [m]."""
         positions: Float64[np.ndarray, "2 3"] = self._data.site_xpos[self._tips]
         return positions
-
-    def flanges(self) -> tuple[Float64[np.ndarray, "2 3"], Float64[np.ndarray, "2 3 3"]]:
-        """Positions [m] and rotations of both flanges in the world frame."""
-        return self._data.xpos[self._flanges], self._data.xmat[self._flanges].reshape(2, 3, 3)
 
 
 def _xml(table_z: float) -> str:

@@ -11,14 +11,14 @@ from robotest.types import Clock
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """What is wrong with a camera.
+    """Faults of a camera.
 
     Attributes:
-        freeze: the same frame is given again and again.
-        repeat: frames with fresh numbers and times of arrival show the same picture and keep their device stamp.
-        drop: no frame comes.
+        freeze: the same frame is returned again and again.
+        repeat: frames with new numbers and arrival times have the same picture and device stamp.
+        drop: no frame arrives.
         clock_jump_s: added to device stamps [s].
-        late_s: a frame is handed over that long after it arrived [s].
+        late_s: delay between a frame's arrival and its return [s].
         unplug: the camera is gone.
     """
 
@@ -34,8 +34,8 @@ class FaultyCamera:
     """A camera with faults that can be switched while it runs, for tests and drills: assign `faults`.
 
     Args:
-        camera: the one that works.
-        clock: what waits.
+        camera: one that works.
+        clock: for the delays.
     """
 
     def __init__(self, camera: Camera, clock: Clock) -> None:
@@ -61,7 +61,7 @@ class FaultyCamera:
 
     def latest(self) -> Frame:
         """Return the newest frame with the faults that are switched on."""
-        faults = self.faults  # another thread may switch them
+        faults = self.faults  # another thread may change them
         self._check_plug(faults)
         if faults.drop:
             self._clock.sleep_until(self._clock.now() + FIRST_FRAME_S)

@@ -1,7 +1,7 @@
-"""A robot for the tests: simulated controllers on addresses of their own, and before them the SDK and the executor.
+"""A robot for the tests: simulated controllers on separate addresses, with the SDK and the executor in front.
 
-Run as a module it is one of the processes that tests stop and kill: ``drive`` does what it is told with the driver,
-``follow`` is a rollout that sweeps the arms, ``deploy`` is a whole run.
+Run as a module, it is one of the processes that tests stop and kill: ``drive`` calls the driver, ``follow`` is a
+rollout that sweeps the arms, ``deploy`` is a whole run.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from robotest.envs.dual_arm.suite import ACTIONS, STATE
 from robotest.errors import InterruptedRunError, RobotestError
 from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.control.governor import JointTrajectory
+from robotest.hardware.control.status import Fault, Mode, Status
 from robotest.hardware.deployment.console import Unattended
 from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.realman import RealManPair, rm75_dual
 from robotest.hardware.robot import RobotError, Setpoint, Stop
-from robotest.hardware.simulated.controller import Controller, PushConfig, parse
+from robotest.hardware.simulated.controller import Controller
+from robotest.hardware.simulated.protocol import PushConfig, parse
 from robotest.runtime import wire
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation
@@ -52,7 +54,7 @@ MAX_CHANGE: Final = 600 * UNITS_PER_DEG * TICK_S**2
 
 
 def require_sdk() -> None:
-    """Skip where the arms cannot be talked to."""
+    """Skip without the SDK or loopback addresses."""
     if sys.platform != "linux":
         pytest.skip("needs loopback addresses of its own", allow_module_level=True)
     if importlib.util.find_spec("Robotic_Arm") is None:
@@ -60,7 +62,7 @@ def require_sdk() -> None:
 
 
 def until(condition: Callable[[], bool], what: str = "", limit_s: float = PATIENCE_S) -> None:
-    """Wait for something that has to come; how soon is not the question."""
+    """Wait until a condition holds, however long it takes within the limit."""
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"it did not come: {what}"
@@ -69,7 +71,7 @@ def until(condition: Callable[[], bool], what: str = "", limit_s: float = PATIEN
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Addresses that nobody else uses, other test processes neither."""
+    """Free addresses, different in every test process."""
 
     hosts: tuple[str, str]
     tcp_port: int
@@ -97,7 +99,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-    """What arrived at the controllers' sockets.
+    """Traffic that arrived at the controllers' sockets.
 
     Attributes:
         arm: of each frame.
@@ -112,7 +114,7 @@ class Wire:
     commands: list[tuple[int, dict[str, Any]]]
 
     def frames(self, arm: int) -> np.ndarray:
-        """Return what was sent to one arm [0.001 deg]."""
+        """Return the frames sent to one arm [0.001 deg]."""
         frames: np.ndarray = self.joints[self.arm == arm].astype(np.int64)
         return frames
 
@@ -126,7 +128,7 @@ class Wire:
 
 
 class Simulator:
-    """Simulated controllers in a process of their own, and their bench."""
+    """Simulated controllers in their own process, and their bench."""
 
     def __init__(self, *arguments: str) -> None:
         self.place = place = Place.free()
@@ -162,29 +164,29 @@ class Simulator:
         self.ask("clear")
 
     def forget(self) -> None:
-        """Let `wire` begin here."""
+        """Drop the traffic so far."""
         self.wire()
         self._frames.clear()
         self._commands.clear()
 
     def wire(self) -> Wire:
-        """Return what arrived since `forget`."""
+        """Return the traffic since `forget`."""
         while True:
-            told = self.ask("journal", since=self._since, commands_since=self._commands_since)
-            self._since, self._commands_since = told["next"], told["commands_next"]
-            self._frames.append((told["arm"], told["stamp"], told["joints"]))
-            for arm, _, text in told["commands"]:
+            journal = self.ask("journal", since=self._since, commands_since=self._commands_since)
+            self._since, self._commands_since = journal["next"], journal["commands_next"]
+            self._frames.append((journal["arm"], journal["stamp"], journal["joints"]))
+            for arm, _, text in journal["commands"]:
                 message = json.loads(text)
                 if not message["command"].startswith("get_"):
                     self._commands.append((arm, message))
-            if self._since >= told["total"] and len(told["commands"]) == 0:
+            if self._since >= journal["total"] and len(journal["commands"]) == 0:
                 break
         arms, stamps, joints = (np.concatenate(parts) for parts in zip(*self._frames, strict=True))
         return Wire(arms, stamps, joints, list(self._commands))
 
 
 class Bridge:
-    """A client of simulated controllers, as a rollout has it."""
+    """A rollout's client of simulated controllers."""
 
     def __init__(self, simulator: Simulator, box: Path) -> None:
         self.simulator, self.box = simulator, box
@@ -217,61 +219,65 @@ class Bridge:
         self._number = 0
 
     def ready(self) -> None:
-        """Whatever happened before, hold the arms with power and without faults."""
+        """Hold the arms with power and without faults, whatever happened before."""
         self.simulator.clear()
         if self._client is None or self.client.process.poll() is not None:
             self.open()
         try:
-            if self.client.status["fault"]:
+            if self.client.status.fault:
                 self.settled()
                 self.client.reset()
             self.client.enable()
         except RobotError:
             self.open()
             self.client.enable()
-        until(lambda: self.status["mode"] == "holding", "arms at rest")
+        until(lambda: self.status.mode is Mode.HOLDING, "arms at rest")
         self.simulator.forget()
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         return self.client.status
 
-    @property
-    def fault(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.status["fault"] or {}
-        return found
+    def require_fault(self) -> Fault:
+        fault = self.status.fault
+        assert fault is not None
+        return fault
 
-    def settled(self) -> dict[str, Any]:
+    def settled(self) -> Fault:
         """Wait until a fault is latched and the arms rest or have no power; return the fault."""
-        until(lambda: bool(self.fault) and (self.status["mode"] == "disabled" or self.status["at_rest"]), "a fault")
-        return self.fault
+
+        def stopped() -> bool:
+            return self.status.fault is not None and (self.status.mode is Mode.DISABLED or self.status.at_rest)
+
+        until(stopped, "a fault")
+        return self.require_fault()
 
     def chunk(self, steps: int = 60, **changes: Any) -> JointTrajectory:
         """Return a slow sweep of both arms' joint 7, away from its nearer limit."""
-        start = self.status["commanded"]
+        start = self.status.commanded.joints
         joints = np.repeat(start[None], steps, 0)
         joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, steps + 1)[:, None]
-        self._number = max(self._number, self.status["chunk"]) + 1
+        self._number = max(self._number, self.status.chunk) + 1
         sweep = JointTrajectory(self._number, joints, np.ones((steps, 2)), SWEEP_DT, self.clock.now() - 0.01)
         return dataclasses.replace(sweep, **changes)
 
     def sweep(self, steps: int = 60) -> JointTrajectory:
-        """Let the arms follow a sweep, and return it when they are on their way."""
+        """Let the arms follow a sweep, and return it once they move."""
         chunk = self.chunk(steps)
         self.client.follow(chunk)
-        self.client.wait(lambda s: s["chunk"] == chunk.number and s["step"] >= 2, PATIENCE_S, "a sweep")
+        self.client.wait(lambda s: s.chunk == chunk.number and s.step >= 2, PATIENCE_S, "a sweep")
         return chunk
 
     def finish(self, chunk: JointTrajectory) -> None:
         """Wait until the arms are where a chunk ends."""
         ended = self.client.wait(
-            lambda s: s["chunk"] == chunk.number and s["mode"] == "holding" and s["at_rest"], PATIENCE_S, "its end"
+            lambda s: s.chunk == chunk.number and s.mode is Mode.HOLDING and s.at_rest, PATIENCE_S, "its end"
         )
-        np.testing.assert_allclose(ended["commanded"], chunk.joints[-1], atol=1e-4)
+        np.testing.assert_allclose(ended.commanded.joints, chunk.joints[-1], atol=1e-4)
 
 
 def assert_braked(frames: np.ndarray) -> None:
-    """The set-points move, then come to rest: never faster and never braked harder than is allowed."""
+    """The set-points move, then come to rest, within the limits of speed and acceleration."""
     velocity = np.diff(frames, axis=0)
     assert velocity.any(), "nothing moved"
     assert np.abs(velocity).max() <= MAX_SPEED
@@ -280,18 +286,18 @@ def assert_braked(frames: np.ndarray) -> None:
 
 
 def assert_switched_off(said: list[dict[str, Any]]) -> None:
-    """An arm was told to stop, and then to give up its power."""
+    """An arm got a stop, and then lost its power."""
     names = [c["command"] for c in said]
     assert "set_arm_stop" in names, said
     assert {"command": "set_arm_power", "arm_power": 0} in said[names.index("set_arm_stop") :], said
 
 
 class Impostor:
-    """Something that listens where a controller is expected.
+    """Listens where a controller is expected.
 
     Args:
-        address: where; port 0 is any.
-        answer: what is sent back for a line.
+        address: to listen at; port 0 chooses one.
+        answer: returns the replies to a line.
     """
 
     def __init__(self, address: tuple[str, int], answer: Callable[[bytes], list[bytes]]) -> None:
@@ -323,12 +329,12 @@ class Impostor:
 
 
 class FakeController(Impostor):
-    """A controller's own logic without a body, some of its answers replaced.
+    """A controller's logic without physics, with some answers replaced.
 
     Args:
-        host: where it is.
-        place: ports.
-        replaced: answers by command; None is none.
+        host: its address.
+        place: its ports.
+        replaced: answers by command; None: no answer.
     """
 
     def __init__(self, host: str, place: Place, replaced: Mapping[str, Any]) -> None:
@@ -360,12 +366,12 @@ class FakeController(Impostor):
         with contextlib.suppress(OSError):
             while not self._ended.wait(0.005):
                 config = self._controller.push_config
-                self._udp.sendto(self._controller.push(time.perf_counter()), (config.ip, config.port))
+                self._udp.sendto(self._controller.state(), (config.ip, config.port))
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a call of the driver did in its process.
+    """Result of a call of the driver in its process.
 
     Attributes:
         value: what it returned.
@@ -379,7 +385,7 @@ class Answer:
 
 
 class Driver:
-    """The driver with the vendor's SDK, in a process of its own: the SDK has global state, and prints."""
+    """The driver with the vendor's SDK, in its own process: the SDK has global state, and prints."""
 
     def __init__(self, config: Mapping[str, Any], **environment: str) -> None:
         ours, theirs = socket.socketpair()
@@ -409,14 +415,14 @@ class Driver:
         return Answer(**self._channel.receive(2 * PATIENCE_S))
 
     def __call__(self, call: str, *arguments: Any) -> Any:
-        """Call a method that has to work."""
+        """Call a method that must succeed."""
         answer = self.ask(call, *arguments)
         assert answer.error is None, answer.error
         return answer.value
 
 
 def _stream(robot: RealManPair, joints: np.ndarray, openings: np.ndarray) -> np.ndarray:
-    """Send set-points one after the other, and return what was sent."""
+    """Send set-points one after the other, and return them as sent."""
     return np.stack([robot.command(Setpoint(q, openings)).joints for q in joints])
 
 
@@ -433,7 +439,7 @@ CALLS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def drive(descriptor: int, config: Mapping[str, Any]) -> None:
-    """Do what comes over a socket, until it is closed."""
+    """Carry out calls from a socket until it is closed."""
     channel = wire.Channel(socket.socket(fileno=descriptor))
     robot = rm75_dual(config)
     with contextlib.suppress(wire.DisconnectedError):
@@ -450,7 +456,7 @@ def drive(descriptor: int, config: Mapping[str, Any]) -> None:
 
 
 class Rollout:
-    """A rollout in a process of its own, that sweeps the arms until something happens to it."""
+    """A rollout in its own process that sweeps the arms until it is disturbed."""
 
     def __init__(self, simulator: Simulator, box: Path) -> None:
         command = [sys.executable, "-m", "tests.doubles.robots", "follow", json.dumps(simulator.place.config), str(box)]
@@ -471,15 +477,15 @@ class Rollout:
 
 
 def follow(config: Mapping[str, Any], box: Path) -> None:
-    """Sweep for a minute, and say what happens."""
+    """Sweep for a minute, and print what happens."""
     link = ExecutorClient("rm75-dual", config, box, WallClock())
     _say(link.process.pid)
     link.enable()
-    start = link.status["commanded"]
+    start = link.status.commanded.joints
     joints = np.repeat(start[None], 80, 0)
     joints[:, :, 6] -= np.sign(start[:, 6]) * SWEEP_RAD * np.arange(1, 81)[:, None]
     link.follow(JointTrajectory(0, joints, np.ones((80, 2)), SWEEP_DT, WallClock().now() - 0.01))
-    link.wait(lambda s: s["step"] >= 2, PATIENCE_S, "a sweep")
+    link.wait(lambda s: s.step >= 2, PATIENCE_S, "a sweep")
     _say("moving")
     try:
         while True:
@@ -494,7 +500,7 @@ class SteadyPolicy:
     """Lifts and lowers both tips a little, whatever it sees.
 
     Args:
-        slow: numbers, from 1, of the decisions for which it takes its time, and says so.
+        slow: numbers, from 1, of the decisions that take long, and are announced.
     """
 
     def __init__(self, slow: range = range(0)) -> None:
@@ -528,34 +534,34 @@ def steady(path: Path | None = None) -> SteadyPolicy:
 
 
 def slow(path: Path | None = None) -> SteadyPolicy:
-    """Ten decisions are the preflight's."""
+    """Slow after the preflight's ten decisions."""
     return SteadyPolicy(range(12, sys.maxsize))
 
 
 def warming(path: Path | None = None) -> SteadyPolicy:
-    """As with one that compiles what it needs, the first decision takes long."""
+    """Slow in the first decision, like a policy that compiles itself."""
     return SteadyPolicy(range(1, 2))
 
 
 def start_deploy(simulator: Simulator, out: Path, steps: int, film: bool, **evaluation: Any) -> subprocess.Popen[str]:
     """Run a policy on simulated controllers, as ``robotest deploy --simulate`` does on other addresses."""
     rig = {"robot_config": simulator.place.config, "bench": simulator.bench}
-    told = {"rig": rig, "out": str(out), "steps": steps, "film": film, "evaluation": evaluation}
-    command = [sys.executable, "-m", "tests.doubles.robots", "deploy", json.dumps(told)]
+    arguments = {"rig": rig, "out": str(out), "steps": steps, "film": film, "evaluation": evaluation}
+    command = [sys.executable, "-m", "tests.doubles.robots", "deploy", json.dumps(arguments)]
     return subprocess.Popen(  # noqa: S603 - this interpreter
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 def deploy(rig: Mapping[str, Any], out: str, steps: int, film: bool, evaluation: Mapping[str, Any]) -> int:
-    """Run what is missing."""
+    """Run the missing episodes."""
     from robotest.config import EvalConfig
     from robotest.evaluation import evaluate
     from robotest.hardware.deployment.config import Rig
     from robotest.hardware.deployment.runner import RobotRunner
 
-    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}
-    config = EvalConfig(out=Path(out), env="rm75-dual-simulated", episodes=1, shuffle=True, **told)
+    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in evaluation.items()}
+    config = EvalConfig(out=Path(out), env="rm75-dual-simulated", episodes=1, shuffle=True, **arguments)
     runner = RobotRunner(
         Rig("rm75-dual", rig["robot_config"], bench=(rig["bench"][0], rig["bench"][1])),
         config.directory,
@@ -578,7 +584,7 @@ def _say(what: object) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; one that only waits to be taken notice of does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -105,10 +105,10 @@ def test_flanges_are_where_the_vendor_says(twin: Twin, oracle: Oracle, arm: int)
     for q, position, rotation in zip(oracle.joints[:1000], oracle.positions, oracle.rotations, strict=False):
         joints[arm] = q
         twin.move(joints)
-        positions, rotations = twin.flanges()
+        flange = twin._data.body(f"{workcell.SIDES[arm]}_hand")
         expected = np.array(workcell.BASE_POSITION_M[arm]) + WORLD_FROM_BASE @ position
-        assert np.linalg.norm(positions[arm] - expected) < 1e-5
-        np.testing.assert_allclose(rotations[arm], WORLD_FROM_BASE @ rotation, atol=1e-5)
+        assert np.linalg.norm(flange.xpos - expected) < 1e-5
+        np.testing.assert_allclose(flange.xmat.reshape(3, 3), WORLD_FROM_BASE @ rotation, atol=1e-5)
 
 
 def own_contacts(twin: Twin, joints: np.ndarray) -> list[tuple[str, str]]:

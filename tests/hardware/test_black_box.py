@@ -51,7 +51,7 @@ def written(path: Path, entries: int, ticks: int) -> Path:
     return path
 
 
-def test_what_was_written_comes_back(tmp_path: Path) -> None:
+def test_written_ticks_are_read_back(tmp_path: Path) -> None:
     ticks = read(written(tmp_path / "box", 25, 100))
     assert len(ticks) == 25
     np.testing.assert_array_equal(ticks["index"], np.arange(1, 26))
@@ -69,7 +69,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tick["stamps"], one.state.stamps)
 
 
-def test_what_was_not_sent_or_not_measured_is_not_a_number(tmp_path: Path) -> None:
+def test_missing_set_points_and_measurements_are_nan(tmp_path: Path) -> None:
     box = BlackBox(tmp_path / "box", 4)
     box.write(entry(0, sent=False))
     box.write(entry(1, measured=False))
@@ -136,17 +136,17 @@ def test_bytes_that_were_never_written_are_no_tick(tmp_path: Path) -> None:
 def test_another_file_is_no_black_box(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "box"
     path.write_bytes(content)
-    with pytest.raises(RobotestError, match="box is no black box"):
+    with pytest.raises(RobotestError, match="box is not a black box"):
         read(path)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match="box: No such file or directory"):
         read(tmp_path / "box")
 
 
 @pytest.mark.parametrize("size", [30, 4000, HEADER, HEADER + 10, HEADER + 3 * RECORD.itemsize + 100])
-def test_a_box_that_was_cut_off_gives_what_is_left_or_says_so(tmp_path: Path, size: int) -> None:
+def test_a_truncated_box_is_read_as_far_as_possible_or_refused(tmp_path: Path, size: int) -> None:
     path = written(tmp_path / "box", 8, 8)
     path.write_bytes(path.read_bytes()[:size])
     if size < HEADER:
@@ -156,7 +156,7 @@ def test_a_box_that_was_cut_off_gives_what_is_left_or_says_so(tmp_path: Path, si
         assert len(read(path)) == (size - HEADER) // RECORD.itemsize
 
 
-def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match=r"needs \d+ MiB: No such file or directory$") as caught:
         BlackBox(tmp_path / "nowhere" / "box")
     assert "\n" not in str(caught.value)
@@ -193,13 +193,13 @@ def test_a_killed_writer_loses_nothing_that_it_had_written(tmp_path: Path) -> No
         if int(line) >= 1500:
             break
     os.kill(writer.pid, signal.SIGKILL)
-    told = [int(line), *map(int, writer.stdout.read().split())]
+    indices = [int(line), *map(int, writer.stdout.read().split())]
     writer.wait()
     writer.stdout.close()
     found = read(path)["index"]
     # The one being written when it was killed may be there, may be torn, and may have replaced the oldest.
-    assert found[-1] in (told[-1], told[-1] + 1)
-    assert found[0] in (told[-1] - 999, told[-1] - 998)
+    assert found[-1] in (indices[-1], indices[-1] + 1)
+    assert found[0] in (indices[-1] - 999, indices[-1] - 998)
     assert np.all(np.diff(found.astype(np.int64)) == 1)
 
 

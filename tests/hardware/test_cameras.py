@@ -53,8 +53,8 @@ def eventually(happens: Callable[[], bool]) -> None:
     pytest.fail("it never happened")
 
 
-class Told:
-    """A camera that gives what it is told to."""
+class ScriptedCamera:
+    """A camera that returns the frame it is given."""
 
     name, size = "left wrist", SIZE
 
@@ -103,21 +103,21 @@ def clock() -> SimClock:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def scripted() -> ScriptedCamera:
+    return ScriptedCamera()
 
 
 @pytest.fixture
-def watched(told: Told, clock: SimClock) -> WatchedCamera:
-    return WatchedCamera(told, (6, 6), clock)
+def watched(scripted: ScriptedCamera, clock: SimClock) -> WatchedCamera:
+    return WatchedCamera(scripted, (6, 6), clock)
 
 
-def after(watched: WatchedCamera, told: Told, clock: SimClock, first: Frame, second: Frame) -> Frame:
+def after(watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock, first: Frame, second: Frame) -> Frame:
     """Look at the first frame when it arrives, and at the second when that does."""
-    told.frame = first
+    scripted.frame = first
     clock.sleep_until(first.host_s)
     watched.look()
-    told.frame = second
+    scripted.frame = second
     clock.sleep_until(second.host_s)
     return watched.look()
 
@@ -125,19 +125,21 @@ def after(watched: WatchedCamera, told: Told, clock: SimClock, first: Frame, sec
 # The watch.
 
 
-def test_a_fresh_frame_is_given_in_the_policys_size(watched: WatchedCamera, told: Told, clock: SimClock) -> None:
-    seen = after(watched, told, clock, frame(1, 1.0, 5.0), frame(4, 1.1, 5.1))
+def test_a_fresh_frame_is_returned_in_the_policys_size(
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock
+) -> None:
+    seen = after(watched, scripted, clock, frame(1, 1.0, 5.0), frame(4, 1.1, 5.1))
     assert (seen.number, seen.host_s, seen.device_s) == (4, 1.1, 5.1)
     assert seen.image.shape == (6, 6, 3)
     assert np.all(seen.image == 4)
 
 
-def test_what_is_opened_and_closed_is_the_camera(watched: WatchedCamera, told: Told) -> None:
+def test_opening_and_closing_reaches_the_camera(watched: WatchedCamera, scripted: ScriptedCamera) -> None:
     watched.open()
-    assert (told.opened, watched.name) == (1, "left wrist")
+    assert (scripted.opened, watched.name) == (1, "left wrist")
     watched.close()
     watched.close()
-    assert told.opened == 0
+    assert scripted.opened == 0
 
 
 @pytest.mark.parametrize(
@@ -155,18 +157,18 @@ def test_what_is_opened_and_closed_is_the_camera(watched: WatchedCamera, told: T
         (frame(2, 1.1, float("inf")), "clock cannot be read"),
     ],
 )
-def test_what_is_stale_or_goes_back_is_refused(
-    watched: WatchedCamera, told: Told, clock: SimClock, second: Frame, message: str
+def test_stale_frames_and_frames_that_go_back_are_refused(
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock, second: Frame, message: str
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera 'left wrist' .*{message}"):
-        after(watched, told, clock, frame(1, 1.0, 5.0), second)
+        after(watched, scripted, clock, frame(1, 1.0, 5.0), second)
 
 
 @pytest.mark.parametrize(("age", "fine"), [(0.0, True), (0.0999, True), (0.1001, False), (60.0, False)])
 def test_a_frame_may_be_a_tenth_of_a_second_old(
-    watched: WatchedCamera, told: Told, clock: SimClock, age: float, fine: bool
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock, age: float, fine: bool
 ) -> None:
-    told.frame = frame(1, 1.0)
+    scripted.frame = frame(1, 1.0)
     clock.sleep_until(1.0 + age)
     if fine:
         assert watched.look().number == 1
@@ -177,9 +179,9 @@ def test_a_frame_may_be_a_tenth_of_a_second_old(
 
 @pytest.mark.parametrize(("host_s", "message"), [(float("nan"), "no frame for nan"), (0.5, "0.500 s ahead of now")])
 def test_impossible_times_of_arrival_are_refused(
-    watched: WatchedCamera, told: Told, host_s: float, message: str
+    watched: WatchedCamera, scripted: ScriptedCamera, host_s: float, message: str
 ) -> None:
-    told.frame = frame(1, host_s)
+    scripted.frame = frame(1, host_s)
     with pytest.raises(CameraError, match=message):
         watched.look()
 
@@ -194,32 +196,34 @@ def test_impossible_times_of_arrival_are_refused(
         None,
     ],
 )
-def test_only_rgb_of_the_cameras_size_is_let_through(watched: WatchedCamera, told: Told, image: Any) -> None:
+def test_only_rgb_of_the_cameras_size_is_accepted(watched: WatchedCamera, scripted: ScriptedCamera, image: Any) -> None:
     wrong = frame(1, 0.0)
     object.__setattr__(wrong, "image", image)  # a frame's own type is checked in tests, and only there
-    told.frame = wrong
+    scripted.frame = wrong
     with pytest.raises(CameraError, match=r"not RGB as uint8 of shape \(12, 16, 3\)"):
         watched.look()
 
 
-def test_without_stamps_an_equal_picture_is_a_frozen_one(watched: WatchedCamera, told: Told, clock: SimClock) -> None:
-    with pytest.raises(CameraError, match="very picture of frame 1 again"):
-        after(watched, told, clock, frame(1, 1.0, value=7), frame(2, 1.1, value=7))
+def test_without_stamps_an_equal_picture_is_a_frozen_one(
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock
+) -> None:
+    with pytest.raises(CameraError, match="repeats the picture of frame 1"):
+        after(watched, scripted, clock, frame(1, 1.0, value=7), frame(2, 1.1, value=7))
 
 
 def test_with_stamps_an_equal_picture_is_a_scene_that_stands_still(
-    watched: WatchedCamera, told: Told, clock: SimClock
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock
 ) -> None:
-    assert after(watched, told, clock, frame(1, 1.0, 5.0, value=7), frame(2, 1.1, 5.1, value=7)).number == 2
+    assert after(watched, scripted, clock, frame(1, 1.0, 5.0, value=7), frame(2, 1.1, 5.1, value=7)).number == 2
 
 
 def test_a_clock_that_went_back_is_refused_until_it_is_opened_again(
-    watched: WatchedCamera, told: Told, clock: SimClock
+    watched: WatchedCamera, scripted: ScriptedCamera, clock: SimClock
 ) -> None:
     back = frame(2, 1.1, 4.0)
     with pytest.raises(CameraError, match="went back"):
-        after(watched, told, clock, frame(1, 1.0, 5.0), back)
-    told.frame = frame(3, 1.15, 4.05)
+        after(watched, scripted, clock, frame(1, 1.0, 5.0), back)
+    scripted.frame = frame(3, 1.15, 4.05)
     clock.sleep_until(1.15)
     with pytest.raises(CameraError, match="went back"):
         watched.look()
@@ -259,17 +263,17 @@ stamps = st.one_of(st.none(), times)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 2), times, stamps, st.floats(0, 0.3)), max_size=40))
-def test_whatever_comes_what_is_let_through_is_new_and_fresh(
+def test_accepted_frames_are_always_new_and_fresh(
     steps: list[tuple[int, float, float | None, float]],
 ) -> None:
-    clock, told = SimClock(), Told()
-    watched = WatchedCamera(told, SIZE, clock)
+    clock, scripted = SimClock(), ScriptedCamera()
+    watched = WatchedCamera(scripted, SIZE, clock)
     number, device, given_frames = 0, 0.0, []
     for by, age, stamped, pause in steps:
         advance(clock, pause)
         number += by
         device += stamped or 0.0
-        told.frame = Frame(picture(number), clock.now() - age, None if stamped is None else device, number)
+        scripted.frame = Frame(picture(number), clock.now() - age, None if stamped is None else device, number)
         try:
             seen = watched.look()
         except CameraError:
@@ -348,7 +352,7 @@ def test_making_smaller_averages() -> None:
 # Several cameras.
 
 
-class Noted(Told):
+class Noted(ScriptedCamera):
     def __init__(self, log: list[str], label: str, *, broken: bool = False) -> None:
         super().__init__()
         self._log, self._label, self._broken = log, label, broken
@@ -396,7 +400,7 @@ def test_the_reader_keeps_the_newest_frame_and_ends() -> None:
 
 
 @pytest.mark.parametrize(("error", "message"), [(OSError("EIO"), "camera 'left' failed: EIO"), (CameraError("x"), "x")])
-def test_what_ends_the_reader_surfaces_every_time(error: Exception, message: str) -> None:
+def test_the_error_that_ended_the_reader_is_raised_every_time(error: Exception, message: str) -> None:
     released = threading.Event()
 
     def read() -> Frame:
@@ -541,7 +545,7 @@ def test_realsense_stamps_of_the_wall_clock_are_not_taken(
     assert arrives(d405, 1).device_s is None
 
 
-def test_realsense_unplugged_is_told_from_silent(
+def test_an_unplugged_realsense_is_distinguished_from_a_silent_one(
     realsense: SoftwareRealSense, d405: RealSenseCamera, clock: SimClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     realsense.film(1, 1.0, picture(1))
@@ -609,7 +613,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Paced:
-    """OpenCV's own capture of a film, which gives a frame when it is told to; a camera is not told how to film."""
+    """OpenCV's capture of a film that returns a frame on demand and, unlike a camera, ignores settings."""
 
     def __init__(self, cv2: Any, path: str) -> None:
         self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
@@ -894,9 +898,9 @@ def test_unknown_kinds_and_keys_are_explained(table: dict[str, Any], message: st
     [
         ({}, "'main' has no kind; give kind = one of 'realsense', 'replay', 'v4l2'"),
         ({"kind": "v4l2", "device": "/dev/video0"}, "lacks width, height, fps: a v4l2 camera needs them"),
-        ({"kind": "realsense", "serial": 218622270304}, "serial = 218622270304; serial must be words in quotes"),
-        ({"kind": "v4l2", "fps": 0}, "fps = 0; fps must be a whole number above 0"),
-        ({"kind": "v4l2", "fps": True}, "fps = True; fps must be a whole number above 0"),
+        ({"kind": "realsense", "serial": 218622270304}, "serial = 218622270304; serial must be text in quotes"),
+        ({"kind": "v4l2", "fps": 0}, "fps = 0; fps must be an integer above 0"),
+        ({"kind": "v4l2", "fps": True}, "fps = True; fps must be an integer above 0"),
         ({"kind": "replay", "path": "a.mp4", "loop": 1}, "loop = 1; loop must be true or false"),
         (
             {"kind": "v4l2", "device": "d", "width": 4, "height": 3, "fps": 9, "fourcc": "MJPEG"},

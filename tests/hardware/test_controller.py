@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robotest.embodiment import rm75
-from robotest.hardware.simulated import controller as c
+from robotest.hardware.simulated.controller import Controller
+from robotest.hardware.simulated.joints import ERROR_COLLISION, ERROR_TARGET_LIMIT, JOINT_ERROR_POSITION, Measured
+from robotest.hardware.simulated.protocol import PushConfig
 
 TRANSCRIPTS = [
     json.loads(line) for line in (Path(__file__).parent / "transcripts" / "realman.jsonl").read_text().splitlines()
@@ -30,28 +32,28 @@ KNOWN = [str(row["send"]["command"]) for row in TRANSCRIPTS if isinstance(row["s
 KEYS = [key for row in TRANSCRIPTS if isinstance(row["send"], dict) for key in row["send"] if key != "command"]
 
 
-def controller() -> c.Controller:
-    return c.Controller(np.deg2rad(np.array(START) / 1000), c.PushConfig("127.0.0.1"))
+def controller() -> Controller:
+    return Controller(np.deg2rad(np.array(START) / 1000), PushConfig("127.0.0.1"))
 
 
-def ask(arm: c.Controller, now: float = 0.0, **command: Any) -> list[Any]:
+def ask(arm: Controller, now: float = 0.0, **command: Any) -> list[Any]:
     return [json.loads(reply) for reply in arm.handle(json.dumps(command).encode(), now)]
 
 
-def follow(arm: c.Controller, joints: list[Any], now: float) -> None:
+def follow(arm: Controller, joints: list[Any], now: float) -> None:
     assert ask(arm, now, command="movej_canfd", joint=joints, follow=True) == []
 
 
-def measured(joints: list[float] | list[int], opening: float = 1.0) -> c.Measured:
-    return c.Measured(np.deg2rad(np.array(joints) / 1000), np.zeros(7), np.full(7, 0.5), opening)
+def measured(joints: list[float] | list[int], opening: float = 1.0) -> Measured:
+    return Measured(np.deg2rad(np.array(joints) / 1000), np.zeros(7), np.full(7, 0.5), opening)
 
 
-def setpoint(arm: c.Controller) -> list[int]:
-    return [round(float(q)) for q in np.rad2deg(arm.setpoint) * 1000]
+def setpoint(arm: Controller) -> list[int]:
+    return [round(float(q)) for q in np.rad2deg(arm.joints.setpoint) * 1000]
 
 
-def state(arm: c.Controller) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(arm.push(0.0))
+def state(arm: Controller) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(arm.state())
     return message
 
 
@@ -60,7 +62,7 @@ def moved(by: int, joint: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_what_is_asked_is_answered_as_the_protocol_has_it(name: str) -> None:
+def test_replies_are_those_of_the_protocol(name: str) -> None:
     arm = controller()
     for row in SESSIONS[name]:
         line = json.dumps(row["send"]).encode() + b"\r"
@@ -69,7 +71,7 @@ def test_what_is_asked_is_answered_as_the_protocol_has_it(name: str) -> None:
         assert all(r.endswith(b"\r\n") and r.count(b"\n") == 1 for r in replies)
 
 
-def test_the_state_is_what_the_sdk_wants_to_read() -> None:
+def test_the_state_is_what_the_sdk_reads() -> None:
     arm = controller()
     message = state(arm)
     assert message["state"] == "realtime_arm_joint_state"
@@ -86,7 +88,7 @@ def test_the_state_is_what_the_sdk_wants_to_read() -> None:
 def test_units_of_the_state() -> None:
     arm = controller()
     ask(arm, command="set_realtime_push", custom={"joint_speed": True})
-    m = c.Measured(np.full(7, 0.5), np.full(7, 2 * np.pi / 60), np.full(7, -1.25), 0.3, (0.1, -0.2, 0.3), (0, 1, 0, 0))
+    m = Measured(np.full(7, 0.5), np.full(7, 2 * np.pi / 60), np.full(7, -1.25), 0.3, (0.1, -0.2, 0.3), (0, 1, 0, 0))
     arm.advance(m, 0.0)
     message = state(arm)
     assert message["joint_status"]["joint_position"] == [28648] * 7  # 0.001 deg
@@ -100,14 +102,14 @@ def test_units_of_the_state() -> None:
 # -- following ---------------------------------------------------------------------------------------------------------
 
 
-def test_following_goes_where_it_is_told_and_says_so() -> None:
+def test_following_moves_the_set_point_and_the_status() -> None:
     arm = controller()
     for k in range(1, 51):
         follow(arm, moved(1500 * k // 50), 0.01 * k)
     assert setpoint(arm) == moved(1500)
-    assert arm.status == "move_through_joint"
+    assert arm.joints.status == "move_through_joint"
     arm.advance(measured(moved(1500)), 2.0)
-    assert arm.status == "idle"
+    assert arm.joints.status == "idle"
     assert arm.counts == {"frames": 50}
 
 
@@ -152,8 +154,8 @@ def test_the_soft_limits_refuse_a_frame_with_an_error_that_the_next_good_one_cle
     for value in (beyond, -beyond, SENTINEL, 2**40):
         follow(arm, [value if i == joint else q + 100 for i, q in enumerate(START)], 0.0)
         assert setpoint(arm) == START
-        assert state(arm)["arm_err"] == c.ERROR_TARGET_LIMIT
-        assert state(arm)["err"] == [c.ERROR_TARGET_LIMIT]
+        assert state(arm)["arm_err"] == ERROR_TARGET_LIMIT
+        assert state(arm)["err"] == [ERROR_TARGET_LIMIT]
     follow(arm, START, 0.01)
     assert state(arm)["err"] == [0]
     assert arm.counts["limit"] == 4
@@ -177,7 +179,7 @@ def test_a_stop_brakes_along_the_path_and_does_not_go_back(command: str, status:
         follow(arm, [q + 300 * k * (i in (0, 6)) for i, q in enumerate(START)], 0.01 * k)
     before = setpoint(arm)
     ask(arm, 0.1, command=command)
-    assert arm.status == status
+    assert arm.joints.status == status
     path = []
     for k in range(1000):
         arm.advance(measured(START), 0.1 + 0.004 * k)
@@ -186,7 +188,7 @@ def test_a_stop_brakes_along_the_path_and_does_not_go_back(command: str, status:
     assert (forward[:, [0, 6]] >= -1).all()
     assert (forward[:, 1:6] == 0).all()
     assert np.abs(forward).max() <= 300
-    assert arm.status == "idle"
+    assert arm.joints.status == "idle"
     travel = np.array(path[-1]) - before
     assert travel[0] == travel[6] < 1300  # 30 deg/s at 360 deg/s^2 take 1.25 deg
 
@@ -222,7 +224,7 @@ def test_a_joint_without_power_holds_and_the_others_move() -> None:
 
 def test_a_system_error_refuses_motion_until_it_is_cleared() -> None:
     arm = controller()
-    arm.fail(c.ERROR_COLLISION)
+    arm.joints.fail(ERROR_COLLISION)
     follow(arm, moved(100), 0.0)
     assert setpoint(arm) == START
     assert (state(arm)["sys_err"], state(arm)["err"]) == (0x100D, [0x100D])
@@ -234,7 +236,7 @@ def test_a_system_error_refuses_motion_until_it_is_cleared() -> None:
 
 def test_a_joints_error_takes_its_power_until_it_is_cleared_and_enabled() -> None:
     arm = controller()
-    arm.fail_joint(3, c.JOINT_ERROR_POSITION)
+    arm.joints.fail_joint(3, JOINT_ERROR_POSITION)
     assert state(arm)["joint_status"]["joint_err_code"] == [0, 0, 0x0800, 0, 0, 0, 0]
     assert ask(arm, command="set_joint_en_state", joint_en_state=[3, 1])[0]["joint_en_state"] is False
     ask(arm, command="set_joint_clear_err", joint_clear_err=3)
@@ -246,18 +248,18 @@ def test_a_joints_error_takes_its_power_until_it_is_cleared_and_enabled() -> Non
 
 def test_an_emergency_stop_takes_the_power_and_gives_none_back() -> None:
     arm = controller()
-    arm.press_stop(pressed=True)
-    assert arm.status == "stop"
+    arm.joints.press_stop(pressed=True)
+    assert arm.joints.status == "stop"
     assert ask(arm, command="set_arm_power", arm_power=1)[0]["arm_power"] is False
     assert ask(arm, command="set_gripper_position", position=5)[0]["state"] is False
     assert ask(arm, command="clear_system_err")[0]["clear_state"] is False
-    arm.press_stop(pressed=False)
+    arm.joints.press_stop(pressed=False)
     assert state(arm)["joint_status"]["joint_en_flag"] == [0] * 7
     assert ask(arm, command="set_arm_power", arm_power=1)[0]["arm_power"] is True
     assert state(arm)["joint_status"]["joint_en_flag"] == [1] * 7
 
 
-def test_what_is_reported_may_differ_from_what_is_measured() -> None:
+def test_reported_values_may_replace_measured_ones() -> None:
     arm = controller()
     arm.reported["joint_current"] = {2: 12_000_000}
     arm.reported["joint_temperature"] = {6: 95_000}
@@ -292,7 +294,7 @@ def test_planned_motion_needs_a_speed(v: Any) -> None:
 def test_a_blocking_gripper_command_is_followed_by_its_arrival() -> None:
     arm = controller()
     ask(arm, 0.0, command="set_gripper_position", position=400, block=True)
-    assert arm.opening == 0.4
+    assert arm.gripper.setpoint == 0.4
     openings = [1.0, 0.8, 0.6, 0.45, *[0.4] * 60]
     events = [e for k, o in enumerate(openings) for e in arm.advance(measured(START, o), 0.004 * k)]
     assert [json.loads(e)["device"] for e in events] == [1]
@@ -302,9 +304,9 @@ def test_the_grippers_route_bounds_it() -> None:
     arm = controller()
     ask(arm, command="set_gripper_route", min=200, max=700)
     ask(arm, command="set_gripper_position", position=1)
-    assert arm.opening == 0.2
+    assert arm.gripper.setpoint == 0.2
     ask(arm, command="set_gripper_release")
-    assert arm.opening == 0.7
+    assert arm.gripper.setpoint == 0.7
 
 
 # -- whatever a socket may bring ---------------------------------------------------------------------------------------
@@ -332,8 +334,8 @@ def test_no_json_raises_and_the_set_point_stays_within_the_limits(commands: list
     for k, (name, values) in enumerate(commands):
         replies = arm.handle(json.dumps({**values, "command": name}).encode(), 0.01 * k)
         arm.advance(measured(setpoint(arm)), 0.01 * k + 0.004)
-        assert all(isinstance(json.loads(reply), dict) for reply in [*replies, arm.push(0.01 * k)])
-    assert (np.abs(arm.setpoint) <= rm75.JOINT_LIMIT_RAD + 1e-9).all()
+        assert all(isinstance(json.loads(reply), dict) for reply in [*replies, arm.state()])
+    assert (np.abs(arm.joints.setpoint) <= rm75.JOINT_LIMIT_RAD + 1e-9).all()
 
 
 @given(
@@ -350,7 +352,7 @@ def test_nothing_beyond_the_limits_reaches_the_set_point(frames: list[list[int]]
         assert np.abs(np.subtract(setpoint(arm), before)).max() <= 10_000
         if SENTINEL in joints:
             assert setpoint(arm) == before
-    assert (np.abs(arm.setpoint) <= rm75.JOINT_LIMIT_RAD + 1e-9).all()
+    assert (np.abs(arm.joints.setpoint) <= rm75.JOINT_LIMIT_RAD + 1e-9).all()
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ NOBODY = '[robot]\nhosts = ["127.0.1.1", "127.0.1.2"]\n'
     ("text", "words"),
     [
         (None, ("robot.toml", "No such file")),
-        ("[robot\n", ("robot.toml is no TOML",)),
-        ("\x00", ("robot.toml is no TOML",)),
+        ("[robot\n", ("robot.toml is not TOML",)),
+        ("\x00", ("robot.toml is not TOML",)),
         (f"[robots]\n{TASK}{NOBODY}", ("'robots'", "Did you mean 'robot'?")),
         (NOBODY, ("names no task", "[tasks.")),
         (f"tasks = 3\n{NOBODY}", ("tasks",)),
@@ -199,7 +199,7 @@ NOBODY = '[robot]\nhosts = ["127.0.1.1", "127.0.1.2"]\n'
     ],
     ids=range(23),
 )
-def test_a_robot_toml_that_makes_no_sense_is_refused_in_one_line(
+def test_an_invalid_robot_toml_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, words: tuple[str, ...]
 ) -> None:
     path = tmp_path / "robot.toml"
@@ -227,7 +227,7 @@ def test_a_robot_toml_that_makes_no_sense_is_refused_in_one_line(
     ],
     ids=range(4),
 )
-def test_a_camera_that_is_not_there_is_said_before_anything_moves(
+def test_a_missing_camera_is_an_error_before_anything_moves(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], camera: str, words: tuple[str, ...]
 ) -> None:
     simulator.clear()
@@ -248,7 +248,7 @@ def robot_table(place: Place) -> str:
 
 
 @pytest.mark.parametrize("kind", ["v4l2", "realsense"])
-def test_an_unplugged_camera_is_said_soon(simulator: Simulator, tmp_path: Path, kind: str) -> None:
+def test_an_unplugged_camera_is_an_error_soon(simulator: Simulator, tmp_path: Path, kind: str) -> None:
     simulator.clear()
     mode = {"kind": kind, "width": 640, "height": 480, "fps": 30}
     device = {"device": "/dev/video99"} if kind == "v4l2" else {"serial": "000000000000"}
@@ -384,7 +384,7 @@ def test_the_operator_labels_repeats_and_stops(simulator: Simulator, config: Pat
     assert {f"[{e.condition}]" in person.seen for e in found} == {True}
 
 
-def test_a_blind_operator_is_not_told_the_condition_and_may_leave(
+def test_a_blind_operator_does_not_see_the_condition_and_may_leave(
     simulator: Simulator, config: Path, tmp_path: Path
 ) -> None:
     simulator.clear()
@@ -405,7 +405,7 @@ def test_a_blind_operator_is_not_told_the_condition_and_may_leave(
         assert_switched_off(simulator.wire().said(arm))
 
 
-def test_a_shadow_sends_nothing_and_writes_down_what_it_would_have_sent(
+def test_a_shadow_sends_nothing_and_logs_its_chunks(
     simulator: Simulator, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulator.clear()
@@ -430,11 +430,11 @@ def test_a_shadow_sends_nothing_and_writes_down_what_it_would_have_sent(
     assert sum(line["steps"] for line in chunks) == len(steps) == 16
     assert not any("rejected" in line for line in chunks)
     assert all(max(line["difference_rad"]) > 0.04 for line in steps), "the arms followed, or nothing was asked of them"
-    told = json.loads(capsys.readouterr().out)
-    assert (told["chunks"], told["rejected"]) == (len(chunks), 0)
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["chunks"], counts["rejected"]) == (len(chunks), 0)
 
 
-def test_the_operator_is_told_of_an_arm_that_keeps_its_power(
+def test_the_operator_is_warned_of_an_arm_that_keeps_its_power(
     simulator: Simulator, config: Path, tmp_path: Path
 ) -> None:
     simulator.clear()
@@ -454,10 +454,10 @@ def test_without_a_terminal_nobody_could_stop_the_arms(
 ) -> None:
     assert main(["deploy", "--config", str(config), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        "robotest: error: a robot needs an operator: standard input is no terminal. Try --simulate or --shadow\n"
+        "robotest: error: a robot needs an operator: standard input is not a terminal. Try --simulate or --shadow\n"
     )
 
 
-def test_without_a_config_it_says_what_to_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_a_config_the_error_names_the_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["deploy", "--out", str(tmp_path / "run")]) == 2
     assert "no --config given; a robot needs its robot.toml, or try --simulate" in capsys.readouterr().err

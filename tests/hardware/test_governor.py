@@ -76,8 +76,8 @@ def governor(twin: Twin) -> Governor:
 
 
 def chunk(joints: np.ndarray, /, number: int = 0, dt: float = 0.1, **fields: Any) -> Raw:
-    told = {"number": number, "joints": joints, "openings": np.ones((len(joints), 2)), "dt": dt, "observed": 0.0}
-    return Raw(**told | fields)
+    values = {"number": number, "joints": joints, "openings": np.ones((len(joints), 2)), "dt": dt, "observed": 0.0}
+    return Raw(**values | fields)
 
 
 def still(steps: int = 3, **fields: Any) -> Raw:
@@ -252,7 +252,7 @@ def test_every_chunk_comes_to_an_end(twin: Twin, kind: str, seed: int, lag: floa
 
 @pytest.mark.parametrize("kind", BAD_POSES)
 @pytest.mark.parametrize("dt", [0.02, 0.1, 0.5])
-def test_aimed_at_what_is_in_the_way_at_full_speed_it_stops_before(twin: Twin, kind: str, dt: float) -> None:
+def test_arms_aimed_at_an_obstacle_at_full_speed_stop_before_it(twin: Twin, kind: str, dt: float) -> None:
     course = Course(governor_at(twin, lag=9.0), twin)
     line = towards(REST, BAD_POSES[kind], dt)
     safe = [q for q in line if course.governor._unsafe(np.rint(q / UNIT).astype(np.int64)) is None]
@@ -264,7 +264,7 @@ def test_aimed_at_what_is_in_the_way_at_full_speed_it_stops_before(twin: Twin, k
     course.stop()
 
 
-def test_what_is_in_the_way_between_allowed_waypoints_is_found_on_the_way(twin: Twin) -> None:
+def test_an_obstacle_between_allowed_waypoints_is_found_on_the_way(twin: Twin) -> None:
     """The left forearm would go through the right one, within one step; it is free on either side."""
     right = pose(1, j1=0.55)[1]
     before, after = (np.stack([pose(0, j1=x)[0], right]) for x in (-0.45, -1.2))
@@ -426,7 +426,7 @@ def test_openings_stay_within_closed_and_open_and_move_no_faster_than_allowed(
 # --- what is clipped, what is rejected --------------------------------------------------------------------------------
 
 
-def test_notes_name_what_was_clipped(governor: Governor) -> None:
+def test_notes_name_the_clipped_values(governor: Governor) -> None:
     end = float(DEFAULT_LIMITS.joint_high[0, 6])
     governor.start_at(pose(0, j7=end - 0.001), np.ones(2))
     joints = np.stack([pose(0, j7=end), pose(0, j7=end + 0.0125)])
@@ -450,17 +450,17 @@ REJECTED: dict[str, tuple[Callable[[], Raw], float, str]] = {
     "257 steps": (lambda: still(257), 0.0, r"joints of shape \(257, 2, 7\)"),
     "None": (lambda: still(joints=None), 0.0, r"joints of shape \(\)"),
     "a map": (lambda: still(joints={"left": 1}), 0.0, r"joints of shape \(\)"),
-    "NaN": (lambda: chunk(np.full((1, 2, 7), np.nan)), 0.0, "joints hold something that is not a finite number"),
-    "infinity": (lambda: chunk(np.full((1, 2, 7), -np.inf)), 0.0, "joints hold something that is not a finite number"),
-    "truth": (lambda: chunk(np.zeros((1, 2, 7), bool)), 0.0, "joints hold something that is not a finite number"),
-    "complex": (lambda: chunk(np.zeros((1, 2, 7), complex)), 0.0, "joints hold something that is not a finite number"),
-    "text": (lambda: chunk(np.full((1, 2, 7), "0")), 0.0, "joints hold something that is not a finite number"),
-    "times": (lambda: chunk(np.zeros((1, 2, 7), "m8[s]")), 0.0, "joints hold something that is not a finite number"),
-    "objects": (lambda: chunk(np.full((1, 2, 7), None)), 0.0, "joints hold something that is not a finite number"),
+    "NaN": (lambda: chunk(np.full((1, 2, 7), np.nan)), 0.0, "joints contain values that are not finite numbers"),
+    "infinity": (lambda: chunk(np.full((1, 2, 7), -np.inf)), 0.0, "joints contain values that are not finite numbers"),
+    "truth": (lambda: chunk(np.zeros((1, 2, 7), bool)), 0.0, "joints contain values that are not finite numbers"),
+    "complex": (lambda: chunk(np.zeros((1, 2, 7), complex)), 0.0, "joints contain values that are not finite numbers"),
+    "text": (lambda: chunk(np.full((1, 2, 7), "0")), 0.0, "joints contain values that are not finite numbers"),
+    "times": (lambda: chunk(np.zeros((1, 2, 7), "m8[s]")), 0.0, "joints contain values that are not finite numbers"),
+    "objects": (lambda: chunk(np.full((1, 2, 7), None)), 0.0, "joints contain values that are not finite numbers"),
     "NaN opening": (
         lambda: still(1, openings=np.full((1, 2), np.nan)),
         0.0,
-        "openings hold something that is not a fi",
+        "openings contain values that are not fi",
     ),
     "dt 0": (lambda: still(dt=0), 0.0, r"steps of 0 s; 0\.02 to 0\.5 s are allowed"),
     "dt -1": (lambda: still(dt=-1.0), 0.0, r"steps of -1\.0 s; 0\.02 to 0\.5 s are allowed"),
@@ -520,7 +520,7 @@ REJECTED: dict[str, tuple[Callable[[], Raw], float, str]] = {
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_a_rejection_says_what_was_given_and_what_is_allowed(governor: Governor, name: str) -> None:
+def test_a_rejection_names_the_value_and_the_allowed_range(governor: Governor, name: str) -> None:
     make, now, message = REJECTED[name]
     rejected = make()
     if "number" not in name or name == "huge numbers":
@@ -535,7 +535,7 @@ def test_a_rejection_says_what_was_given_and_what_is_allowed(governor: Governor,
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1.5, True, "2", None, 2**63, -1, np.array([3])])
-def test_a_number_is_a_whole_one_that_every_record_can_hold(governor: Governor, number: Any) -> None:
+def test_a_chunks_number_is_an_integer_that_every_record_can_hold(governor: Governor, number: Any) -> None:
     with pytest.raises(RejectedChunkError):
         governor.admit(still(number=number), 0.0)
     governor.admit(still(number=3), 0.0)
@@ -604,7 +604,7 @@ def test_starting_is_from_the_nearest_point_of_the_grid_at_rest_without_a_chunk(
     assert not governor.busy
 
 
-def test_what_is_commanded_is_a_copy(governor: Governor) -> None:
+def test_the_commanded_set_point_is_a_copy(governor: Governor) -> None:
     given = governor.commanded
     given.joints[:] = 9
     given.openings[:] = 9

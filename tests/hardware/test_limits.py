@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from robotest.embodiment import rm75
 from robotest.errors import RobotestError, UnknownNameError
-from robotest.hardware.limits import DEFAULT_LIMITS, LIMIT_MARGIN_RAD, arm_limits, from_table
+from robotest.hardware.limits import DEFAULT_LIMITS, LIMIT_MARGIN_RAD, arm_limits
+from robotest.hardware.tables import from_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ def test_nothing_said_is_the_default() -> None:
         np.testing.assert_array_equal(getattr(arm_limits({}), field.name), getattr(DEFAULT_LIMITS, field.name))
 
 
-def test_the_defaults_are_within_what_the_data_sheet_allows() -> None:
+def test_the_defaults_are_within_the_data_sheets_limits() -> None:
     assert np.all(DEFAULT_LIMITS.joint_high <= rm75.JOINT_LIMIT_RAD - LIMIT_MARGIN_RAD)
     np.testing.assert_array_equal(DEFAULT_LIMITS.joint_low, -DEFAULT_LIMITS.joint_high)
     assert np.all(DEFAULT_LIMITS.speed <= rm75.JOINT_SPEED_RAD_S)
@@ -52,7 +53,7 @@ def test_seven_numbers_are_for_both_arms_and_fourteen_for_each() -> None:
     np.testing.assert_array_equal(limits.joint_high, DEFAULT_LIMITS.joint_high)
 
 
-def test_what_is_narrowed_does_not_change_the_default() -> None:
+def test_narrowing_does_not_change_the_default() -> None:
     arm_limits({"speed": 1.0}).speed[:] = 9
     assert DEFAULT_LIMITS.speed.max() < 4
 
@@ -85,7 +86,7 @@ def test_wider_is_refused(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["speed", "acceleration", "opening_speed", "current", "temperature"])
 @pytest.mark.parametrize("value", [0, -1.0])
-def test_what_is_no_place_is_more_than_nothing(name: str, value: float) -> None:
+def test_limits_that_are_not_positions_are_positive(name: str, value: float) -> None:
     """With a negative speed the bounds of a clip would cross, and the other bound would be commanded."""
     with pytest.raises(RobotestError, match=f"limit {name} = {value}; more than 0 is needed"):
         arm_limits({name: value})
@@ -105,7 +106,7 @@ def test_limits_leave_something_between_them(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("value", ["fast", [1.0, 2.0], [[1.0] * 7] * 3, {"joint1": 1.0}, [[1.0], [1.0, 2.0]]])
-def test_what_is_no_number_or_not_as_many_as_needed_is_refused(value: Any) -> None:
+def test_values_of_the_wrong_type_or_shape_are_refused(value: Any) -> None:
     with pytest.raises(RobotestError, match=r"limit speed = .*: a number or \(2, 7\) numbers are needed"):
         arm_limits({"speed": value})
 
@@ -128,28 +129,28 @@ def test_any_joints_limit_is_narrowed_or_refused_never_widened(name: str, joint:
 
 
 def test_a_table_becomes_a_dataclass_with_tuples_for_lists() -> None:
-    told = {"hosts": ["a", "b"], "period": 1, "local_ip": "c", "limits": {"speed": 1.0}}
-    assert from_table(Config, told, "robot") == Config(("a", "b"), 1, "c", 1, {"speed": 1.0})
+    table = {"hosts": ["a", "b"], "period": 1, "local_ip": "c", "limits": {"speed": 1.0}}
+    assert from_table(Config, table, "robot") == Config(("a", "b"), 1, "c", 1, {"speed": 1.0})
     assert from_table(Config, {}, "robot") == Config()
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("table", "message"),
     [
         ({"hosts": "a"}, r"robot\.hosts = 'a' in robot\.toml; a list of 2, each text is needed"),
         ({"hosts": ["a"]}, r"robot\.hosts = \['a'\] in robot\.toml; a list of 2, each text is needed"),
         ({"hosts": ["a", 2]}, r"robot\.hosts = \['a', 2\] in robot\.toml; a list of 2"),
-        ({"port": "8080"}, r"robot\.port = '8080' in robot\.toml; a whole number is needed"),
-        ({"port": 1.5}, r"robot\.port = 1\.5 in robot\.toml; a whole number is needed"),
-        ({"port": True}, r"robot\.port = True in robot\.toml; a whole number is needed"),
+        ({"port": "8080"}, r"robot\.port = '8080' in robot\.toml; an integer is needed"),
+        ({"port": 1.5}, r"robot\.port = 1\.5 in robot\.toml; an integer is needed"),
+        ({"port": True}, r"robot\.port = True in robot\.toml; an integer is needed"),
         ({"period": "1"}, r"robot\.period = '1' in robot\.toml; a number is needed"),
         ({"local_ip": 7}, r"robot\.local_ip = 7 in robot\.toml; text is needed"),
         ({"limits": 5}, r"robot\.limits = 5 in robot\.toml; a table is needed"),
     ],
 )
-def test_a_value_of_another_type_is_refused_in_one_line(told: dict[str, Any], message: str) -> None:
+def test_a_value_of_another_type_is_refused_in_one_line(table: dict[str, Any], message: str) -> None:
     with pytest.raises(RobotestError, match=f"^{message}"):
-        from_table(Config, told, "robot")
+        from_table(Config, table, "robot")
 
 
 def test_an_unknown_key_is_named_with_the_nearest_one() -> None:

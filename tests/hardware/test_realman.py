@@ -26,7 +26,7 @@ from robotest.hardware.control.client import ExecutorClient
 from robotest.hardware.limits import DEFAULT_LIMITS
 from robotest.hardware.realman import RESOLUTION_RAD, rm75_dual
 from robotest.hardware.robot import RobotError, Stop
-from robotest.hardware.simulated import controller
+from robotest.hardware.simulated import protocol
 from tests.doubles.robots import (
     ROOT,
     Answer,
@@ -51,7 +51,7 @@ SIX_JOINTS: dict[str, Any] = {
         for key, value in json.loads(reply).items()
         if key != "joint_7"
     }
-    for command, reply in controller._FIXED.items()
+    for command, reply in protocol.FIXED.items()
 } | {"get_arm_current_trajectory": {"state": "arm_current_trajectory", "type": "none", "data": [0] * 6}}
 SOON_S = 3.0
 """By when somebody at the terminal has to know that there is no robot."""
@@ -85,7 +85,7 @@ def arms(simulator: Simulator, connected: list[Driver]) -> Iterator[Driver]:
     simulator.clear()
 
 
-def assert_told(answer: Answer, *words: str, soon: bool = True) -> None:
+def assert_error(answer: Answer, *words: str, soon: bool = True) -> None:
     """It is refused in one line that says what is wrong and what to do, while somebody still watches."""
     assert answer.error is not None
     assert "\n" not in answer.error
@@ -97,7 +97,7 @@ def assert_told(answer: Answer, *words: str, soon: bool = True) -> None:
 # -- what leaves -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_what_is_sent_to_a_thousandth_of_a_degree(simulator: Simulator, arms: Driver) -> None:
+def test_set_points_are_sent_to_a_thousandth_of_a_degree(simulator: Simulator, arms: Driver) -> None:
     """The SDK cuts off what it should round, and passes angles through 32-bit floats."""
     rng = np.random.default_rng(0)
     low, high = np.rint(DEFAULT_LIMITS.joint_low / RESOLUTION_RAD), np.rint(DEFAULT_LIMITS.joint_high / RESOLUTION_RAD)
@@ -110,7 +110,7 @@ def test_what_is_asked_for_is_what_is_sent_to_a_thousandth_of_a_degree(simulator
         np.testing.assert_array_equal(simulator.wire().frames(arm), units[:, arm])
 
 
-def test_between_two_units_the_nearer_one_is_sent_and_told(simulator: Simulator, arms: Driver) -> None:
+def test_set_points_are_rounded_to_the_nearer_unit_and_returned(simulator: Simulator, arms: Driver) -> None:
     rng = np.random.default_rng(1)
     asked = rng.uniform(DEFAULT_LIMITS.joint_low, DEFAULT_LIMITS.joint_high, (500, 2, 7))
     sent = arms("stream", asked, OPEN)
@@ -136,10 +136,10 @@ def test_between_two_units_the_nearer_one_is_sent_and_told(simulator: Simulator,
     ],
     ids=range(10),
 )
-def test_what_the_sdk_would_have_sent_anyway_is_not_sent(
+def test_invalid_set_points_that_the_sdk_would_send_are_not_sent(
     simulator: Simulator, arms: Driver, joints: np.ndarray, words: str
 ) -> None:
-    assert_told(arms.ask("command", joints, OPEN), words, "was not sent")
+    assert_error(arms.ask("command", joints, OPEN), words, "was not sent")
     time.sleep(0.05)
     assert len(simulator.wire().arm) == 0
 
@@ -273,7 +273,7 @@ def test_grippers_still_follow_after_a_controller_was_silent(simulator: Simulato
     ("fault", "arm", "lost"),
     [("tcp_close", LEFT, "left"), ("tcp_reset", RIGHT, "right"), ("tcp_close", None, "left and the right")],
 )
-def test_a_lost_connection_is_told_and_made_again_by_connecting_anew(
+def test_a_lost_connection_is_an_error_until_connecting_anew(
     simulator: Simulator, fault: str, arm: int | None, lost: str
 ) -> None:
     simulator.clear()
@@ -285,8 +285,8 @@ def test_a_lost_connection_is_told_and_made_again_by_connecting_anew(
         until(lambda: driver.ask("command", home, OPEN).error is not None, "an error")  # the first still returns 0
         simulator.clear()
         for _ in range(3):
-            assert_told(driver.ask("command", home, OPEN), f"the link to the {lost} arm is gone")
-        assert_told(driver.ask("enable"), "refuses to be switched on")
+            assert_error(driver.ask("command", home, OPEN), f"the link to the {lost} arm is gone")
+        assert_error(driver.ask("enable"), "refuses to be switched on")
         driver("stop", Stop.DISABLE_NOW.value)
         driver("disconnect")
         driver("disconnect")
@@ -309,32 +309,34 @@ def connecting(config: dict[str, Any], **environment: str) -> Answer:
         return driver.ask("connect")
 
 
-def test_without_the_sdk_it_says_what_to_install(place: Place, tmp_path: Path) -> None:
+def test_without_the_sdk_the_error_names_the_package(place: Place, tmp_path: Path) -> None:
     (tmp_path / "Robotic_Arm.py").write_text("raise ImportError('there is no such package')")
     answer = connecting(place.config, PYTHONPATH=str(tmp_path))
-    assert_told(answer, "SDK is missing", "pip install 'robotest[realman]'")
+    assert_error(answer, "SDK is missing", "pip install 'robotest[realman]'")
 
 
-def test_an_sdk_whose_library_cannot_be_loaded_is_told_in_one_line(place: Place, tmp_path: Path) -> None:
+def test_an_sdk_whose_library_cannot_be_loaded_is_an_error_in_one_line(place: Place, tmp_path: Path) -> None:
     (tmp_path / "Robotic_Arm").mkdir()
     (tmp_path / "Robotic_Arm" / "__init__.py").touch()
     (tmp_path / "Robotic_Arm" / "rm_robot_interface.py").write_text("raise ImportError('Could not load libapi_c.so')")
     answer = connecting(place.config, PYTHONPATH=str(tmp_path))
-    assert_told(answer, "libapi_c.so")
+    assert_error(answer, "libapi_c.so")
 
 
-def test_nobody_at_the_address(place: Place) -> None:
-    assert_told(connecting(place.config), f"left arm at {place.hosts[0]}:{place.tcp_port}", "Is it on", "robot.toml")
+def test_an_address_without_a_controller(place: Place) -> None:
+    assert_error(
+        connecting(place.config), f"left arm at {place.hosts[0]}:{place.tcp_port}", "Is it switched on", "robot.toml"
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_nobody_s(place: Place, host: str) -> None:
+def test_an_address_that_does_not_exist(place: Place, host: str) -> None:
     config = {**place.config, "hosts": [host, place.hosts[1]]}
-    assert_told(connecting(config), f"left arm at {host}", "Is it on", "robot.toml")
+    assert_error(connecting(config), f"left arm at {host}", "Is it switched on", "robot.toml")
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "reply",
     [
         lambda line: [],
         lambda line: [b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"],
@@ -343,54 +345,54 @@ def test_an_address_that_is_nobody_s(place: Place, host: str) -> None:
     ],
     ids=["silent", "web", "nonsense", "nested"],
 )
-def test_something_else_at_the_address(place: Place, answer: Callable[[bytes], list[bytes]]) -> None:
+def test_something_else_at_the_address(place: Place, reply: Callable[[bytes], list[bytes]]) -> None:
     with (
-        closing(Impostor((place.hosts[0], place.tcp_port), answer)),
-        closing(Impostor((place.hosts[1], place.tcp_port), answer)),
+        closing(Impostor((place.hosts[0], place.tcp_port), reply)),
+        closing(Impostor((place.hosts[1], place.tcp_port), reply)),
     ):
-        told = connecting(place.config)
-    assert_told(told, f"what answers at {place.hosts[0]} for the left arm does not talk like a RealMan controller")
+        answer = connecting(place.config)
+    assert_error(answer, f"the left arm at {place.hosts[0]} does not answer like a RealMan controller")
 
 
 def test_one_arm_missing(place: Place) -> None:
     with closing(FakeController(place.hosts[0], place, {})):
-        told = connecting(place.config)
-    assert_told(told, f"no controller of the right arm at {place.hosts[1]}:{place.tcp_port}")
+        answer = connecting(place.config)
+    assert_error(answer, f"cannot connect to the right arm at {place.hosts[1]}:{place.tcp_port}")
 
 
 def test_another_arm_of_the_same_make(place: Place) -> None:
     with closing(FakeController(place.hosts[0], place, {})), closing(FakeController(place.hosts[1], place, SIX_JOINTS)):
-        told = connecting(place.config)
-    assert_told(told, f"the right arm at {place.hosts[1]} has 6 joints; an RM75 has 7")
+        answer = connecting(place.config)
+    assert_error(answer, f"the right arm at {place.hosts[1]} has 6 joints; an RM75 has 7")
 
 
 def test_an_arm_of_other_lengths(place: Place) -> None:
-    longer = json.loads(controller._FIXED["get_DH_data"])
+    longer = json.loads(protocol.FIXED["get_DH_data"])
     longer["joint_3"][2] += 50_000
     with (
         closing(FakeController(place.hosts[0], place, {"get_DH_data": longer})),
         closing(FakeController(place.hosts[1], place, {})),
     ):
-        told = connecting(place.config)
-    assert_told(told, f"the left arm at {place.hosts[0]} is no RM75: its DH values d are")
+        answer = connecting(place.config)
+    assert_error(answer, f"the left arm at {place.hosts[0]} is not an RM75: its DH parameters d are")
 
 
-def test_a_gripper_that_does_not_answer_is_told_and_not_moved(place: Place) -> None:
+def test_a_gripper_that_does_not_answer_is_an_error_and_not_moved(place: Place) -> None:
     left = FakeController(place.hosts[0], place, {"get_gripper_state": None})
     with closing(left), closing(FakeController(place.hosts[1], place, {})), Driver(place.config) as driver:
-        told = driver.ask("connect")
+        answer = driver.ask("connect")
         time.sleep(0.3)
-    assert_told(told, "the left gripper does not answer")
+    assert_error(answer, "the left gripper does not answer")
     assert "set_gripper_position" not in left.commands()
 
 
 def test_an_arm_that_answers_and_pushes_nothing(simulator: Simulator) -> None:
     simulator.clear()
     simulator.fault("udp_stop", arm=RIGHT)
-    told = connecting(simulator.place.config)
+    answer = connecting(simulator.place.config)
     simulator.clear()
     port = simulator.place.udp_port
-    assert_told(told, f"the right arm pushes no state to UDP port {port}", "firewall")
+    assert_error(answer, f"the right arm pushes no state to UDP port {port}", "firewall")
 
 
 def test_a_port_for_states_that_is_taken(simulator: Simulator) -> None:
@@ -398,8 +400,8 @@ def test_a_port_for_states_that_is_taken(simulator: Simulator) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("", 0))
         port = other.getsockname()[1]
-        told = connecting({**simulator.place.config, "udp_port": port})
-    assert_told(told, f"no state to UDP port {port}", "another program on that port")
+        answer = connecting({**simulator.place.config, "udp_port": port})
+    assert_error(answer, f"no state to UDP port {port}", "another program use that port")
 
 
 @pytest.mark.parametrize(
@@ -427,7 +429,7 @@ def test_a_table_that_makes_no_sense_is_refused_by_the_name_of_its_key(
 
 
 def test_the_executor_passes_on_why_it_did_not_open(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(RobotError, match=f"no controller of the left arm at {place.hosts[0]}:{place.tcp_port}"):
+    with pytest.raises(RobotError, match=f"cannot connect to the left arm at {place.hosts[0]}:{place.tcp_port}"):
         ExecutorClient("rm75-dual", place.config, tmp_path / "box.bin", WallClock())
 
 
@@ -449,8 +451,8 @@ def test_an_arm_that_must_not_have_power_gets_none(
 ) -> None:
     simulator.fault(**fault)
     time.sleep(0.1)
-    told = arms.ask("enable")
-    assert_told(told, *words)
+    answer = arms.ask("enable")
+    assert_error(answer, *words)
     assert simulator.wire().commands == []
 
 
@@ -462,7 +464,9 @@ def test_an_arm_that_must_not_have_power_gets_none(
     ],
     ids=["error", "estop"],
 )
-def test_the_operator_is_told_so_too(simulator: Simulator, tmp_path: Path, fault: dict[str, Any], words: str) -> None:
+def test_the_operator_sees_the_reason_too(
+    simulator: Simulator, tmp_path: Path, fault: dict[str, Any], words: str
+) -> None:
     simulator.clear()
     simulator.fault(**fault)
     simulator.forget()

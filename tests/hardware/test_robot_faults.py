@@ -1,6 +1,6 @@
-"""Everything that may go wrong between a policy and the motors, injected while the arms move, judged at the wire.
+"""Faults between a policy and the motors, injected while the arms move and judged on the wire.
 
-The SDK is the vendor's, the executor a process of its own, and what the arms were told is read at the simulated
+The SDK is the vendor's, the executor runs in its own process, and the commands to the arms are read at the simulated
 controllers' sockets.
 """
 
@@ -30,10 +30,14 @@ from robotest.hardware.cameras.rendered import RenderedCamera
 from robotest.hardware.cameras.watch import WatchedCamera
 from robotest.hardware.control import black_box
 from robotest.hardware.control.client import ExecutorClient, RobotFaultError
+from robotest.hardware.control.messages import Beat, Enable, Hold
+from robotest.hardware.control.status import Fault, Mode
+from robotest.hardware.deployment.arms import ExecutorArms
 from robotest.hardware.deployment.env import RobotEnv
 from robotest.hardware.deployment.supervisor import BenchSupervisor
 from robotest.hardware.robot import RobotError, Stop
 from robotest.randomness import EpisodeSeeds
+from robotest.runtime import wire
 from robotest.runtime.rollout import Trace, attempt
 from robotest.types import EnvOptions, Observation
 from tests.doubles.faulty_camera import Faults, FaultyCamera
@@ -57,7 +61,7 @@ pytestmark = pytest.mark.realtime
 require_sdk()
 slow = pytest.mark.slow
 LEFT, RIGHT = 0, 1
-HOLD, DECEL, NOW = "hold", "decel_then_disable", "disable_now"
+HOLD, DECEL, NOW = Stop.HOLD, Stop.DECEL_THEN_DISABLE, Stop.DISABLE_NOW
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +85,18 @@ def bridge(shared: Bridge) -> Bridge:
     return shared
 
 
-def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> None:
+def assert_latched(bridge: Bridge, stop: Stop, *, then_moves: bool = True) -> None:
     """Nothing moves, whatever is asked for, until the fault is reset and the arms are enabled; then they do."""
     process = bridge.client.process.pid
-    name = bridge.fault["name"]
+    name = bridge.require_fault().name
     bridge.simulator.forget()
     bridge.client.follow(bridge.chunk())
-    bridge.client.send({"do": "enable"})
-    bridge.client.send({"do": "hold"})
+    bridge.client.send(Enable())
+    bridge.client.send(Hold())
     bridge.client.follow(bridge.chunk())
-    heard = bridge.status["time"]
-    until(lambda: bridge.status["time"] > heard + 0.1, "ten ticks")
-    assert bridge.fault["name"] == name
+    heard = bridge.status.time
+    until(lambda: bridge.status.time > heard + 0.1, "ten ticks")
+    assert bridge.require_fault().name == name
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert len(sent.frames(arm)) == 0 or stop == HOLD
@@ -100,7 +104,7 @@ def assert_latched(bridge: Bridge, stop: str, *, then_moves: bool = True) -> Non
         assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(arm)
     bridge.client.reset()
     if stop != HOLD:
-        assert bridge.status["mode"] == "disabled"
+        assert bridge.status.mode is Mode.DISABLED
         with pytest.raises(RobotFaultError, match="not enabled"):
             bridge.finish(follow(bridge))
         bridge.client.reset()
@@ -160,12 +164,14 @@ def follow(bridge: Bridge) -> Any:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_what_an_arm_does_stops_both(bridge: Bridge, fault: dict[str, Any], name: str, stop: str, words: str) -> None:
+def test_a_fault_of_one_arm_stops_both(
+    bridge: Bridge, fault: dict[str, Any], name: str, stop: Stop, words: str
+) -> None:
     bridge.sweep()
     bridge.simulator.fault(**fault)
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == (name, stop)
-    assert_text(found, words)
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == (name, stop)
+    assert_text(latched, words)
     bridge.simulator.clear()
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -180,22 +186,22 @@ def switched_off(bridge: Bridge, arm: int) -> bool:
     return {"command": "set_arm_power", "arm_power": 0} in bridge.simulator.wire().said(arm)
 
 
-def assert_text(found: dict[str, Any], words: str) -> None:
+def assert_text(fault: Fault, words: str) -> None:
     """One line for the operator."""
-    assert re.search(words, found["text"]), found
-    assert "\n" not in found["text"]
+    assert re.search(words, fault.text), fault
+    assert "\n" not in fault.text
 
 
 @slow
 @pytest.mark.parametrize("fault", ["tcp_half_open", "udp_stop"])
-def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, fault: str) -> None:
-    assert bridge.client.with_power(0.0) == ["left", "right"]
+def test_an_arm_that_may_still_have_power_is_named(bridge: Bridge, fault: str) -> None:
+    assert bridge.client.powered_sides(0.0) == ["left", "right"]
     bridge.sweep()
     bridge.simulator.fault(fault, arm=RIGHT)
-    assert bridge.settled()["stop"] == DECEL
-    assert bridge.client.with_power() == ["right"]
+    assert bridge.settled().stop == DECEL
+    assert bridge.client.powered_sides() == ["right"]
     bridge.simulator.clear()
-    until(lambda: bridge.client.with_power() == [], "both arms without power")
+    until(lambda: bridge.client.powered_sides() == [], "both arms without power")
     assert_latched(bridge, DECEL)
 
 
@@ -205,9 +211,9 @@ def test_an_arm_that_is_not_seen_to_lose_its_power_is_named(bridge: Bridge, faul
 def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Bridge, name: str, arm: int) -> None:
     bridge.sweep()
     bridge.simulator.fault(name, arm=arm)
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("link", DECEL)
-    assert_text(found, f"the link to the {('left', 'right')[arm]} arm is gone")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("link", DECEL)
+    assert_text(latched, f"the link to the {('left', 'right')[arm]} arm is gone")
     until(lambda: switched_off(bridge, 1 - arm), "the other arm switched off")
     sent = bridge.simulator.wire()
     assert_braked(sent.frames(1 - arm))
@@ -237,11 +243,11 @@ def test_a_lost_connection_stops_the_other_arm_and_needs_a_new_link(bridge: Brid
     ],
     ids=lambda fault: "-".join(map(str, fault.values())),
 )
-def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -> None:
+def test_harmless_disturbances_stop_nothing(bridge: Bridge, fault: dict[str, Any]) -> None:
     chunk = bridge.sweep(15)
     bridge.simulator.fault(**fault)
     bridge.finish(chunk)
-    assert bridge.client.require_well()["mode"] == "holding"
+    assert bridge.client.require_well().mode is Mode.HOLDING
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
@@ -252,12 +258,12 @@ def test_what_is_harmless_stops_nothing(bridge: Bridge, fault: dict[str, Any]) -
 @slow
 def test_a_fault_that_is_still_there_is_found_again_before_the_arms_get_power(bridge: Bridge) -> None:
     bridge.simulator.fault("current_spike", arm=RIGHT)
-    assert bridge.settled()["name"] == "current"
+    assert bridge.settled().name == "current"
     bridge.client.reset()
     bridge.simulator.forget()
     with pytest.raises(RobotFaultError, match="a joint draws"):
         bridge.client.enable()
-    assert bridge.status["mode"] == "disabled"
+    assert bridge.status.mode is Mode.DISABLED
     sent = bridge.simulator.wire()
     assert {"command": "set_arm_power", "arm_power": 1} not in sent.said(LEFT) + sent.said(RIGHT)
 
@@ -275,14 +281,14 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c, now: {"joints": with_joint(c, 5, 1, 2, np.nan)}, "joints hold something that is not a finite"),
-        (lambda c, now: {"joints": with_joint(c, 5, 0, 0, -np.inf)}, "joints hold something that is not a finite"),
-        (lambda c, now: {"openings": np.full((60, 2), np.nan)}, "openings hold something that is not a finite"),
+        (lambda c, now: {"joints": with_joint(c, 5, 1, 2, np.nan)}, "joints contain values that are not finite"),
+        (lambda c, now: {"joints": with_joint(c, 5, 0, 0, -np.inf)}, "joints contain values that are not finite"),
+        (lambda c, now: {"openings": np.full((60, 2), np.nan)}, "openings contain values that are not finite"),
         (lambda c, now: {"joints": c.joints[:, :, :6]}, r"joints of shape \(60, 2, 6\)"),
         (lambda c, now: {"joints": c.joints[:, :1]}, r"joints of shape \(60, 1, 7\)"),
         (lambda c, now: {"joints": c.joints[:0], "openings": c.openings[:0]}, r"joints of shape \(0, 2, 7\)"),
         (lambda c, now: {"joints": c.joints.tolist()[0]}, r"joints of shape"),
-        (lambda c, now: {"joints": c.joints > 0}, "joints hold something that is not a finite number"),
+        (lambda c, now: {"joints": c.joints > 0}, "joints contain values that are not finite numbers"),
         (lambda c, now: {"joints": None}, r"joints of shape \(\)"),
         (lambda c, now: {"joints": np.rad2deg(c.joints)}, r"beyond its limits.*\(are these degrees\?\)"),
         (lambda c, now: {"openings": np.full((60, 2), 1000.0)}, r"opening 1000\.000 of the left gripper; 0 to 1"),
@@ -296,8 +302,8 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
         (lambda c, now: {"dt": "0.1"}, "dt = '0.1'; seconds are needed"),
         (lambda c, now: {"number": 0}, "chunk 0 after chunk"),
         (lambda c, now: {"number": -1}, "number -1"),
-        (lambda c, now: {"number": 2**63}, "a whole number from 0 is needed"),
-        (lambda c, now: {"number": float("nan")}, "number nan; a whole number"),
+        (lambda c, now: {"number": 2**63}, "an integer of 0 or more is needed"),
+        (lambda c, now: {"number": float("nan")}, "number nan; an integer"),
         (lambda c, now: {"joints": c.joints + 0.5}, r"step 0: joint \d of the (left|right) arm jumps by 0\.5\d+ rad"),
         (lambda c, now: {"joints": with_joint(c, 30, 1, 3, 0.0)}, "step 30: joint 4 of the right arm jumps"),
         (lambda c, now: {"joints": led(c, z=-0.01)}, r"step \d+: .*(table|z = -)"),
@@ -309,19 +315,19 @@ def with_joint(chunk: Any, step: int, arm: int, joint: int, value: float) -> np.
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_a_chunk_that_nobody_would_have_meant_is_rejected_whole(bridge: Bridge, change: Any, words: str) -> None:
+def test_an_implausible_chunk_is_rejected_whole(bridge: Bridge, change: Any, words: str) -> None:
     bridge.sweep()
     now = bridge.clock.now()
     chunk = bridge.chunk()
-    bridge.client.send({"do": "chunk", **vars(chunk), **change(chunk, now)})
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("rejected", HOLD)
-    assert_text(found, f"chunk rejected: .*{words}")
+    bridge.client._socket.send(wire.pack({"do": "chunk", **vars(chunk), **change(chunk, now)}))
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("rejected", HOLD)
+    assert_text(latched, f"chunk rejected: .*{words}")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))
         assert sent.said(arm) == []
-    assert bridge.status["mode"] == "stopping"
+    assert bridge.status.mode is Mode.STOPPING
     assert_latched(bridge, HOLD, then_moves=False)
 
 
@@ -368,12 +374,12 @@ def test_a_jump_at_a_seam_within_tolerance_passes_the_rate_limiter(bridge: Bridg
     ],
     ids=range(8),
 )
-def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: bytes) -> None:
+def test_a_malformed_packet_holds_the_arms(bridge: Bridge, packet: bytes) -> None:
     bridge.sweep()
     bridge.client._socket.send(packet)
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("message", HOLD)
-    assert_text(found, "a message that nobody understands")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("message", HOLD)
+    assert_text(latched, "^unknown message: ")
     for arm in (LEFT, RIGHT):
         assert_braked(bridge.simulator.wire().frames(arm))
     assert_latched(bridge, HOLD)
@@ -383,7 +389,7 @@ def test_a_packet_that_is_no_message_holds_the_arms(bridge: Bridge, packet: byte
 def test_an_empty_packet_is_not_taken_for_the_rollout_s_end(bridge: Bridge) -> None:
     bridge.sweep()
     bridge.client._socket.send(b"")
-    assert bridge.settled()["name"] == "message"
+    assert bridge.settled().name == "message"
     assert alive(bridge.client.process.pid)
 
 
@@ -393,7 +399,7 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
     for _ in range(500):
         with contextlib.suppress(BlockingIOError):
             bridge.client._socket.send(rng.bytes(int(rng.integers(1, 300))))
-    assert bridge.settled()["name"] == "message"
+    assert bridge.settled().name == "message"
     assert_latched(bridge, HOLD)
 
 
@@ -405,8 +411,8 @@ def test_the_executor_outlives_a_storm_of_noise(bridge: Bridge) -> None:
 def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
     bridge.sweep()
     bridge.client.stop(kind, "the operator pressed a key")
-    found = bridge.settled()
-    assert found == {"name": "operator", "text": "the operator pressed a key", "stop": kind.value}
+    latched = bridge.settled()
+    assert latched == Fault("operator", "the operator pressed a key", kind)
     if kind is not Stop.HOLD:
         until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
@@ -417,7 +423,7 @@ def test_the_operator_stops_the_arms(bridge: Bridge, kind: Stop) -> None:
             assert_switched_off(sent.said(arm))
         else:
             assert sent.said(arm) == []
-    assert_latched(bridge, kind.value)
+    assert_latched(bridge, kind)
 
 
 @slow
@@ -427,7 +433,7 @@ def test_a_policy_half_a_second_late_leaves_the_arms_held(bridge: Bridge) -> Non
     bridge.simulator.forget()
     observed = bridge.clock.now()
     bridge.clock.sleep_until(observed + 0.5)
-    assert bridge.client.require_well()["mode"] == "holding"
+    assert bridge.client.require_well().mode is Mode.HOLDING
     for arm in (LEFT, RIGHT):
         frames = bridge.simulator.wire().frames(arm)
         assert len(frames) > 20
@@ -445,9 +451,9 @@ def test_a_policy_three_seconds_late_is_not_followed_any_more(bridge: Bridge) ->
     bridge.client.require_well()
     bridge.simulator.forget()
     bridge.client.follow(bridge.chunk(5, observed=observed))
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("rejected", HOLD)
-    assert_text(found, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("rejected", HOLD)
+    assert_text(latched, r"decided on a state 3\.\d\d s old; 0 to 2 s are allowed")
     for arm in (LEFT, RIGHT):
         assert not np.diff(bridge.simulator.wire().frames(arm), axis=0).any()
 
@@ -520,7 +526,7 @@ def test_a_rollout_that_runs_and_says_nothing_stops_the_arms(bridge: Bridge) -> 
 
 
 @slow
-def test_an_executor_told_to_end_stops_the_arms_first(simulator: Simulator, rollout: Rollout) -> None:
+def test_an_executor_that_is_terminated_stops_the_arms_first(simulator: Simulator, rollout: Rollout) -> None:
     os.kill(rollout.executor, signal.SIGTERM)
     assert_stopped_and_switched_off(simulator)
     until(lambda: not alive(rollout.executor), "its end")
@@ -568,7 +574,7 @@ HOG = """
 @slow
 def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
     """Processes of a higher priority take every processor, for less than the system allows them."""
-    if not bridge.client.about["realtime"]:
+    if not bridge.client.greeting.realtime:
         pytest.skip("no real-time priorities for this user, so nothing can take the processors away")
     start = time.monotonic() + 2.0
     hogs = [
@@ -582,9 +588,9 @@ def test_a_starved_executor_stops_the_arms(bridge: Bridge) -> None:
 
 def assert_starved(bridge: Bridge) -> None:
     """The executor found that it had not run: no set-point further, then no power."""
-    found = bridge.settled()
-    assert (found["name"], found["stop"]) == ("starved", DECEL)
-    assert_text(found, r"the executor did not run for \d+ ms")
+    latched = bridge.settled()
+    assert (latched.name, latched.stop) == ("starved", DECEL)
+    assert_text(latched, r"the executor did not run for \d+ ms")
     until(lambda: all(switched_off(bridge, arm) for arm in (LEFT, RIGHT)), "both arms switched off")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
@@ -604,14 +610,14 @@ def raises(what: Any, words: str) -> bool:
 
 
 @slow
-def test_a_killed_executor_is_said_and_leaves_its_black_box(bridge: Bridge) -> None:
+def test_a_killed_executor_is_noticed_and_leaves_its_black_box(bridge: Bridge) -> None:
     bridge.open()
     bridge.client.enable()
     bridge.simulator.forget()
     bridge.sweep()
     os.kill(bridge.client.process.pid, signal.SIGKILL)
     until(lambda: raises(lambda: bridge.status, "press the hardware's emergency stop"), "silence")
-    assert raises(lambda: bridge.client.send({"do": "beat"}), "the executor is gone")
+    assert raises(lambda: bridge.client.send(Beat()), "the executor is gone")
     ticks = black_box.read(bridge.box)
     np.testing.assert_array_equal(np.diff(ticks["index"]), 1)
     assert ticks["mode"][-1] == b"following"
@@ -627,7 +633,7 @@ def test_nothing_depends_on_the_time_of_day() -> None:
     """The wall clock may jump: only names of files may come from it."""
     allowed = {"perf_counter", "monotonic", "sleep"}
     apart = {
-        "server.py": {"time_ns"},  # the system's stamps are in it; only a difference of a moment is taken
+        "streams.py": {"time_ns"},  # the system's stamps are in it; only a difference of a moment is taken
         "runner.py": {"strftime"},  # names the black box
     }
     files = sorted(Path(robotest.hardware.__path__[0]).rglob("*.py"))
@@ -676,7 +682,7 @@ def test_a_full_disk_is_found_before_anything_moves(simulator: Simulator, tmp_pa
 
 @slow
 @pytest.mark.parametrize("where", ["/proc/none/box.bin", "/proc/version/box.bin"])
-def test_a_black_box_that_cannot_be_is_said(simulator: Simulator, where: str) -> None:
+def test_a_black_box_that_cannot_be_created_is_an_error(simulator: Simulator, where: str) -> None:
     with pytest.raises(RobotError, match="the black box"):
         ExecutorClient("rm75-dual", simulator.place.config, Path(where), Bridge(simulator, Path(where)).clock)
 
@@ -701,7 +707,7 @@ SEEDS = EpisodeSeeds(0, "place_block_pad", 0)
     ],
     ids=["freeze", "repeat", "drop", "clock-back", "clock-ahead", "late", "unplug"],
 )
-def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
+def test_a_failing_camera_makes_the_episode_an_error_and_holds_the_arms(
     bridge: Bridge, faults: Faults, words: str
 ) -> None:
     clock = bridge.clock
@@ -709,7 +715,9 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
         camera = FaultyCamera(RenderedCamera("front", (48, 64), scene.picture("front", 48, 64), clock), clock)
         watched = WatchedCamera(camera, (48, 64), clock, max_age_s=0.25)
         watched.open()
-        env = RobotEnv(bridge.client, {"front": watched}, scene, SEEDS.task, 100, OPTIONS, clock)
+        env = RobotEnv(
+            bridge.client, ExecutorArms(bridge.client, clock), {"front": watched}, scene, SEEDS.task, 100, OPTIONS
+        )
 
         def decide(observation: Observation, number: int) -> Float32[np.ndarray, "H A"]:
             camera.faults = faults if number == 2 else Faults()
@@ -720,7 +728,7 @@ def test_a_camera_that_fails_makes_the_episode_an_error_and_holds_the_arms(
     assert ended.outcome == "error"
     assert ended.error is not None
     assert re.search(f"CameraError: camera 'front' ({words})", ended.error), ended.error
-    until(lambda: bridge.client.require_well()["mode"] == "holding" and bridge.status["at_rest"], "arms at rest")
+    until(lambda: bridge.client.require_well().mode is Mode.HOLDING and bridge.status.at_rest, "arms at rest")
     sent = bridge.simulator.wire()
     for arm in (LEFT, RIGHT):
         assert_braked(sent.frames(arm))

@@ -23,9 +23,9 @@ import pytest
 
 from robotest.envs.dual_arm.suite import suite
 from robotest.hardware.robot import RobotError
-from robotest.hardware.simulated.controller import parse
 from robotest.hardware.simulated.faults import FAULTS, fault_arguments
 from robotest.hardware.simulated.journal import Journal
+from robotest.hardware.simulated.protocol import parse
 from robotest.hardware.simulated.server import RobotSimulator
 from robotest.runtime.wire import Channel
 from robotest.types import EnvOptions
@@ -168,7 +168,7 @@ def arm(process: Process, bench: Bench) -> Iterator[Arm]:
     assert arm.ask(command="set_realtime_push", enable=True, cycle=1, custom=custom)["state"]
     arm.socket.close()
     go_home(process, bench)
-    arm = Arm(process.arms[0])  # anew: arrivals are told to everybody
+    arm = Arm(process.arms[0])  # a new connection: arrivals go to every client
     assert arm.ask(command="set_arm_stop") == STOPPED  # it has been accepted
     yield arm
     arm.socket.close()
@@ -247,7 +247,7 @@ def test_the_bench_is_for_this_machine_alone() -> None:
         RobotSimulator(bench=("0.0.0.0", 0))  # noqa: S104 - refused, which is the point
 
 
-def test_a_host_that_is_not_this_machines_is_said() -> None:
+def test_a_host_of_another_machine_is_an_error() -> None:
     with pytest.raises(RobotError, match=r"192\.0\.2\.1"):
         RobotSimulator(("127.0.0.33", "192.0.2.1"), tcp_port=0, bench=("127.0.0.1", 0))
 
@@ -259,7 +259,7 @@ def test_it_can_be_closed_before_it_serves() -> None:
         socket.create_connection(robot.arms[0])
 
 
-def test_an_address_that_is_taken_is_said_and_nothing_is_left_open() -> None:
+def test_an_address_in_use_is_an_error_and_leaves_nothing_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RobotError, match="in use"):
         RobotSimulator(("127.0.0.33", "127.0.0.34"), tcp_port=0, bench=taken.getsockname())
 
@@ -418,7 +418,7 @@ def test_lost_connections(process: Process, bench: Bench, arm: Arm, name: str) -
 
 
 @slow
-def test_what_arrives_with_the_end_of_its_socket_ends_nothing_else(process: Process, bench: Bench) -> None:
+def test_data_that_arrives_with_the_end_of_its_socket_ends_nothing_else(process: Process, bench: Bench) -> None:
     faults: list[dict[str, Any]] = [{"name": "tcp_close", "refuse": True}, {"name": "tcp_half_open"}]
     with contextlib.ExitStack() as held:
         for fault in faults * 8:  # each time the bench's socket has another number, and so another turn
@@ -631,8 +631,8 @@ def test_an_episode_begins_where_the_arms_are(process: Process, bench: Bench, ar
     assert scene["instruction"] == env.instruction
     for block, place in zip(("block_a", "block_b"), blocks, strict=True):
         np.testing.assert_allclose(env.world.position(block), place, atol=2e-3)
-    told = states.state(process.arms[0][0])["joint_status"]["joint_position"]
-    np.testing.assert_allclose(np.rad2deg(env.world.joints()[0]), np.array(told) / 1000, atol=0.05)
+    units = states.state(process.arms[0][0])["joint_status"]["joint_position"]
+    np.testing.assert_allclose(np.rad2deg(env.world.joints()[0]), np.array(units) / 1000, atol=0.05)
 
 
 @slow
@@ -668,9 +668,7 @@ def test_the_scene_moves_with_the_arms_and_time_goes_on(bench: Bench, arm: Arm) 
         ({"do": "journal", "since": -1}, "since"),
     ],
 )
-def test_requests_that_are_none_are_refused_in_words(
-    bench: Bench, arm: Arm, request_: dict[str, Any], said: str
-) -> None:
+def test_malformed_requests_are_refused_in_words(bench: Bench, arm: Arm, request_: dict[str, Any], said: str) -> None:
     bench.channel.send(request_)
     assert said in bench.channel.receive(PATIENCE_S)["error"]
 
@@ -694,7 +692,7 @@ def test_noise_on_every_port_harms_nobody(process: Process, bench: Bench, arm: A
 
 @slow
 @pytest.mark.parametrize(("how", "code"), [("quit", 0), ("interrupt", 130)])
-def test_it_ends_when_it_is_told_to(how: str, code: int) -> None:
+def test_it_ends_on_request(how: str, code: int) -> None:
     process = Process(hosts=("127.0.0.35", "127.0.0.36"))
     try:
         if how == "quit":
