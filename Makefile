@@ -35,8 +35,8 @@ check: .venv/installed-dev
 	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py examples/*.py
 	$(DOCS)
 
-# The theme's banner about other generators is no warning about these pages.
-DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+# Not --quiet: it would not count warnings either. The theme's banner is none about these pages.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 docs: .venv/installed-dev
 	$(DOCS)
 	@echo "open site/index.html"

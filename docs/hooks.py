@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for source, page in PAGES.items():
         text, pictures = (_notebook if source == TUTORIAL else _text)(root / source)
-        files.append(File.generated(config, page, content=_relinked(text, source)))
+        files.append(File.generated(config, page, content=_relinked(text, source, pictures)))
         for name, picture in pictures.items():
             files.append(File.generated(config, name, content=picture))
     for source, name in COPIES.items():
@@ -71,11 +71,13 @@ def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     return text, resources["outputs"]
 
 
-def _relinked(text: str, source: str) -> str:
-    """Make links relative to the page instead of to `source`, a path in the repository."""
+def _relinked(text: str, source: str, pictures: Container[str] = ()) -> str:
+    """Make links relative to the page instead of to `source`, a path in the repository; those to `pictures` are."""
     here = posixpath.dirname(PAGES.get(source, source.removeprefix("docs/")))
 
     def link(found: re.Match[str]) -> str:
+        if found[1] in pictures:
+            return found[1]
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
         page = {**PAGES, **COPIES}.get(target, target.removeprefix("docs/"))
         return posixpath.relpath(page, here or ".")
