@@ -109,4 +109,4 @@ libero-policy: .venv/installed-libero
 	$(BIN)/robotest eval --env libero/libero_object --tasks $(OBJECT_TASKS) --policy $(OBJECT_POLICY) --verifiers first,random,leverage,cfn --episodes 50 --seed 2028 --videos none --out runs/libero_object
 
 clean:
-	rm -rf .venv build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist site runs examples/runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -93,7 +93,7 @@ def _options() -> Iterator[str]:
             parser = tyro.extras.get_parser(command)
         yield f"### robotest {name}\n\n{parser.description}\n\n| argument | meaning |\n|---|---|"
         for action in parser._actions[1:]:  # noqa: SLF001 - argparse has no other list; the first is --help
-            flags, kind = ", ".join(action.option_strings), action.metavar or ""
+            flags, kind = ", ".join(action.option_strings) or action.dest.upper(), action.metavar or ""
             words = str(action.help).replace("|", "\\|").replace("<", "&lt;")
             yield f"| {_code(f'{flags} {kind}'.strip())} | {words} |"
         yield ""
