@@ -1,5 +1,6 @@
 # make demo     install into .venv and run the main job, with videos      make test    install and run the tests
-# make check    linter, formatter, types                                  make weights the shipped weights from nothing
+# make check    linter, formatter, types, documents                       make weights the shipped weights from nothing
+# make docs     the documents as a site, in site/                         make tutorial  open the notebook
 # make libero   LIBERO and robosuite; ASSETS=FILE-OR-FOLDER if you have LIBERO's assets already
 # make libero-policy   a policy for four of LIBERO's tasks, its verifiers and their comparison
 PYTHON ?= python3
@@ -14,7 +15,7 @@ INSTALL_LIBERO = $(BIN)/robotest install libero --constraint constraints.txt
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
 PACKAGES := libegl1 libgl1 libopengl0
 
-.PHONY: install demo test check weights clean system libero libero-policy
+.PHONY: install demo test check docs tutorial notebook weights clean system libero libero-policy
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -31,6 +32,21 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py examples/*.py
+	$(DOCS)
+
+# Not --quiet: it would not count warnings either. The theme's banner is none about these pages.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+docs: .venv/installed-dev
+	$(DOCS)
+	@echo "open site/index.html"
+
+tutorial: .venv/installed
+	$(call requirements,--editable '.[tutorial]')
+	$(BIN)/jupyter lab examples/tutorial.ipynb
+
+# Runs the notebook and keeps its outputs, which is how it is committed: after every change of it.
+notebook: .venv/installed-dev
+	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace examples/tutorial.ipynb
 
 # torch comes first and by pip, which honours a configured wheel folder; the rest by uv, seven times faster here.
 .venv/installed: pyproject.toml constraints.txt | system
@@ -43,7 +59,7 @@ check: .venv/installed-dev
 .venv/installed-dev: LIBRARIES += libusb-1.0.so.0
 .venv/installed-dev: PACKAGES += libusb-1.0-0
 .venv/installed-dev: .venv/installed-libero
-	$(call requirements,--editable '.[dev$(comma)realman$(comma)realsense]')
+	$(call requirements,--editable '.[dev$(comma)docs$(comma)realman$(comma)realsense]')
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt robomimic
 	@touch $@
 
@@ -92,4 +108,4 @@ libero-policy: .venv/installed-libero
 	$(BIN)/robotest eval --env libero/libero_object --tasks $(OBJECT_TASKS) --policy $(OBJECT_POLICY) --verifiers first,random,leverage,cfn --episodes 50 --seed 2028 --videos none --out runs/libero_object
 
 clean:
-	rm -rf .venv build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist site runs examples/runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,131 @@
+"""What the documents show works: commands' output is not checked, code, configuration and links are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import robotest
+from robotest.hardware.deployment.config import Rig
+from robotest.registry import resolve
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIAL = ROOT / "examples" / "tutorial.ipynb"
+NAMES = {path: path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(document, text) of every fenced block of a language."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [(NAMES[path], text) for path in DOCUMENTS for text in fence.findall(path.read_text(encoding="utf-8"))]
+
+
+def module(path: Path) -> Any:
+    """A script of the repository that is no module of the package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.mark.parametrize(("document", "text"), blocks("toml"))
+def test_every_robot_toml_is_accepted(document: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "robot.toml"
+    path.write_text(text, encoding="utf-8")
+    rig = Rig.read("rm75-dual", path)
+    assert rig.cameras, document
+    assert resolve("robot", rig.robot)(rig.robot_config).limits
+
+
+def test_there_is_a_robot_toml() -> None:
+    assert blocks("toml")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES.values())
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_the_python_of_a_document_runs(document: str, tmp_path: Path) -> None:
+    shown = [text for name, text in blocks("python") if name == document and "my_policy" not in text]
+    assert shown
+    done = subprocess.run([sys.executable, "-c", "\n".join(shown)], cwd=tmp_path, capture_output=True, text=True)  # noqa: S603 - ours
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_shows_a_picture_that_moves() -> None:
+    (name,) = re.findall(r"\]\((docs/figures/\w+\.webp)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert (ROOT / name).stat().st_size < 1_500_000
+    with Image.open(ROOT / name) as picture:
+        assert picture.n_frames > 20
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_from_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = robotest.EvalConfig(out, tasks=("lift_tray",), verifiers=("random", "leverage"), episodes=1, workers=0)
+    robotest.evaluate(config)
+    film = module(ROOT / "docs" / "figures" / "film.py")
+    film.STRIDE = 30
+    film.main(out, "lift_tray", 0, tmp_path / "film.webp")
+    last = max(e.steps for e in robotest.load_run(out).episodes)
+    with Image.open(tmp_path / "film.webp") as picture:
+        assert picture.n_frames == len(range(0, last + 30, 30))
+        assert picture.width == 2 * film.WIDTH + film.GAP
+
+
+def code_cells() -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(TUTORIAL.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_tutorial_was_committed_after_it_ran_from_top_to_bottom() -> None:
+    cells = code_cells()
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert {kind for cell in cells for output in cell["outputs"] for kind in output.get("data", {})} >= {
+        "image/png",  # the plot
+        "text/html",  # the video
+    }
+    assert TUTORIAL.stat().st_size < 500_000
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    notebook = tmp_path / TUTORIAL.name
+    notebook.write_bytes(TUTORIAL.read_bytes())
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(notebook)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own interpreter
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("html", "refused"),
+    [
+        ('<script src="https://elsewhere.org/a.js"></script>', True),
+        ('<link rel="stylesheet" href="//elsewhere.org/a.css">', True),
+        ('<img alt="x" src="http://elsewhere.org/a.png">', True),
+        ('<script src="assets/a.js"></script> <a href="https://arxiv.org/abs/2512.02834">paper</a>', False),
+    ],
+)
+def test_a_page_that_loads_from_the_network_is_refused(html: str, refused: bool) -> None:
+    hooks = module(ROOT / "docs" / "hooks.py")
+    assert bool(hooks._LOADED.search(html)) == refused
+
+
+def test_every_option_of_every_command_is_documented() -> None:
+    page = "\n".join(module(ROOT / "docs" / "hooks.py")._options())
+    assert all(text in page for text in ("### robotest eval", "--fail-if-worse", "--stop-when-decided", "--shadow"))
