@@ -38,11 +38,11 @@ class UnknownNameError(RobotestError):
             hint = f" Say which one: {', '.join(own)}."
         other = "; or give 'module:attribute'" if kind in ("env", "policy", "verifier", "robot") else ""
         super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}{other}")
-        self._given = (kind, given, names)
+        self._arguments = (kind, given, names, members)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the arguments, so that it survives the way out of a worker process."""
-        return type(self), self._given
+        return type(self), self._arguments
 
 
 class SpecMismatchError(RobotestError):

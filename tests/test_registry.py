@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -121,3 +122,10 @@ def test_members_that_are_proposed_are_there() -> None:
             continue
         for member in members:
             registry.resolve("env", family.replace("ID", member))
+
+
+def test_an_unknown_name_says_the_same_after_pickling() -> None:
+    error = UnknownNameError("env", "libero", ["libero/ID", "tabletop"], ["libero/libero_goal"])
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    assert str(again) == str(error)
+    assert "Say which one: libero/libero_goal" in str(again)
