@@ -97,7 +97,7 @@ def test_packages_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        (("other/file",), "holds no assets of LIBERO: no folder 'scenes' in it"),
+        (("other/file",), "does not contain LIBERO's assets: no folder 'scenes' in it"),
         (FILES[:1], "lacks 2 of LIBERO's assets, e.g. textures/wood.png"),
     ],
 )
@@ -137,17 +137,18 @@ def test_what_cannot_be_assets_is_refused_before_anything_is_installed(
     monkeypatch.setattr(install, "_packages", lambda constraint: pytest.fail("it installs"))
     note = tmp_path / "note.txt"
     note.write_text("no archive", encoding="utf-8")
-    for given, reason in ((note, "is neither a tar nor a zip archive"), (tmp_path / "none", "there is no such file")):
+    for given, reason in ((note, "is neither a tar nor a zip archive"), (tmp_path / "none", "no such file")):
         assert main(["install", "libero", "--assets", str(given)]) == 2
         said = capsys.readouterr().err
         assert reason in said
         assert said.count("\n") == 1
     assert main(["install", "libero", "--constraint", str(tmp_path / "none")]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ENOSPC, "No space left on device; make room"), (errno.EACCES, "Permission denied")]
+    ("number", "reason"),
+    [(errno.ENOSPC, "No space left on device; free some space"), (errno.EACCES, "Permission denied")],
 )
 def test_a_disk_that_refuses_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
@@ -158,7 +159,7 @@ def test_a_disk_that_refuses_is_one_line(
     def refuse(source: Path, destination: Path, **options: bool) -> None:
         raise OSError(number, os.strerror(number))
 
-    for copy, expected in ((refuse, reason), (full, "assets cannot be written to")):
+    for copy, expected in ((refuse, reason), (full, "cannot write assets to")):
         monkeypatch.setattr(shutil, "copytree", copy)
         with pytest.raises(RobotestError, match=expected) as refused:
             list(install.libero(tree(tmp_path / "mine")))
@@ -167,7 +168,7 @@ def test_a_disk_that_refuses_is_one_line(
 
 def test_without_an_installer_it_says_where_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "_installers", lambda: iter(()))
-    with pytest.raises(RobotestError, match=r"neither pip nor uv .* -m ensurepip"):
+    with pytest.raises(RobotestError, match=r"neither pip nor uv; .* -m ensurepip"):
         install.pip_install(["bddl"])
 
 
