@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy.special import betaln
 
@@ -97,16 +97,3 @@ class Monitor:
         self.p_value = min(self.p_value, math.exp(-log_e_value(self.only_a, self.only_b)))
         if decided(self.only_a, self.only_b, self.alpha):
             self.decided_after = self.seen
-
-
-def anytime_p(a_won: Iterable[bool]) -> float:
-    """Return the anytime-valid p-value: 1 / the largest E so far.
-
-    Args:
-        a_won: for every discordant pair, in order, whether `a` succeeded.
-    """
-    counts, largest = [0, 0], 0.0
-    for won in a_won:
-        counts[0 if won else 1] += 1
-        largest = max(largest, log_e_value(*counts))
-    return math.exp(-largest)
