@@ -115,7 +115,7 @@ def test_early_stopping_keeps_the_best_and_not_the_last(stopping: Literal["steep
             break
     assert stops[-1]
     assert len(stops) == best + 4
-    assert rule.kept["a"].item() == best
+    assert rule.best_weights["a"].item() == best
 
 
 def test_the_seed_decides() -> None:
