@@ -170,7 +170,7 @@ def test_unusable_data_is_refused(demos: Path, tmp_path: Path) -> None:
         extra = {"wrist": np.zeros((HORIZON, PX, PX + 4, 3), np.uint8)}
         plain = demonstration(0)
         writer.append(dataclasses.replace(plain, images={**plain.images, **extra}))
-    with pytest.raises(SpecMismatchError, match="several sizes"):
+    with pytest.raises(SpecMismatchError, match=r"has images of sizes .* all must be equal"):
         train(tiny(tmp_path / "mixed.h5", tmp_path), ignore)
 
 
@@ -286,7 +286,7 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_trained(tmp_path: P
 def test_numbers_whose_spread_is_not_finite_are_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "demos.h5", 4)
     damage(data, "actions", 1e30)
-    with pytest.raises(ArtifactError, match="too large to learn"):
+    with pytest.raises(ArtifactError, match=r"its numbers are too large \(.* is not finite in float32\)"):
         train(tiny(data, tmp_path / "policy"), ignore)
 
 
@@ -376,7 +376,7 @@ def test_a_finished_policy_is_left_alone(demos: Path, tmp_path: Path) -> None:
 def test_a_policy_that_does_not_say_what_it_was_trained_with_is_left_alone(demos: Path, tmp_path: Path) -> None:
     for content in (mini_vla.SHIPPED / mini_vla.FILE_NAME).read_bytes(), b"something else":
         (tmp_path / mini_vla.FILE_NAME).write_bytes(content)
-        with pytest.raises(ArtifactError, match="does not say what it was trained with"):
+        with pytest.raises(ArtifactError, match="is there already, with unknown training settings"):
             train(tiny(demos, tmp_path), ignore)
         assert (tmp_path / mini_vla.FILE_NAME).read_bytes() == content
 
