@@ -93,9 +93,9 @@ def resolve(kind: Kind, name: str) -> Any:
     if not separator or not module or not attribute:
         members = (f"{family.removesuffix('ID')}{m}" for family in table(kind) for m in MEMBERS.get(family, ()))
         raise UnknownNameError(kind, name, table(kind), members)
-    attribute = _load(kind, name, target)
+    loaded = _load(kind, name, target)
     with building(f"{kind} {name!r}"):
-        part = attribute if member is None else attribute(member)
+        part = loaded if member is None else loaded(member)
     _require_kind(kind, name, part)
     return part
 
