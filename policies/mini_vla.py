@@ -76,7 +76,7 @@ class Interface:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """Everything in a policy file.
+    """The contents of a policy file.
 
     Attributes:
         name: for tables and records.

@@ -90,7 +90,7 @@ class InterruptedRunError(RobotestError):
 
 
 class ConformanceError(RobotestError):
-    """A part breaks its contract; found by `robotest.testing`."""
+    """A part breaks its contract; raised by `robotest.testing`."""
 
 
 def describe(exception: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Ctrl-C, handled only at safe points.
 
 Python raises `KeyboardInterrupt` wherever the main thread happens to be. Inside a finaliser or a weak reference's
-callback (h5py runs one for every file it closes) the interpreter prints and drops it, and the run would continue. So a
-run handles Ctrl-C only where it calls `check`.
+callback (h5py runs one for every file it closes) the interpreter prints and drops it, and the run would continue.
+Therefore a run handles Ctrl-C only where it calls `check`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ PACKAGE: Final = "hf-libero==0.1.4"
 """Installed without its declared dependencies, which only its training code needs."""
 SHOWN: Final = ("mujoco", "robosuite", "hf-libero", "bddl", "numpy")
 DATA_SET: Final = "lerobot/libero-assets"
-"""Where `hf-libero` itself downloads its assets from."""
+"""The data set from which `hf-libero` itself downloads its assets."""
 _MARK = "scenes"
 """A folder at the top of LIBERO's assets, and nowhere above them."""
 _DEPTH = 4
@@ -129,7 +129,7 @@ def _installers() -> Iterator[list[str]]:
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed command
 
 
 def _complaint(output: str) -> str:
@@ -246,7 +246,7 @@ def _download(folder: Path) -> None:
         " snapshot_download(sys.argv[1], repo_type='dataset', local_dir=sys.argv[2])"
     )
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(  # noqa: S603 - our own
+    done = subprocess.run(  # noqa: S603 - fixed command
         [sys.executable, "-c", program, DATA_SET, str(folder)],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -96,7 +96,7 @@ class Demo:
         return ArtifactError(f"{self.file}: {self.name}: {key} {what}")
 
     def has(self, key: str) -> bool:
-        """Whether a key exists, damaged or not."""
+        """Return whether a key exists, damaged or not."""
         try:
             return key in self.group
         except (RuntimeError, OSError):
@@ -457,7 +457,7 @@ def _open_image(content: bytes) -> Image.Image:
 
 
 def _holds_files(dtype: Any) -> bool:
-    """Whether each entry is a byte string of any length."""
+    """Return whether each entry is a byte string of any length."""
     return h5py.check_vlen_dtype(dtype) == np.uint8 or h5py.check_string_dtype(dtype) is not None
 
 

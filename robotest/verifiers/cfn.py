@@ -151,7 +151,7 @@ class _EarlyStopping:
         self.best_weights = self._copy()
 
     def due(self, step: int) -> bool:
-        """Whether to evaluate after `step` steps: on a geometric grid, so that successive ratios are log-log slopes."""
+        """Return whether to evaluate after `step` steps: on a geometric grid, so that ratios are log-log slopes."""
         if step < self._due:
             return False
         self._due = math.ceil(step * _EVALUATION_RATIO)

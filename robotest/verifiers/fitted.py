@@ -30,7 +30,7 @@ QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _KEY = "robotest"
 
 Score = Callable[[Float32[np.ndarray, "M K"]], Float64[np.ndarray, " M"]]
-"""How well each mapped feature vector is supported; higher is better."""
+"""Mapped feature vectors -> their support; higher is better."""
 MakeScore = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Score]
 """Tensors and hyperparameters -> `Score`."""
 
