@@ -154,7 +154,7 @@ class Check:
         mode, cameras = policy.spec.action.mode, policy.spec.cameras
         if mode not in suite.action_modes:
             raise SpecMismatchError(
-                f"policy {policy.spec.name!r} outputs actions in mode {mode!r}; {self.env} takes"
+                f"policy {policy.spec.name!r} gives actions of mode {mode!r}; {self.env} takes"
                 f" {', '.join(suite.action_modes)}: choose another --env"
             )
         options = EnvOptions(

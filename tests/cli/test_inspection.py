@@ -171,4 +171,4 @@ def test_a_policy_for_another_mode_is_one_line(capsys: pytest.CaptureFixture[str
     register(Seeded, max_episode_steps=20)
     code, line = check(capsys, "policy", "tests.doubles.fakes:policy", "--env", ENV)
     assert code == 2
-    assert "outputs actions in mode" in line
+    assert "gives actions of mode" in line

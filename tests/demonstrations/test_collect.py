@@ -119,7 +119,7 @@ def test_every_episode_ends_with_a_stop_and_every_environment_is_closed(notes: P
     [
         ("build", "noting:near failed in a worker process: ValueError: no such scene"),
         ("reset", "noting:near failed in a worker process: RuntimeError: the scene fell over"),
-        ("die", "noting:near: a worker process ended, or was killed"),
+        ("die", "noting:near: a worker process died or was killed"),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_one_line(

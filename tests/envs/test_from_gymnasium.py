@@ -127,7 +127,7 @@ def test_success_without_a_word_of_it(id_: str, rule: str | None, actions: list[
 
 
 def test_termination_is_not_taken_for_success() -> None:
-    with pytest.raises(RobotestError, match=r"nothing says when .* --success: info:KEY, return>=X, terminated"):
+    with pytest.raises(RobotestError, match=r"does not define success: .* --success: info:KEY, return>=X, terminated"):
         resolve("env", "gymnasium:tests/Terminates-v0").make("tests/Terminates-v0", OPTIONS)
 
 

@@ -37,7 +37,7 @@ def test_a_reset_and_a_step_tell_the_rule(info: Any, threshold: float | None, ru
 
 @pytest.mark.parametrize("threshold", [None, float("nan"), float("inf")])
 def test_what_nothing_judges_is_refused(threshold: float | None) -> None:
-    with pytest.raises(RobotestError, match="nothing says when"), playing(info=NOTHING, threshold=threshold):
+    with pytest.raises(RobotestError, match="does not define success"), playing(info=NOTHING, threshold=threshold):
         pass
 
 
@@ -90,7 +90,7 @@ def test_a_better_word_that_comes_late_contradicts_too() -> None:
     with playing(info=after(2, {"success": True}, {"is_success": False})) as task:
         task.reset(0)
         task.apply(GO)
-        with pytest.raises(SuccessError, match="success was taken to be 'info:is_success'"):
+        with pytest.raises(SuccessError, match="the default rule was 'info:is_success'"):
             task.apply(GO)
 
 
@@ -144,5 +144,5 @@ def test_rewards_are_numbers_of_any_kind(reward: Any) -> None:
 def test_info_that_is_no_dict_is_one_line(info: Any) -> None:
     with playing(info=after(1, info, {}), success="none") as task:
         task.reset(0)
-        with pytest.raises(RobotestError, match=r"info of tests/Scripted-v0 is .* a dict is needed"):
+        with pytest.raises(RobotestError, match=r"info of tests/Scripted-v0 is .* it must be a dict"):
             task.apply(GO)

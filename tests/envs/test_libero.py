@@ -235,7 +235,7 @@ def test_a_reset_that_finds_no_place_ends(bowl: LiberoEnv, monkeypatch: pytest.M
         raise RandomizationError("no room")
 
     monkeypatch.setattr(bowl.world, "reset", full)
-    with pytest.raises(RobotestError, match="found no place for its objects in 100 attempts"):
+    with pytest.raises(RobotestError, match="could not place its objects in 100 attempts"):
         bowl.reset(0, 0)
 
 
@@ -314,5 +314,5 @@ def test_initial_states_are_fifty_and_only_arrays_are_unpickled(
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(os.system))
     monkeypatch.setattr(files, "package", lambda: tmp_path)
-    with pytest.raises(RobotestError, match="which is no array"):
+    with pytest.raises(RobotestError, match="which is not an array"):
         files.initial_states("s", "t")

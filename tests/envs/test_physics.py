@@ -57,7 +57,7 @@ def test_arguments_that_a_suite_does_not_know_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (("mujoco",), r"--env-arg mujoco given; it is key=value, and fake knows mujoco"),
+        (("mujoco",), r"--env-arg mujoco given; it must be key=value, with a key of mujoco"),
         (("muyoco=any",), r"unknown argument of fake 'muyoco'. Did you mean 'mujoco'\?"),
         (("mujoco=4",), r"unknown value of fake's argument mujoco '4'. Known: any"),
         (("mujoco=any", "mujoco=any"), r"--env-arg mujoco given twice"),
