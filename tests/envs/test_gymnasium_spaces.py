@@ -96,11 +96,15 @@ def test_choices_are_one_hot_and_start_where_they_start() -> None:
         (line(2), None, "is None after step 3; it must hold numbers"),
         (line(2), [[1], [1, 2]], "is not an array"),
         (line(1), np.array(["x"]), "it must hold numbers"),
-        (spaces.Dict(arm=spaces.Dict(p=line())), {"arm": {"q": np.zeros(1)}}, "'arm/p' is missing .* there is 'q'"),
-        (spaces.Dict(p=line()), np.zeros(1), "'p' is missing after step 3; there is a ndarray"),
+        (
+            spaces.Dict(arm=spaces.Dict(p=line())),
+            {"arm": {"q": np.zeros(1)}},
+            "'arm/p' is missing .* the observation has 'q'",
+        ),
+        (spaces.Dict(p=line()), np.zeros(1), "'p' is missing after step 3; the observation has a ndarray"),
         (spaces.Dict(arm=spaces.Dict(p=line())), {"arm": {"p": np.array([np.inf])}}, "'p' holds inf"),
-        (spaces.Tuple([line(), line()]), (np.zeros(1),), "a tuple of 2 is needed"),
-        (spaces.Tuple([line()]), (np.zeros(1), np.zeros(1)), "a tuple of 1 is needed"),
+        (spaces.Tuple([line(), line()]), (np.zeros(1),), "it must be a tuple of 2"),
+        (spaces.Tuple([line()]), (np.zeros(1), np.zeros(1)), "it must be a tuple of 1"),
         (spaces.Discrete(3), 3, "is 3 after step 3; its choices are 0 to 2"),
         (spaces.Discrete(3), -1, "is -1 after step 3; its choices are 0 to 2"),
         (spaces.Discrete(3), 0.5, "is 0.5"),
@@ -206,9 +210,9 @@ def test_other_limits_are_one_line() -> None:
         Actions(spaces.Text(3))
     with pytest.raises(RobotestError, match="at least one number"):
         Actions(spaces.Dict({}))
-    with pytest.raises(RobotestError, match="choices from -1048576 to 1048576"):
+    with pytest.raises(RobotestError, match="choices must be from -1048576 to 1048576"):
         Actions(spaces.Discrete(10**9))
-    with pytest.raises(RobotestError, match="one of 1000000000 choices"):
+    with pytest.raises(RobotestError, match="has 1000000000 choices; a one-hot state holds at most 1048576"):
         Observations(spaces.Discrete(10**9))
 
 
