@@ -1,4 +1,4 @@
-"""Files on a full disk: one line, what was there before, and no crash of the process."""
+"""Files on a full disk: a one-line error, the old file unchanged, and no crash."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_what_cannot_be_imported_says_why(name: str, reason: str) -> None:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    """Have a package installed with these entry points, and nothing remembered of before or kept for after."""
+    """Simulate an installed package with these entry points, without the cache of entry points."""
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     monkeypatch.setattr(registry, "_plugins", registry._plugins.__wrapped__)
 

@@ -1,4 +1,4 @@
-"""`robotest install`: what it asks pip for, what it takes for LIBERO's assets, and one line for whatever goes wrong."""
+"""`robotest install`: arguments of pip, recognition of LIBERO's assets, and one-line errors."""
 
 import errno
 import importlib.metadata
@@ -26,7 +26,7 @@ FILES = ("scenes/floor.xml", "textures/wood.png", "articulated_objects/stove/sto
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where assets go; LIBERO's list of files is three long, and nothing is installed."""
+    """The folder of the assets; the manifest has three files, and installing and downloading are disabled."""
     manifest = tmp_path / "manifest.txt"
     manifest.write_text("# files\n" + "\n".join(FILES), encoding="utf-8")
     monkeypatch.setattr(libero_files, "_MANIFEST", manifest)
@@ -206,8 +206,8 @@ def test_a_download_that_fails_says_what_else_to_do(
 
 
 def test_the_extra_asks_for_the_physics_of_the_published_rates() -> None:
-    wanted = install.requirements("libero")
-    assert "robosuite==1.4.0" in wanted
-    assert [r for r in wanted if r.startswith("mujoco")] in (["mujoco<3.4,>=3.3"], ["mujoco>=3.3,<3.4"])
-    assert not any(r.startswith("pytest") for r in wanted)
+    requirements = install.requirements("libero")
+    assert "robosuite==1.4.0" in requirements
+    assert [r for r in requirements if r.startswith("mujoco")] in (["mujoco<3.4,>=3.3"], ["mujoco>=3.3,<3.4"])
+    assert not any(r.startswith("pytest") for r in requirements)
     assert importlib.metadata.requires("robotest")

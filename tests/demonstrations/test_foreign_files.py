@@ -1,4 +1,4 @@
-"""Other people's files, in LIBERO's and robomimic's layouts: each is read, or refused in one line that says why."""
+"""Files in LIBERO's and robomimic's layouts: each is read, or refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OSC_POSE = {
 
 
 def pictures(n: int, seed: int, px: int = PX) -> np.ndarray:
-    """Smooth ones, so that JPEG changes them little."""
+    """Return smooth pictures, so that JPEG changes them little."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8)
     return np.stack([np.asarray(Image.fromarray(p).resize((px, px), Image.Resampling.BILINEAR)) for p in coarse])
 
@@ -350,7 +350,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """An account that may read nothing here; the superuser may read anything."""
+    """An account without read permission here; the superuser has it everywhere."""
     mine = os.geteuid()
     if mine == 0:
         os.seteuid(65534)

@@ -1,4 +1,4 @@
-"""The built-in suite: contracts, physics that holds, and what its settings change."""
+"""The built-in suite: contracts, stable physics, and the effects of its settings."""
 
 from __future__ import annotations
 

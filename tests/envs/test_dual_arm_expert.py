@@ -1,4 +1,4 @@
-"""The experts succeed in every style, and what they leave behind is what a policy needs."""
+"""The experts succeed in every style, and their demonstrations are suitable for training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments that know nothing of us, through the whole runtime."""
+"""Third-party environments through the whole runtime."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_it_is_evaluated_from_the_command_line(
 
 
 class Counter(gymnasium.Env[Any, Any]):
-    """Rewards every step; ends when asked to."""
+    """Rewards every step; ends as configured."""
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium declares no ClassVar
     observation_space = gymnasium.spaces.Box(0, 1, (1,))

@@ -1,4 +1,4 @@
-"""Who says what success is in an environment that has no such notion, and what is refused as an answer."""
+"""Rules for success in environments that do not define it, and invalid answers."""
 
 from __future__ import annotations
 

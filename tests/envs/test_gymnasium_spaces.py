@@ -258,11 +258,11 @@ kinds = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.uint8, 
 
 @given(kinds, st.floats(-300, 300), st.floats(0, 300), st.floats(-1e3, 1e3, width=32))
 @settings(max_examples=200, deadline=None)
-def test_no_box_is_left_and_no_rounding_goes_unrecorded(kind: Any, low: float, width: float, wanted: float) -> None:
+def test_no_box_is_left_and_no_rounding_goes_unrecorded(kind: Any, low: float, width: float, requested: float) -> None:
     info: Any = np.iinfo(kind) if np.issubdtype(kind, np.integer) else np.finfo(kind)
     ends = np.clip([low, low + width], float(info.min), float(info.max)).astype(kind)
     space = Box(ends[:1], ends[1:], dtype=kind)
-    native, sent = Actions(space).native(np.array([wanted], np.float32))
+    native, sent = Actions(space).native(np.array([requested], np.float32))
     assert space.contains(native)
     nearest = np.float32(ends[0])
     first = np.nextafter(nearest, np.float32(np.inf)) if float(nearest) < float(ends[0]) else nearest

@@ -1,4 +1,4 @@
-"""LIBERO itself, run beside ours: the same states and pixels, without its prompts, its logs and its rendering."""
+"""Comparison with LIBERO's own loop: the same states and pixels, without its prompts, logs and rendering."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.doubles.simulators import require_libero
 
 require_libero()
 
-from robotest.envs.libero import files  # noqa: E402 - they need what was just asked for
+from robotest.envs.libero import files  # noqa: E402 - after the requirements
 from robotest.envs.libero import suite as libero  # noqa: E402
 from robotest.envs.libero.suite import PROTOCOLS, LiberoEnv  # noqa: E402
 

@@ -21,7 +21,7 @@ from tests.doubles.simulators import EXPERTS_EVERY, require_libero
 
 require_libero()
 
-from robotest.envs.libero.expert import TASKS  # noqa: E402 - it needs what was just asked for
+from robotest.envs.libero.expert import TASKS  # noqa: E402 - after the requirements
 
 
 def successes(suite: str, starts: int) -> dict[str, int]:

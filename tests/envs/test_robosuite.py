@@ -23,7 +23,7 @@ from robotest.envs.robosuite.world import import_robosuite  # noqa: E402 - after
 
 BLIND = EnvOptions(setting="default", action_mode="osc_pose", cameras=())
 SEEN = ("Lift", "Door", "NutAssembly", "TwoArmPegInHole")
-"""Tasks whose pictures are looked at; the others differ in what lies on the table, and are checked without."""
+"""Tasks checked with pictures; the others differ only in the objects on the table, and are checked without."""
 
 
 @pytest.fixture(scope="module")

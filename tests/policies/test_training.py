@@ -103,7 +103,7 @@ def tiny(data: Path, out: Path, **changes: Any) -> TrainConfig:
 
 
 def ignore(step: int, total: int, loss: float) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 def stop_at(last: int) -> training.Progress:
@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
 def test_bad_weights_replace_neither_checkpoint_nor_policy(
     demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights that a last step spoilt, which no loss has seen."""
+    """Weights that the last step made non-finite, after its loss was computed."""
     run = training.Run(tiny(demos, tmp_path), *training.load_frames(tiny(demos, tmp_path)))
     run.advance()
     run.checkpoint()
@@ -361,13 +361,13 @@ def test_a_finished_policy_is_left_alone(demos: Path, tmp_path: Path) -> None:
     config = tiny(demos, out, steps=1)
     path = train(config, ignore)
     before = files(out)
-    told: list[int] = []
-    assert train(dataclasses.replace(config, log_every=1), lambda step, *_: told.append(step)) == path
+    reported: list[int] = []
+    assert train(dataclasses.replace(config, log_every=1), lambda step, *_: reported.append(step)) == path
     with pytest.raises(ArtifactError, match=r"is there already, trained with seed 0 and not 1; .*--overwrite"):
         train(dataclasses.replace(config, seed=1), ignore)
     with pytest.raises(ArtifactError, match=r"is there already, trained on other demonstrations; .*--overwrite"):
         train(dataclasses.replace(config, data=write(tmp_path / "others.h5", 3)), ignore)
-    assert (files(out), told) == (before, [])
+    assert (files(out), reported) == (before, [])
     train(dataclasses.replace(config, seed=1, overwrite=True), ignore)
     assert files(out)[path.name][0] != before[path.name][0]
     assert len((out / training.LOG_NAME).read_text().splitlines()) == 1  # of this training alone

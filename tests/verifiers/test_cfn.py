@@ -125,10 +125,10 @@ def test_the_seed_decides() -> None:
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
-    cfn.fit(samples(64), samples(0), TINY, 0, lambda done, total: told.append((done, total)))
-    assert told[0] == (1, 12)
-    assert told[-1] == (12, 12)
+    reported: list[tuple[int, int]] = []
+    cfn.fit(samples(64), samples(0), TINY, 0, lambda done, total: reported.append((done, total)))
+    assert reported[0] == (1, 12)
+    assert reported[-1] == (12, 12)
 
 
 def test_half_precision_changes_no_ranking_that_matters() -> None:
