@@ -1,4 +1,4 @@
-"""What a benchmark measures must have happened: a run with errors, or with less work than asked for, has no figures."""
+"""Checks that a benchmark did its work: a run with errors, or with less work than requested, reports no figures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from robotest.errors import RobotestError
 from robotest.types import Episode, Observation
 
-SHORT = "SHORT RUN, to see that it works: its figures say nothing"
+SHORT = "SHORT RUN, a smoke test: its figures are meaningless"
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a benchmark; what is wrong with its input is one line."""
+    """Run a benchmark; print input errors as one line."""
     try:
         main()
     except RobotestError as error:
@@ -25,43 +25,43 @@ def run(main: Callable[[], None]) -> None:
 
 
 def refuse(reason: str) -> NoReturn:
-    """End the benchmark without a figure; exit code 1, the reason on standard error."""
+    """Exit with code 1 and the reason on standard error, without figures."""
     raise SystemExit(f"{Path(sys.argv[0]).name}: no figures: {reason}")
 
 
-def require(what: str, found: float, wanted: float) -> None:
-    """Refuse unless what was counted is what was asked for."""
-    if found != wanted:
-        refuse(f"{what}: {found:,} of {wanted:,}")
+def require(what: str, actual: float, expected: float) -> None:
+    """Refuse unless a count is as expected."""
+    if actual != expected:
+        refuse(f"{what}: {actual:,} of {expected:,}")
 
 
-def require_some(what: str, found: float) -> None:
-    """Refuse unless there is any."""
-    if not found > 0:
+def require_some(what: str, amount: float) -> None:
+    """Refuse unless the amount is positive."""
+    if not amount > 0:
         refuse(f"{what}: none")
 
 
 def require_finite(what: str, values: object) -> None:
-    """Refuse what is empty, or holds a number that is none."""
+    """Refuse values that are empty or not finite."""
     array = np.asarray(values, np.float64)
     if not array.size or not np.all(np.isfinite(array)):
         refuse(f"{what} is empty or not finite")
 
 
 def require_episodes(episodes: Iterable[Episode], n: int, steps: int | None = None) -> None:
-    """Refuse episodes that are too few, ended in errors, or decided or did nothing.
+    """Refuse episodes that are too few, ended in errors, or have no decisions or steps.
 
     Args:
-        episodes: what was run.
-        n: how many there should be.
-        steps: actions that each must have executed; None: at least one.
+        episodes: of the run.
+        n: expected number.
+        steps: expected number of actions of each; None: at least one.
     """
-    found = list(episodes)
-    require("episodes", len(found), n)
-    broken = [e for e in found if e.outcome == "error"]
-    if broken:
-        refuse(f"{len(broken)} of {n} episodes ended in errors, the first in: {broken[0].error}")
-    for episode in found:
+    episodes = list(episodes)
+    require("episodes", len(episodes), n)
+    errors = [e for e in episodes if e.outcome == "error"]
+    if errors:
+        refuse(f"{len(errors)} of {n} episodes ended in errors, the first in: {errors[0].error}")
+    for episode in episodes:
         require_some(f"decisions of {episode.task} {episode.index}", episode.decisions)
         require_some(f"steps of {episode.task} {episode.index}", episode.steps)
         if steps is not None:
@@ -69,7 +69,7 @@ def require_episodes(episodes: Iterable[Episode], n: int, steps: int | None = No
 
 
 def require_pictures(observation: Observation, cameras: Iterable[str]) -> None:
-    """Refuse an observation that lacks a camera, or shows one colour and nothing else."""
+    """Refuse an observation without a camera, or with a picture of a single colour."""
     for camera in cameras:
         picture = observation.images.get(camera)
         if picture is None:
@@ -79,5 +79,5 @@ def require_pictures(observation: Observation, cameras: Iterable[str]) -> None:
 
 
 def add_short(parser: argparse.ArgumentParser) -> None:
-    """Give a benchmark its short mode."""
-    parser.add_argument("--short", action="store_true", help="a little of everything, to see that it works")
+    """Add the option --short to a benchmark."""
+    parser.add_argument("--short", action="store_true", help="run a little of everything, as a smoke test")

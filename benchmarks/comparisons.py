@@ -1,7 +1,7 @@
-"""What do the statistics promise, and what do they save? `python benchmarks/comparisons.py [--runs 2000] [--json]`.
+"""Do the statistics keep their promises, and how much do they save? `python benchmarks/comparisons.py [--json]`.
 
-Simulated runs of six tasks: coverage of 95 % intervals, how often looking after every pair calls equal conditions
-different, how many pairs stopping early saves, and what spending episodes where they inform saves.
+Simulated runs of six tasks: coverage of 95 % intervals, false positives of the sequential test, pairs saved by stopping
+early, and variance saved by adaptive allocation.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ def pairs(rng: np.random.Generator, cells: Cells, n: int) -> np.ndarray:
 
 
 def coverage(rng: np.random.Generator, runs: int) -> dict[str, float]:
-    """Return how often each interval holds the truth, with 100 pairs of each of six tasks."""
-    held: dict[str, list[bool]] = {"Tango": [], "Wilson": [], "clustered": [], "clustered bootstrap": []}
+    """Return each interval's coverage of the true value, with 100 pairs of each of six tasks."""
+    covered: dict[str, list[bool]] = {"Tango": [], "Wilson": [], "clustered": [], "clustered bootstrap": []}
     for _ in range(runs):
-        means = np.clip(rng.normal(0.1, 0.08, N_TASKS), -0.15, 0.15)  # tasks are a sample of tasks like them
+        means = np.clip(rng.normal(0.1, 0.08, N_TASKS), -0.15, 0.15)  # the tasks are a sample
         drawn = [pairs(rng, (0.2 + m / 2, 0.2 - m / 2), 100) for m in means]
         totals, sizes = [int(d.sum()) for d in drawn], [len(d) for d in drawn]
         a, b = (sum(int((d == side).sum()) for d in drawn) for side in (1, -1))
         wins = int(rng.binomial(600, 0.6))
-        found = {
+        cases = {
             "Tango": (paired.tango(a, b, 600), float(means.mean())),
             "Wilson": (intervals.wilson(wins, 600), 0.6),
             "clustered": (intervals.clustered(totals, sizes), _TRUE_MEAN),
             "clustered bootstrap": (intervals.clustered_bootstrap(totals, sizes), _TRUE_MEAN),
         }
-        for name, (interval, truth) in found.items():
+        for name, (interval, truth) in cases.items():
             if interval is None:
                 refuse(f"{name} gave no interval")
             require_finite(f"interval of {name}", interval)
-            held[name].append(interval[0] <= truth <= interval[1])
-    for name, own in held.items():
-        require(f"intervals of {name}", len(own), runs)
-    return {name: float(np.mean(own)) for name, own in held.items()}
+            covered[name].append(interval[0] <= truth <= interval[1])
+    for name, hits in covered.items():
+        require(f"intervals of {name}", len(hits), runs)
+    return {name: float(np.mean(hits)) for name, hits in covered.items()}
 
 
 _TRUE_MEAN = float(np.clip(np.random.default_rng(9).normal(0.1, 0.08, 10**6), -0.15, 0.15).mean())
 
 
 def stopping(rng: np.random.Generator, runs: int, cells: Cells, most: int) -> tuple[float, float]:
-    """Return the share of runs that are decided within `most` pairs, and how many pairs they take on average."""
+    """Return the share of runs decided within `most` pairs, and the mean number of pairs."""
     taken = []
     for _ in range(runs):
         drawn = pairs(rng, cells, most)
@@ -72,13 +72,13 @@ def stopping(rng: np.random.Generator, runs: int, cells: Cells, most: int) -> tu
         discordant = np.flatnonzero(drawn)
         decided = next((i + 1 for i in discordant if sequential.decided(int(a[i]), int(b[i]))), None)
         taken.append(decided)
-    require("runs that were looked at", len(taken), runs)
-    found = [t for t in taken if t is not None]
-    return len(found) / runs, float(np.mean([t or most for t in taken]))
+    require("monitored runs", len(taken), runs)
+    decisions = [t for t in taken if t is not None]
+    return len(decisions) / runs, float(np.mean([t or most for t in taken]))
 
 
 def adaptive(rng: np.random.Generator, runs: int, cells: list[Cells], episodes: int) -> tuple[float, float, float]:
-    """Return variance against equal numbers, bias in standard errors, and coverage."""
+    """Return the variance relative to equal allocation, the bias in standard errors, and the coverage."""
     named = {str(i): c for i, c in enumerate(cells)}
     truth = float(np.mean([a - b for a, b in cells]))
     estimates, equal, covered = [], [], []
@@ -86,12 +86,12 @@ def adaptive(rng: np.random.Generator, runs: int, cells: list[Cells], episodes: 
         first = {t: pairs(rng, c, allocation.first_pass(episodes)).tolist() for t, c in named.items()}
         more = allocation.second_pass(first, episodes)
         second = {t: pairs(rng, named[t], n).tolist() for t, n in more.items()}
-        found = allocation.estimate(first, second, episodes)
-        if found is None:
+        estimate = allocation.estimate(first, second, episodes)
+        if estimate is None:
             refuse("adaptive allocation gave no estimate")
-        require_finite("estimate", (found.difference, *found.interval))
-        estimates.append(found.difference)
-        covered.append(found.interval[0] <= truth <= found.interval[1])
+        require_finite("estimate", (estimate.difference, *estimate.interval))
+        estimates.append(estimate.difference)
+        covered.append(estimate.interval[0] <= truth <= estimate.interval[1])
         equal.append(np.mean([pairs(rng, c, episodes).mean() for c in cells]))
     require("estimates", len(estimates), runs)
     require_some("spread of the estimates", float(np.var(equal)))
@@ -109,26 +109,26 @@ def main() -> None:
         parser.error(f"--runs {arguments.runs}: give at least 2")
     rng, runs = np.random.default_rng(0), 20 if arguments.short else arguments.runs
     table: dict[str, str] = {f"coverage of {name}": f"{x:.3f}" for name, x in coverage(rng, runs).items()}
-    called, _ = stopping(rng, runs, (0.19, 0.19), 2000)
-    table["equal conditions called different, a look after each of 2,000 pairs"] = f"{called:.3f}"
+    false_positives, _ = stopping(rng, runs, (0.19, 0.19), 2000)
+    table["equal conditions called different, tested after each of 2,000 pairs"] = f"{false_positives:.3f}"
     for gain in (0.05, 0.10, 0.157):
         needed = pairs_needed(Question(0.55, gain, 0.38))
         enough = runs if arguments.short else max(200, runs // 4)
-        found, mean = stopping(rng, enough, (0.19 + gain / 2, 0.19 - gain / 2), 3 * needed)
+        decided, mean = stopping(rng, enough, (0.19 + gain / 2, 0.19 - gain / 2), 3 * needed)
         table[f"gain of {100 * gain:g} points: fixed number, 80 % power"] = f"{needed} pairs"
-        table[f"gain of {100 * gain:g} points: looking, at most 3 times that"] = (
-            f"{mean:.0f} on average, {found:.2f} decided"
+        table[f"gain of {100 * gain:g} points: sequential, at most 3 times that"] = (
+            f"{mean:.0f} on average, {decided:.2f} decided"
         )
     for name, cells in DESIGNS.items():
-        ratio, bias, held = adaptive(rng, runs, cells, 100)
-        table[f"adaptive, {name}"] = f"variance {ratio:.2f} of equal, bias {bias:+.1f} s.e., coverage {held:.3f}"
+        ratio, bias, covered = adaptive(rng, runs, cells, 100)
+        table[f"adaptive, {name}"] = f"variance {ratio:.2f} of equal, bias {bias:+.1f} s.e., coverage {covered:.3f}"
     if arguments.json:
         sys.stdout.write(json.dumps(table, indent=2) + "\n")
         return
-    shown = Table("what", "figure", title=SHORT if arguments.short else f"{runs} simulated runs")
+    summary = Table("what", "figure", title=SHORT if arguments.short else f"{runs} simulated runs")
     for row in table.items():
-        shown.add_row(*row)
-    Console(width=140).print(shown)
+        summary.add_row(*row)
+    Console(width=140).print(summary)
 
 
 if __name__ == "__main__":

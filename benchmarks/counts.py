@@ -1,7 +1,7 @@
 """How well do the fitted verifiers recover known counts? `python benchmarks/counts.py [--json]`.
 
 Sixty Gaussian clusters in 64 dimensions hold 1 to 501 samples each. A cluster's estimated count is the mean score of
-sixteen fresh samples of it; Spearman's rho compares the estimates with the true counts. Times are processor time, so
+sixteen test samples of it; Spearman's rho compares the estimates with the true counts. Times are processor time, so
 that a busy machine does not change them: one fit, and the scoring of 8 candidates. Set OMP_NUM_THREADS=1.
 """
 
@@ -31,7 +31,7 @@ OBSERVATION = Observation({}, np.zeros(0, np.float32), "", 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """Training samples, and fresh ones cluster by cluster."""
+    """Training samples, and test samples by cluster."""
 
     training: Float32[np.ndarray, "N 1 F"]
     queries: Float32[np.ndarray, "clusters queries F"]
@@ -79,7 +79,7 @@ def measure(settings: Settings, noise: float, seed: int, most: int) -> Row:
     scores = verifier.score_features(data.queries.reshape(-1, 1, WIDTH)).reshape(N_CLUSTERS, N_QUERIES).mean(axis=1)
     require_finite(f"scores of {kind}", scores)
     if not np.ptp(scores):
-        refuse(f"{kind} scores every cluster alike")
+        refuse(f"{kind} gives every cluster the same score")
     arrays = (*artifact.tensors.values(), artifact.features.matrix, artifact.features.mean)
     return Row(
         kind,
@@ -92,7 +92,7 @@ def measure(settings: Settings, noise: float, seed: int, most: int) -> Row:
 
 
 def score_ms(verifier: FittedVerifier, features: Float32[np.ndarray, "M 1 F"]) -> float:
-    """Median processor time of one `score` call [ms]."""
+    """Return the median processor time of one `score` call [ms]."""
     require("candidates to score", len(features), N_CANDIDATES)
     candidates = Candidates(np.zeros((len(features), 1, 1), np.float32), {"hidden": features})
     times = []

@@ -1,7 +1,7 @@
 """What does a decision cost? `python benchmarks/decisions.py [--policy FOLDER] [--threads 1] [--json]`.
 
-Time to sample M candidates from one prefix encode, against M whole passes one after the other, and to score them with
-each verifier that lies beside the policy. The cases alternate, and medians are printed.
+Time to sample M candidates from one prefix encode, compared with M separate passes, and to score them with each
+verifier in the policy's folder. The cases alternate, and medians are printed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDS = 40
 
 
 def milliseconds(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median time of each case [ms]; they take turns."""
+    """Return the median time of each case [ms]; the cases alternate."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds + 3):
         for name, case in cases.items():
@@ -42,7 +42,7 @@ def milliseconds(cases: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def measure(folder: Path, rounds: int, candidate_numbers: Sequence[int]) -> dict[str, float]:
-    """Return the median time of everything [ms]."""
+    """Return the median time of every case [ms]."""
     policy = mini_vla.load(folder)
     with closing(suite.make(suite.tasks[0], EnvOptions())) as env:
         env.reset(0)
@@ -63,12 +63,12 @@ def measure(folder: Path, rounds: int, candidate_numbers: Sequence[int]) -> dict
         verifier = resolve("verifier", path.stem)(policy.spec, path)
         require_scores(verifier, observation, candidates)
         cases[f"{path.stem} scores 8"] = functools.partial(verifier.score, observation, candidates, 0)
-    require_some("verifiers beside the policy", len(cases) - 2 * len(candidate_numbers))
+    require_some("verifiers in the policy's folder", len(cases) - 2 * len(candidate_numbers))
     return milliseconds(cases, rounds)
 
 
 def require_candidates(candidates: Candidates, m: int, horizon: int) -> None:
-    """Refuse fewer chunks than asked for, shorter ones, ones that are not numbers, and m times the same."""
+    """Refuse candidates that are too few, too short, not finite, or duplicates."""
     require("candidates", len(candidates.actions), m)
     require("actions of a candidate", candidates.actions.shape[1], horizon)
     require_finite("candidates", candidates.actions)

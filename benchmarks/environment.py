@@ -1,8 +1,8 @@
 """How fast is a suite on one core? `OMP_NUM_THREADS=1 LP_NUM_THREADS=1 python benchmarks/environment.py [--env NAME]`.
 
 Control steps per second of each task under small random motions: physics alone, with the policy's pictures at every
-8th step, and with pictures at every step. The three alternate in short rounds, so that their ratios hold on a machine
-whose speed drifts. Pictures are all of the suite's cameras, at the size that is given.
+8th step, and with pictures at every step. The three alternate in short rounds, so that their ratios are valid on a
+machine whose speed drifts. Pictures are of all of the suite's cameras, in the size of --image-size.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure(env: Env, rounds: int) -> dict[str, float]:
 
 
 def _require_moved(before: Observation, after: Observation, seconds: float) -> None:
-    """Refuse a round in which the world stood still: other pictures, another state, and the time that was simulated."""
+    """Refuse a round in which the simulation did not advance: check time, pictures and state."""
     if abs(after.time - before.time - seconds) > 1e-6:
         refuse(f"{after.time - before.time:g} s of {seconds:g} s were simulated")
     require_pictures(after, after.images)
@@ -62,23 +62,23 @@ def _require_moved(before: Observation, after: Observation, seconds: float) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="dual_arm")
-    parser.add_argument("--tasks", default="", help="separated by commas; all if none is given")
+    parser.add_argument("--tasks", default="", help="separated by commas; default: all")
     parser.add_argument("--image-size", type=int, default=EnvOptions.image_size)
     parser.add_argument("--json", action="store_true")
     add_short(parser)
-    given = parser.parse_args()
-    suite = registry.resolve("env", given.env)
-    options = EnvOptions(suite.settings[0], suite.action_modes[0], image_size=given.image_size)
-    if given.env == "dual_arm":
-        options = EnvOptions(image_size=given.image_size)  # in the mode of the shipped policy
+    arguments = parser.parse_args()
+    suite = registry.resolve("env", arguments.env)
+    options = EnvOptions(suite.settings[0], suite.action_modes[0], image_size=arguments.image_size)
+    if arguments.env == "dual_arm":
+        options = EnvOptions(image_size=arguments.image_size)  # in the mode of the shipped policy
     results: dict[str, dict[str, float]] = {}
-    for task in (given.tasks.split(",") if given.tasks else suite.tasks)[: 1 if given.short else None]:
+    for task in (arguments.tasks.split(",") if arguments.tasks else suite.tasks)[: 1 if arguments.short else None]:
         with closing(suite.make(task, options)) as env:
-            results[task] = measure(env, 1 if given.short else ROUNDS)
-    if given.json:
+            results[task] = measure(env, 1 if arguments.short else ROUNDS)
+    if arguments.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
         return
-    title = SHORT if given.short else "control steps per second, one core"
+    title = SHORT if arguments.short else "control steps per second, one core"
     table = Table("task", *EVERY, "saved by looking every 8", title=title)
     for task, rates in results.items():
         ratio = rates["every 8 steps"] / rates["every step"]

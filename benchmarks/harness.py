@@ -1,8 +1,8 @@
 """What does the harness itself cost? `python benchmarks/harness.py [--json]`.
 
-Processor time per control step, of all processes together, with an environment and a policy that do nothing: chunks of
-10 actions, two pictures of 256 x 256 at every decision, states recorded at every step. That nothing crosses a process
-border between decisions is counted in tests/runtime/test_pool.py.
+Processor time per control step, summed over all processes, with an environment and a policy that do nothing: chunks of
+10 actions, two pictures of 256 x 256 at every decision, states recorded at every step. tests/runtime/test_pool.py
+checks that no messages cross a process boundary between decisions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def processor_s() -> float:
 
 
 def whole_run_s(workers: int, episodes: int, record: bool) -> float:
-    """Return the processor time of a run, starting included [s]."""
+    """Return the processor time of a run, including its startup [s]."""
     with tempfile.TemporaryDirectory() as folder:
         start, out = processor_s(), Path(folder) / "run"
         evaluate(
@@ -56,10 +56,10 @@ def whole_run_s(workers: int, episodes: int, record: bool) -> float:
 
 
 def require_all_of(out: Path, episodes: int, record: bool) -> None:
-    """Refuse a run that did less than all decisions and steps, or wrote less than all states."""
-    found = read_episodes(out)
-    require_episodes(found.values(), episodes, MAX_STEPS)
-    for key, episode in found.items():
+    """Refuse a run with missing decisions, steps or recorded states."""
+    recorded = read_episodes(out)
+    require_episodes(recorded.values(), episodes, MAX_STEPS)
+    for key, episode in recorded.items():
         require("decisions", episode.decisions, MAX_STEPS // HORIZON)
         if record:
             states = episode_file.read(episode_path(out, key)).snapshots
@@ -67,7 +67,7 @@ def require_all_of(out: Path, episodes: int, record: bool) -> None:
 
 
 def per_step_ms(workers: int, record: bool, episodes: int) -> float:
-    """Return processor time per step [ms]; what starting costs cancels between a long and a short run."""
+    """Return processor time per step [ms]; the startup cost cancels between a long and a short run."""
     return 1e3 * (whole_run_s(workers, episodes + 1, record) - whole_run_s(workers, 1, record)) / (episodes * MAX_STEPS)
 
 
@@ -75,8 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     add_short(parser)
-    given = parser.parse_args()
-    episodes = 2 if given.short else EPISODES
+    arguments = parser.parse_args()
+    episodes = 2 if arguments.short else EPISODES
     whole_run_s(0, 1, False)  # imports
     numbers = {
         "in this process [ms]": per_step_ms(0, False, episodes),
@@ -84,13 +84,13 @@ def main() -> None:
         "2 workers [ms]": per_step_ms(2, False, episodes),
         "2 workers, episode files written [ms]": per_step_ms(2, True, episodes),
     }
-    if not given.short and min(numbers.values()) <= 0:
+    if not arguments.short and min(numbers.values()) <= 0:
         refuse("a run of many steps took no more processor time than one of few")
-    if given.json:
+    if arguments.json:
         sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
         return
     title = f"harness, processor time over {episodes * MAX_STEPS:,} steps"
-    table = Table("what", "a step", title=SHORT if given.short else title)
+    table = Table("what", "a step", title=SHORT if arguments.short else title)
     for name, value in numbers.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)

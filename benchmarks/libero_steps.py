@@ -1,9 +1,9 @@
-"""Steps per second of one LIBERO task: pictures when a chunk begins, against pictures at every step.
+"""Steps per second of one LIBERO task: pictures once per chunk, compared with pictures at every step.
 
     python benchmarks/libero_steps.py [--env libero/libero_object:7] [--steps 200] [--chunk 10] [--rounds 3] [--short]
 
-`LIBERO` is its own wrapper, which renders both cameras at every step, as evaluations in use do. Everything is measured
-in turns in one process, and the ratios are of one round: this is a comparison, not a speed of a machine.
+`LIBERO` is LIBERO's own wrapper, which renders both cameras at every step, as common evaluation scripts do. The cases
+alternate in one process, and ratios are within a round: this is a comparison, not the speed of a machine.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     add_short(parser)
-    given = parser.parse_args()
-    if given.short:
-        given.steps, given.rounds = 2, 1
+    arguments = parser.parse_args()
+    if arguments.short:
+        arguments.steps, arguments.rounds = 2, 1
         print(SHORT)
-    suite = registry.resolve("env", given.env)
+    suite = registry.resolve("env", arguments.env)
     task = suite.tasks[0]
     env = suite.make(task, EnvOptions(setting="openpi", action_mode="osc_pose", image_size=224))
-    theirs = _libero(given.env.split("/")[1].split(":")[0], task)
-    actions = np.random.default_rng(0).uniform(-1, 1, (given.steps, 7)).astype(np.float32)
+    libero = _libero(arguments.env.split("/")[1].split(":")[0], task)
+    actions = np.random.default_rng(0).uniform(-1, 1, (arguments.steps, 7)).astype(np.float32)
 
     def ours(every: int) -> None:
         env.reset(0, 0)
@@ -46,37 +46,37 @@ def main() -> None:
                 observation = env.observe()
                 looks += 1
             env.apply(action)
-        require("looks", looks, -(-given.steps // every))
-        require("our steps", env.snapshot()[0], given.steps)
+        require("looks", looks, -(-arguments.steps // every))
+        require("our steps", env.snapshot()[0], arguments.steps)
         require_pictures(observation, env.spec.cameras)
         if np.array_equal(start[1:], env.snapshot()[1:]):
             refuse("nothing moved")
 
     def rendered() -> None:
-        theirs.seed(7)
-        theirs.reset()
+        libero.seed(7)
+        libero.reset()
         for action in actions:
-            seen = theirs.step(action.astype(np.float64))[0]
+            seen = libero.step(action.astype(np.float64))[0]
             if any(np.ptp(seen[f"{camera}_image"]) == 0 for camera in env.spec.cameras):
-                refuse("a picture of LIBERO's is empty")
-        require("LIBERO's steps", theirs.env.timestep, given.steps)
+                refuse("a picture of LIBERO is empty")
+        require("LIBERO's steps", libero.env.timestep, arguments.steps)
 
     kinds: dict[str, Callable[[], None]] = {
-        f"ours, a chunk of {given.chunk}": lambda: ours(given.chunk),
-        "ours, looking at every step": lambda: ours(1),
+        f"ours, a chunk of {arguments.chunk}": lambda: ours(arguments.chunk),
+        "ours, pictures at every step": lambda: ours(1),
         "LIBERO": rendered,
     }
-    if not given.short:
+    if not arguments.short:
         env.reset(0, 0)
         env.observe()  # uploads the textures
-        theirs.reset()
-    for number in range(given.rounds):
-        speeds = {name: _speed(run, given.steps) for name, run in kinds.items()}
+        libero.reset()
+    for number in range(arguments.rounds):
+        speeds = {name: _speed(run, arguments.steps) for name, run in kinds.items()}
         best = next(iter(speeds.values()))
         print(
             f"round {number}:", *(f"{name} {s:.1f} steps/s ({best / s:.2f} x)" for name, s in speeds.items()), sep="  "
         )
-    theirs.close()
+    libero.close()
     env.close()
 
 
@@ -88,7 +88,7 @@ def _libero(suite: str, task: str) -> Any:
 
 
 def _speed(run: Callable[[], None], steps: int) -> float:
-    """Steps per second of an episode, its reset included."""
+    """Return steps per second of an episode, including its reset."""
     start = time.perf_counter()
     run()
     return steps / (time.perf_counter() - start)

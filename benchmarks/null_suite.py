@@ -1,4 +1,4 @@
-"""An environment and a policy that do nothing, with pictures of a real size: all that is left is the harness."""
+"""An environment and a policy that do nothing, with pictures of realistic size, to measure the harness alone."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class NullEnv:
         return StepStatus(False, False, action)
 
     def snapshot(self) -> np.ndarray:
-        """Return a state of a usual size."""
+        """Return a state of realistic size."""
         return self._snapshot
 
     def restore(self, state: np.ndarray) -> None:
         """Do nothing."""
 
-    def render(self, camera: str, height: int, width: int) -> np.ndarray:  # noqa: ARG002 - the protocol's
+    def render(self, camera: str, height: int, width: int) -> np.ndarray:  # noqa: ARG002 - the protocol's signature
         """Return a picture."""
         return self._images[camera]
 
@@ -82,7 +82,7 @@ class NullPolicy:
     def sample(
         self,
         observations: Sequence[Observation],
-        noise_seeds: Sequence[int],  # noqa: ARG002 - the protocol's
+        noise_seeds: Sequence[int],  # noqa: ARG002 - the protocol's signature
         n_candidates: int,
     ) -> list[Candidates]:
         """Return zeros."""
@@ -92,6 +92,6 @@ class NullPolicy:
 suite: Suite = NullSuite()
 
 
-def policy(path: Path | None = None) -> Policy:  # noqa: ARG001 - the factory's
+def policy(path: Path | None = None) -> Policy:  # noqa: ARG001 - the factories' signature
     """Make the policy."""
     return NullPolicy()

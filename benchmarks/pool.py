@@ -1,8 +1,8 @@
 """How much faster are two workers than one? `python benchmarks/pool.py [--episodes 20] [--rounds 5] [--json]`.
 
 Episodes per second of the built-in suite with the shipped policy, 8 candidates, whole chunks: in one process, with 1
-worker and with 2. The three take turns, so that their ratios hold on a machine whose speed drifts; starting (imports,
-the policy, the workers) is not counted.
+worker and with 2. The three alternate, so that their ratios are valid on a machine whose speed drifts; startup
+(imports, policy, workers) is not counted.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def rate(runner: EpisodeRunner, selector: Selector, work: Sequence[EpisodeJob]) 
     """Return episodes per second."""
     start = time.perf_counter()
     episodes = [finished.episode for finished in runner.run(selector, work)]
-    taken = time.perf_counter() - start
+    duration = time.perf_counter() - start
     require_episodes(episodes, len(work))
-    return len(episodes) / taken
+    return len(episodes) / duration
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
                     rates[name].append(measured)
     for runner in runners.values():
         runner.close()
-    ratios = {name: np.array(own) / np.array(rates["1 worker"]) for name, own in rates.items()}
+    ratios = {name: np.array(values) / np.array(rates["1 worker"]) for name, values in rates.items()}
     if arguments.json:
         sys.stdout.write(
             json.dumps({n: {"rates": r, "of 1 worker": ratios[n].tolist()} for n, r in rates.items()}) + "\n"
@@ -79,9 +79,9 @@ def main() -> None:
         return
     title = SHORT if arguments.short else f"{arguments.rounds} rounds: median [smallest, largest]"
     table = Table("what", "episodes/s", "of 1 worker", title=title)
-    for name, own in rates.items():
+    for name, values in rates.items():
         r = ratios[name]
-        table.add_row(name, f"{np.median(own):.2f}", f"{np.median(r):.2f} [{r.min():.2f}, {r.max():.2f}]")
+        table.add_row(name, f"{np.median(values):.2f}", f"{np.median(r):.2f} [{r.min():.2f}, {r.max():.2f}]")
     Console().print(table)
 
 

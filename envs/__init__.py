@@ -1,1 +1,1 @@
-"""Environments: simulators and what makes a robot look like one."""
+"""Simulated environments: suites, their tasks and their scripted experts."""

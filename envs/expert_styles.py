@@ -1,7 +1,7 @@
-"""Styles of scripted experts: how they deviate from the plain way and still succeed.
+"""Styles of scripted experts: deviations from the direct behaviour that still succeed.
 
-They are the premise of TACO (arXiv 2512.02834, section 3): demonstrations that all *succeed*, in ways of which some are
-worse to imitate than others. A policy that learns them all can be led astray by its own noise.
+They are the premise of TACO (arXiv 2512.02834, section 3): all demonstrations *succeed*, but some modes are worse to
+imitate than others, and a policy that learns all of them may sample a bad one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How an expert deviates from the plain way.
+    """How an expert deviates from the direct behaviour.
 
     Attributes:
         grasp_offset_m: grasp this far off the middle, along the jaws' flat side [m].
         detour_m: swing this far sideways on the way to a goal [m].
-        pause_steps: hesitate this long above what is to be grasped, and draw back.
-        release_height_m: let go this far above where the object belongs, or close this far too high [m].
+        pause_steps: hesitate this many steps above the object, and draw back.
+        release_height_m: release this far above the goal, or close this far too high [m].
         other_first: the other arm, or the other order of arms, goes first.
     """
 

@@ -1,25 +1,26 @@
 """Any registered gymnasium environment as a suite of one task: ``--env gymnasium:ID`` or ``gymnasium:module:ID``.
 
-The second form imports the module that registers the id, as `gymnasium.make` has it; ``--env-arg KEY=VALUE`` gives
-`gymnasium.make` more arguments. What gymnasium leaves open is settled so:
+The second form imports the module that registers the id, as in `gymnasium.make`; ``--env-arg KEY=VALUE`` passes
+arguments to `gymnasium.make`. Conventions where gymnasium has none:
 
-- Numbers of the observation, in the order of its space, are the state, choices one-hot. A text called ``instruction``
-  is the instruction, else the id is; other texts are not looked at; graphs, sequences and the like are refused.
+- The state is the observation's numbers in the order of its space, with discrete choices one-hot. A text called
+  ``instruction`` is the instruction, by default the id; other texts are ignored; graphs, sequences and the like are
+  errors.
 - Pictures in the observation are cameras, in RGB: uint8 from 0 to 255 or floats from 0 to 1, with one, three or (last
   axis) four channels, the channels last or first, or uint8 without channels. A stack of four frames,
-  (4, height, width), is no picture and stays numbers.
-- What `render` draws is the camera ``render``, made only when somebody looks (``render_frame`` where the observation
-  has a ``render``); an environment that cannot draw has none.
-- What is nested is called by its last key, and by its whole path, ``arm/position``, where two last keys are alike.
-- Every observation is looked at, also those that no policy sees: one that is not finite or not laid out as its space
-  says, a reward that is not one finite number, and an answer to "terminated?" that is neither yes nor no are errors.
-  Numbers beyond the bounds of a `Box` are taken as they are.
+  (4, height, width), is not a picture and becomes part of the state.
+- The picture of `render` is the camera ``render`` (``render_frame`` if the observation has a ``render``), rendered on
+  demand; an environment that cannot render has no such camera.
+- Nested parts are named by their last key, or by the whole path, ``arm/position``, if that is not unique.
+- Every observation is checked, also those that no policy sees. Errors are: a non-finite observation or one that does
+  not match its space, a reward that is not one finite number, and a `terminated` or `truncated` that is not a bool.
+  Numbers beyond the bounds of a `Box` are allowed.
 - Actions are `Box`, `Discrete`, `MultiDiscrete`, `MultiBinary`, and `Dict` and `Tuple` of them, in their order. They
-  are clipped, and rounded where the space has whole numbers; what is recorded is what was sent.
-- The seed goes to `reset`, reduced to 31 bits, which every environment takes.
-- Success is what ``--success`` says (`robotest.success`). Without it, one reset and one step tell: ``info["success"]``,
-  else ``info["is_success"]``, else that the finished episode's return reaches the id's ``reward_threshold``; without
-  these the environment is refused, because to terminate may be to arrive or to fall.
+  are clipped, and rounded in integer spaces; the action sent is recorded.
+- The seed is passed to `reset`, reduced to 31 bits, which every environment accepts.
+- ``--success`` defines success (`robotest.success`). The default is found by one reset and one step:
+  ``info["success"]``, else ``info["is_success"]``, else a return of the finished episode of at least the id's
+  ``reward_threshold``; without these a rule is required, because an episode may terminate in success or failure.
 - The step limit is the id's ``max_episode_steps``, or 1,000.
 """
 
@@ -54,7 +55,7 @@ _SEEDS = 2**31
 _MAX_STEPS = 1000
 _DEFAULT_FPS = 20.0
 _WORDS: Final = ("success", "is_success")
-"""What environments call their own word on success in `info`, the one to prefer first."""
+"""Keys of `info` that conventionally hold success, by precedence."""
 _API = "gymnasium >= 1.0: reset(seed=) returns (observation, info), step returns five values"
 
 
@@ -73,15 +74,15 @@ class GymnasiumSuite:
         self.tasks: tuple[str, ...] = (id_,)
 
     def make(self, task: str, options: EnvOptions) -> GymnasiumTask:
-        """Build the environment; the picture size is its own."""
+        """Build the environment; it determines the picture size."""
         if task not in self.tasks:
             raise UnknownNameError("task", task, self.tasks)
-        for kind, given, known in (
+        for kind, name, known in (
             ("setting", options.setting, (*self.settings, EnvOptions.setting)),
             ("action mode", options.action_mode, self.action_modes),
         ):
-            if given not in known:
-                raise UnknownNameError(kind, given, known)
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
         return GymnasiumTask(task, options)
 
 
@@ -89,7 +90,7 @@ def suite(id_: str) -> GymnasiumSuite:
     """Return the suite of an id.
 
     Raises:
-        RobotestError: gymnasium has no such id.
+        RobotestError: gymnasium does not know the id.
     """
     if not id_:
         raise RobotestError("env 'gymnasium:' given without an id, e.g. gymnasium:CartPole-v1")
@@ -105,8 +106,7 @@ class GymnasiumTask:
         options: its `cameras`, `success` and `env_args` count.
 
     Raises:
-        RobotestError: there is no such id, argument or camera; a space that cannot be read or acted in; nothing says
-            when an episode has succeeded.
+        RobotestError: an unknown id, argument or camera, an unsupported space, or no rule for success.
     """
 
     def __init__(self, id_: str, options: EnvOptions) -> None:
@@ -145,14 +145,14 @@ class GymnasiumTask:
         return Observation(images, self._seen.state(), words, time)
 
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
-        """Nothing: actions are the environment's own."""
+        """Do nothing: no component has the reference ``chunk_start``."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """See `robotest.types.Env.apply`.
 
         Raises:
-            InvalidObservationError: what the environment observes or pays is not finite or not laid out as it says.
-            SuccessError: its answers, or the rule's, are neither yes nor no.
+            InvalidObservationError: an observation or reward is not finite or does not match its space.
+            SuccessError: `terminated`, `truncated` or the rule's result is not a bool.
         """
         native, sent = self._actions.native(action)
         reward, terminated, truncated, info = self._step(native)
@@ -168,14 +168,14 @@ class GymnasiumTask:
         return self._drawn()
 
     def stop(self) -> None:
-        """Nothing moves by itself."""
+        """Do nothing: the environment moves only in `apply`."""
 
     def close(self) -> None:
-        """See `robotest.types.Env.close`; what it raises is too late to matter to any result."""
+        """See `robotest.types.Env.close`; exceptions are suppressed, since all results are in."""
         _close(self._env)
 
     def _reset(self, seed: int) -> Mapping[str, Any]:
-        """Start and look; return what the environment says of the start."""
+        """Reset and read the observation; return the info."""
         self._frame = None
         with _quiet(), _current_api(self._id):
             result = self._env.reset(seed=seed % _SEEDS)
@@ -186,7 +186,7 @@ class GymnasiumTask:
         return result[1]
 
     def _step(self, native: Any) -> tuple[float, bool, bool, Mapping[str, Any]]:
-        """Step and look; return (reward, terminated, truncated, info)."""
+        """Step and read the observation; return (reward, terminated, truncated, info)."""
         self._frame = None
         with _quiet(), _current_api(self._id):
             result: Any = self._env.step(native)
@@ -196,20 +196,20 @@ class GymnasiumTask:
         self._steps += 1
         when = f"after step {self._steps}"
         if not isinstance(info, Mapping):
-            raise RobotestError(f"info of {self._id} is {shown(info)} {when}; a dict is needed")
+            raise RobotestError(f"info of {self._id} is {shown(info)} {when}; it must be a dict")
         self._seen = self._observations.read(observed, when)
         ended = truth(terminated, f"terminated {when}"), truth(truncated, f"truncated {when}")
         return _reward(reward, when), *ended, info
 
     def _default_rule(self, info: Mapping[str, Any]) -> str:
-        """Take one step to find out who says what success is, and undo it."""
+        """Return the default rule for success by the keys of `info`; takes one step and resets again."""
         low, high = self._actions.spec.low.clip(-1, 1), self._actions.spec.high.clip(-1, 1)
-        # Not `action_space.sample`, whose generator the environment may use too.
+        # Not `action_space.sample`: the environment may share its generator.
         native, _ = self._actions.native(generator(0).uniform(low, high).astype(np.float32))
-        said = {*info, *self._step(native)[3]}
+        keys = {*info, *self._step(native)[3]}
         self._reset(0)
         for i, key in enumerate(_WORDS):
-            if key in said:
+            if key in keys:
                 self._contradicting = _WORDS[:i]
                 return f"info:{key}"
         threshold = self._registered.reward_threshold if self._registered else None
@@ -217,17 +217,17 @@ class GymnasiumTask:
             self._contradicting = _WORDS
             return f"return>={float(threshold)!r}".removesuffix(".0")
         raise RobotestError(
-            f"nothing says when an episode of {self._id} has succeeded: info has neither 'success' nor 'is_success',"
-            f" the id has no reward_threshold, and an episode may terminate because it failed. Choose with --success:"
+            f"{self._id} does not define success: info has neither 'success' nor 'is_success', the id has no"
+            f" reward_threshold, and an episode may terminate because it failed. Choose a rule with --success:"
             f" {CHOICES}"
         )
 
     def _refuse_contradiction(self, info: Mapping[str, Any]) -> None:
-        """Raise if a better rule turns up than the one that was found."""
+        """Raise `SuccessError` if `info` has a key that takes precedence over the default rule."""
         for key in self._contradicting:
             if key in info:
                 raise SuccessError(
-                    f"success was taken to be {self._rule.text!r}, and then info[{key!r}] came; choose one of them with"
+                    f"the default rule was {self._rule.text!r}, but info now has {key!r}; choose a rule with"
                     f" --success, e.g. info:{key}"
                 )
 
@@ -250,20 +250,20 @@ class GymnasiumTask:
         names = itertools.chain([RENDER, f"{RENDER}_frame"], (f"{RENDER}_frame_{k}" for k in itertools.count(2)))
         return next(name for name in names if name not in self._observations.cameras)
 
-    def _choose_cameras(self, wanted: Sequence[str] | None) -> dict[str, tuple[int, int]]:
-        """Return the sizes of the wanted cameras; frames are drawn only if they are among them."""
-        found = dict(self._observations.cameras)
-        if wanted is None or self._render_name in wanted:
+    def _choose_cameras(self, requested: Sequence[str] | None) -> dict[str, tuple[int, int]]:
+        """Return the sizes of the requested cameras; renders a frame only if it is among them."""
+        sizes = dict(self._observations.cameras)
+        if requested is None or self._render_name in requested:
             try:
                 height, width, _ = self._drawn().shape
-                found[self._render_name] = height, width
+                sizes[self._render_name] = height, width
             except Exception as error:
-                if wanted is not None:
+                if requested is not None:
                     raise RobotestError(f"{self._id} cannot render: {describe(error)}") from error
-        for camera in wanted or ():
-            if camera not in found:
-                raise UnknownNameError(f"camera of {self._id}", camera, found)
-        return {name: size for name, size in found.items() if wanted is None or name in wanted}
+        for camera in requested or ():
+            if camera not in sizes:
+                raise UnknownNameError(f"camera of {self._id}", camera, sizes)
+        return {name: size for name, size in sizes.items() if requested is None or name in requested}
 
     def _picture(self, camera: str) -> UInt8[np.ndarray, "height width 3"]:
         if camera in self._observations.cameras:
@@ -271,15 +271,15 @@ class GymnasiumTask:
         frame: UInt8[np.ndarray, "height width 3"] = self._drawn().copy()
         if frame.shape[:2] != self._cameras[camera]:
             raise InvalidObservationError(
-                f"camera {camera!r} of {self._id} is {frame.shape[:2]} px now; it was {self._cameras[camera]} at first"
+                f"camera {camera!r} of {self._id} is {frame.shape[:2]} px; it was {self._cameras[camera]} px at first"
             )
         return frame
 
     def _drawn(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Draw what there is to see now, once; a list of frames ends with it."""
+        """Render the current frame, once per step; of a list of frames take the last."""
         if self._frame is None:
             if self._env.render_mode not in ("rgb_array", "rgb_array_list"):
-                raise RobotestError(f"{self._id} has render_mode {self._env.render_mode!r}; 'rgb_array' is needed")
+                raise RobotestError(f"{self._id} has render_mode {self._env.render_mode!r}; it must be 'rgb_array'")
             with _quiet():
                 drawn: Any = self._env.render()
             drawn = drawn[-1] if isinstance(drawn, list) and drawn else drawn
@@ -288,7 +288,7 @@ class GymnasiumTask:
             if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or channels not in (1, 3, 4) or not frame.size:
                 raise RobotestError(
                     f"{self._id} renders {'None' if drawn is None else f'{frame.dtype} {frame.shape}'};"
-                    " uint8 (height, width, 3) is needed"
+                    " it must be uint8 (height, width, 3)"
                 )
             self._frame = rgb(frame)
         return self._frame
@@ -306,14 +306,14 @@ def _registered(id_: str) -> Registered:
 
 
 def _arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` texts; a value that is no Python literal is a text."""
+    """Parse ``key=value`` texts; a value that is not a Python literal is a string."""
     arguments: dict[str, Any] = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
-            raise RobotestError(f"--env-arg {text!r} given; KEY=VALUE is needed, e.g. max_episode_steps=100")
+            raise RobotestError(f"--env-arg {text!r} given; it must be KEY=VALUE, e.g. max_episode_steps=100")
         if key in arguments:
-            raise RobotestError(f"--env-arg {key!r} given twice; a key has one value")
+            raise RobotestError(f"--env-arg {key!r} given twice; give it once")
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -322,11 +322,11 @@ def _arguments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _make(id_: str, arguments: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Make an environment that renders arrays, or one that does not render if it cannot."""
+    """Make an environment that renders to arrays if it can."""
     registered = _registered(id_)
 
     def make(**rendering: str) -> gymnasium.Env[Any, Any]:
-        # gymnasium's checker would look at the first step alone, and with other words than ours.
+        # gymnasium's checker would check only the first step, with other messages.
         return gymnasium.make(registered, **{"disable_env_checker": True, **rendering, **arguments})
 
     with _refusal(id_), _quiet():
@@ -352,7 +352,7 @@ def _close(env: gymnasium.Env[Any, Any]) -> None:
 
 
 def _render_modes(registered: Registered) -> Sequence[str] | None:
-    """Return what an environment's class says of itself; None if a function makes it, which says nothing."""
+    """Return the render modes in the metadata of an environment's class; None for a factory without metadata."""
     entry = registered.entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", None)
@@ -364,12 +364,12 @@ def _render_modes(registered: Registered) -> Sequence[str] | None:
 
 @contextlib.contextmanager
 def _refusal(id_: str) -> Iterator[None]:
-    """Turn what gymnasium says about an id or its arguments into one error."""
+    """Turn gymnasium's errors about an id or its arguments into a one-line error."""
     try:
         yield
     except (gymnasium.error.Error, ImportError) as error:
         raise RobotestError(
-            f"gymnasium cannot make {id_!r}: {' '.join(str(error).split())}; an id that a package registers is given as"
+            f"gymnasium cannot make {id_!r}: {' '.join(str(error).split())}; for an id that a package registers, write"
             " gymnasium:PACKAGE:ID"
         ) from error
     except TypeError as error:
@@ -381,7 +381,7 @@ def _refusal(id_: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _current_api(id_: str) -> Iterator[None]:
-    """Say what is wrong where gymnasium's wrappers, or the arguments, meet an environment made for the old gym."""
+    """Explain the errors of environments written for the old gym API."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -392,7 +392,7 @@ def _current_api(id_: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep gymnasium's advice to authors off the terminal; errors are exceptions."""
+    """Suppress gymnasium's warnings; errors are exceptions."""
     level = gymnasium.logger.min_level
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     try:
@@ -404,21 +404,21 @@ def _quiet() -> Iterator[None]:
 def _reward(value: Any, when: str) -> float:
     if not isinstance(value, (str, bytes, Mapping, list, tuple, set)) and value is not None:
         with contextlib.suppress(Exception):
-            found = np.asarray(value)
-            if found.dtype.kind in "biuf" and found.size == 1 and math.isfinite(number := float(found.item())):
+            array = np.asarray(value)
+            if array.dtype.kind in "biuf" and array.size == 1 and math.isfinite(number := float(array.item())):
                 return number
-    raise InvalidObservationError(f"reward is {shown(value)} {when}; one finite number is needed")
+    raise InvalidObservationError(f"reward is {shown(value)} {when}; it must be one finite number")
 
 
-def _fps(given: Any) -> float:
+def _fps(value: Any) -> float:
     try:
-        fps = float(given)
+        fps = float(value)
     except (TypeError, ValueError):
         return _DEFAULT_FPS
     return fps if math.isfinite(fps) and fps > 0 else _DEFAULT_FPS
 
 
 def _simulator(env: gymnasium.Env[Any, Any]) -> str:
-    """Name MuJoCo with its version if it is behind an environment; it is imported then."""
+    """Return MuJoCo's name and version if an environment uses it; it has been imported then."""
     module = type(getattr(env.unwrapped, "model", None)).__module__.partition(".")[0]
     return f"mujoco {sys.modules['mujoco'].__version__}" if module == "mujoco" and "mujoco" in sys.modules else ""

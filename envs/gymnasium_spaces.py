@@ -1,4 +1,4 @@
-"""What gymnasium's spaces are in our terms: an observation as a state and pictures, an action vector as an action."""
+"""Conversions from gymnasium's spaces: observations to state and pictures, and action vectors to actions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from robotest.errors import InvalidActionError, InvalidObservationError, Robotes
 from robotest.specs import Component, VectorSpec
 
 Path = tuple[str | int, ...]
-"""Where something lies in a nested space: keys of dictionaries, numbers in tuples."""
+"""Path into a nested space: keys of dictionaries, indices of tuples."""
 Numbers = np.ndarray[Any, np.dtype[Any]]
 UNBOUNDED: Final = 1e6
-"""Stands for a missing bound: `VectorSpec` holds numbers that JSON can hold."""
+"""Replaces a missing bound: `VectorSpec` holds finite numbers, for JSON."""
 _CHOICES: Final = 2**20
-"""The most choices of one `Discrete`: float32 tells all of them apart, and a one-hot state holds them."""
+"""Largest `Discrete`: float32 represents all its choices exactly, and a one-hot state fits in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """What is not nested any further.
+    """A leaf of a nested space.
 
     Attributes:
-        name: its key, or the whole path where keys end alike; unique in its space.
-        path: where it lies.
-        space: its own.
+        name: its last key, or the whole path if that is not unique; unique in the space.
+        path: in the space.
+        space: of the leaf.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Leaf:
 
 
 def leaves(space: spaces.Space[Any], root: str) -> tuple[Leaf, ...]:
-    """Return everything in a nested space, in its order.
+    """Return the leaves of a nested space, in its order.
 
     Args:
         space: of an observation or an action.
-        root: name of what lies in no dictionary.
+        root: name of a leaf outside any dictionary.
     """
-    found = list(_walk(space, ()))
-    names = _names([path for path, _ in found], root)
-    return tuple(Leaf(name, path, inner) for name, (path, inner) in zip(names, found, strict=True))
+    walked = list(_walk(space, ()))
+    names = _names([path for path, _ in walked], root)
+    return tuple(Leaf(name, path, inner) for name, (path, inner) in zip(names, walked, strict=True))
 
 
 def _walk(space: spaces.Space[Any], path: Path) -> Iterator[tuple[Path, spaces.Space[Any]]]:
@@ -63,12 +63,12 @@ def _walk(space: spaces.Space[Any], path: Path) -> Iterator[tuple[Path, spaces.S
 
 
 def _names(paths: Sequence[Path], root: str) -> list[str]:
-    """Name by the last key; by the whole path what would be called like something else."""
+    """Return unique names: the last key, or the whole path if that is not unique."""
     plain = [_plain(path, root) for path in paths]
-    alone = {name for name in plain if name.strip() and plain.count(name) == 1}
-    taken = set(alone)
+    unique = {name for name in plain if name.strip() and plain.count(name) == 1}
+    taken = set(unique)
     return [
-        name if name in alone else _free("/".join(map(str, path)) or root, taken)
+        name if name in unique else _free("/".join(map(str, path)) or root, taken)
         for name, path in zip(plain, paths, strict=True)
     ]
 
@@ -80,9 +80,9 @@ def _plain(path: Path, root: str) -> str:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """Return a name with ``#2``, ``#3`` behind it if it is taken already, and take it."""
+    """Return a name, with suffix ``#2``, ``#3`` if it is taken, and add it to `taken`."""
     numbered = itertools.chain([name], (f"{name}#{k}" for k in itertools.count(2)))
-    free = next(own for own in numbered if own not in taken)
+    free = next(candidate for candidate in numbered if candidate not in taken)
     taken.add(free)
     return free
 
@@ -91,7 +91,7 @@ class Observations:
     """Reads observations of a space.
 
     Boxes are numbers, choices (`Discrete`, `MultiDiscrete`) one-hot, pictures cameras; a text called ``instruction`` is
-    the instruction, other texts are not looked at, and neither is a key that the space does not have.
+    the instruction; other texts, and keys that the space does not have, are ignored.
 
     Args:
         space: of the environment.
@@ -121,15 +121,15 @@ class Observations:
         self.state: Final = VectorSpec("native", components)
 
     def read(self, value: Any, when: str) -> Seen:
-        """Look at all of an observation, pictures too, and keep what it says.
+        """Read and validate all of an observation, including pictures.
 
         Args:
             value: from the environment.
-            when: for the error, e.g. ``after step 3``.
+            when: for the error message, e.g. ``after step 3``.
 
         Raises:
-            InvalidObservationError: a part is missing, has another shape, is no number, or is not finite. Numbers
-                beyond the bounds of a `Box` are taken as they are.
+            InvalidObservationError: a part is missing, has another shape, is not a number, or is not finite. Numbers
+                beyond the bounds of a `Box` are allowed.
         """
         numbers: list[Float32[np.ndarray, " n"]] = []
         pictures: dict[str, Numbers] = {}
@@ -146,11 +146,11 @@ class Observations:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """One observation, found to be whole.
+    """One valid observation.
 
     Attributes:
         numbers: of the state's components, in their order.
-        pictures: as the environment gave them.
+        pictures: in the environment's format.
         instruction: empty if there is none.
         layouts: of the pictures.
     """
@@ -161,11 +161,11 @@ class Seen:
     layouts: Mapping[str, PictureLayout]
 
     def state(self) -> Float32[np.ndarray, " S"]:
-        """All numbers, in the order of the space."""
+        """Return all numbers, in the order of the space."""
         return np.concatenate([np.zeros(0, np.float32), *self.numbers])
 
     def picture(self, camera: str) -> UInt8[np.ndarray, "height width 3"]:
-        """One picture, as a copy."""
+        """Return a copy of one picture."""
         picture = self.pictures[camera]
         return rgb(np.moveaxis(picture, 0, -1) if self.layouts[camera] == "chw" else picture)
 
@@ -174,12 +174,13 @@ def _require_readable(leaf: Leaf) -> None:
     space = leaf.space
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text)):
         raise RobotestError(
-            f"observation {leaf.name!r} is a {type(space).__name__}; Box, Discrete, MultiDiscrete, MultiBinary and Text"
-            " can be read, in Dict and Tuple: wrap the environment, e.g. with gymnasium.wrappers.TransformObservation"
+            f"observation {leaf.name!r} is a {type(space).__name__}; supported are Box, Discrete, MultiDiscrete,"
+            " MultiBinary and Text, in Dict and Tuple: wrap the environment, e.g. with"
+            " gymnasium.wrappers.TransformObservation"
         )
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and _state_size(space) > _CHOICES:
         raise RobotestError(
-            f"observation {leaf.name!r} is one of {_state_size(space)} choices; up to {_CHOICES} can be a one-hot state"
+            f"observation {leaf.name!r} has {_state_size(space)} choices; a one-hot state holds at most {_CHOICES}"
         )
 
 
@@ -195,18 +196,20 @@ def _state_size(space: spaces.Space[Any]) -> int:
 def _values(space: spaces.Space[Any], value: Any, when: str, path: Path = ()) -> Iterator[Any]:
     """Yield the values of the leaves, in the order of the space."""
     if isinstance(space, spaces.Dict):
-        given = value if isinstance(value, Mapping) else {}
+        entries = value if isinstance(value, Mapping) else {}
         for key, inner in space.spaces.items():
-            if key not in given:
-                has = f"a {type(value).__name__}" if given is not value else ", ".join(map(repr, given)) or "no keys"
-                raise InvalidObservationError(
-                    f"observation {_where((*path, str(key)))} is missing {when}; there is {has}"
+            if key not in entries:
+                has = (
+                    f"a {type(value).__name__}" if entries is not value else ", ".join(map(repr, entries)) or "no keys"
                 )
-            yield from _values(inner, given[key], when, (*path, str(key)))
+                raise InvalidObservationError(
+                    f"observation {_where((*path, str(key)))} is missing {when}; the observation has {has}"
+                )
+            yield from _values(inner, entries[key], when, (*path, str(key)))
     elif isinstance(space, spaces.Tuple):
         if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != len(space.spaces):
             raise InvalidObservationError(
-                f"observation {_where(path)} is {shown(value)} {when}; a tuple of {len(space.spaces)} is needed"
+                f"observation {_where(path)} is {shown(value)} {when}; it must be a tuple of {len(space.spaces)}"
             )
         for i, inner in enumerate(space.spaces):
             yield from _values(inner, value[i], when, (*path, i))
@@ -219,27 +222,27 @@ def _where(path: Path) -> str:
 
 
 def _array(leaf: Leaf, value: Any, when: str, shape: tuple[int, ...]) -> Numbers:
-    """Return finite numbers of a shape; a choice may lie in an array of one."""
+    """Return an array of finite numbers of the expected shape; a `Discrete` choice may be an array of size 1."""
     try:
-        found = np.asarray(value)
+        array = np.asarray(value)
     except Exception as error:
-        raise InvalidObservationError(f"observation {leaf.name!r} is no array {when}: {describe(error)}") from error
-    if found.dtype.kind not in "biuf":
-        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; numbers are needed")
-    if isinstance(leaf.space, spaces.Discrete) and found.size == 1:
-        found = found.reshape(())
-    if found.shape != shape:
+        raise InvalidObservationError(f"observation {leaf.name!r} is not an array {when}: {describe(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; it must hold numbers")
+    if isinstance(leaf.space, spaces.Discrete) and array.size == 1:
+        array = array.reshape(())
+    if array.shape != shape:
         raise InvalidObservationError(
-            f"observation {leaf.name!r} has shape {found.shape} {when}; its space says {shape}"
+            f"observation {leaf.name!r} has shape {array.shape} {when}; its space says {shape}"
         )
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        bad = found[~np.isfinite(found)][0]
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = array[~np.isfinite(array)][0]
         raise InvalidObservationError(f"observation {leaf.name!r} holds {bad} {when}; every number must be finite")
-    return found
+    return array
 
 
 def _state(leaf: Leaf, value: Any, when: str) -> Float32[np.ndarray, " n"]:
-    """Return the numbers of a component, one-hot where they are choices."""
+    """Return the numbers of a component, with discrete choices one-hot."""
     space = leaf.space
     if isinstance(space, spaces.Discrete):
         return _one_hot(
@@ -248,11 +251,11 @@ def _state(leaf: Leaf, value: Any, when: str) -> Float32[np.ndarray, " n"]:
     if isinstance(space, spaces.MultiDiscrete):
         choices = _array(leaf, value, when, space.nvec.shape)
         return _one_hot(leaf, choices.ravel(), space.nvec.ravel(), space.start.ravel(), when)
-    found = _array(leaf, value, when, tuple(space.shape or ())).ravel()
+    array = _array(leaf, value, when, tuple(space.shape or ())).ravel()
     with np.errstate(over="ignore"):
-        numbers = found.astype(np.float32)
+        numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
-        bad = found[~np.isfinite(numbers)][0]
+        bad = array[~np.isfinite(numbers)][0]
         raise InvalidObservationError(f"observation {leaf.name!r} holds {bad} {when}; float32 cannot hold it")
     return numbers
 
@@ -265,16 +268,16 @@ def _one_hot(leaf: Leaf, choices: Numbers, n: Numbers, start: Numbers, when: str
                 f"observation {leaf.name!r} is {choice} {when}; its choices are {low} to {low + count - 1}"
             )
     offsets = np.concatenate([[0], np.cumsum(n.astype(np.int64))])
-    hot = np.zeros(offsets[-1], np.float32)
-    hot[offsets[:-1] + choices.astype(np.int64) - first] = 1
-    return hot
+    encoded = np.zeros(offsets[-1], np.float32)
+    encoded[offsets[:-1] + choices.astype(np.int64) - first] = 1
+    return encoded
 
 
 def _instruction(leaf: Leaf, value: Any, when: str) -> str:
     if not leaf.path or leaf.path[-1] != "instruction":
         return ""
     if not isinstance(value, str):
-        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; a text is needed")
+        raise InvalidObservationError(f"observation {leaf.name!r} is {shown(value)} {when}; it must be a string")
     return str(value) if value.strip() else ""
 
 
@@ -282,11 +285,11 @@ PictureLayout = Literal["hwc", "chw", "hw"]
 
 
 def picture_layout(space: spaces.Space[Any]) -> PictureLayout | None:
-    """Say how the axes of a picture lie; None if a space is no picture.
+    """Return the order of a picture's axes; None if a space is not a picture.
 
     Pictures are uint8 from 0 to 255, or floats from 0 to 1, with 1 or 3 channels, last or first, or 4 (RGBA), last; and
-    uint8 without channels. (4, height, width) is a stack of four grey frames: the newest alone would hide what the
-    others tell, so it stays numbers.
+    uint8 without channels. (4, height, width) is a stack of four grey frames: a single frame would lose information, so
+    it becomes part of the state.
     """
     if not isinstance(space, spaces.Box) or not space.shape or min(space.shape) == 0:
         return None
@@ -307,13 +310,13 @@ def _picture_size(space: spaces.Space[Any], layout: PictureLayout) -> tuple[int,
 
 
 def _picture(leaf: Leaf, value: Any, when: str) -> Numbers:
-    found = _array(leaf, value, when, tuple(leaf.space.shape or ()))
+    array = _array(leaf, value, when, tuple(leaf.space.shape or ()))
     needed = "f" if leaf.space.dtype is not None and leaf.space.dtype.kind == "f" else "iu"
-    if found.dtype.kind not in needed:
+    if array.dtype.kind not in needed:
         raise InvalidObservationError(
-            f"picture {leaf.name!r} is {found.dtype} {when}, its space {leaf.space.dtype}: is 1 white, or 255?"
+            f"picture {leaf.name!r} is {array.dtype} {when}, but its space {leaf.space.dtype}: its range is ambiguous"
         )
-    return found
+    return array
 
 
 def rgb(picture: Numbers) -> UInt8[np.ndarray, "height width 3"]:
@@ -327,22 +330,22 @@ def rgb(picture: Numbers) -> UInt8[np.ndarray, "height width 3"]:
 
 
 class Actions:
-    """Turns action vectors into actions of a space.
+    """Converts action vectors to actions of a space.
 
     Args:
         space: of the environment: Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them.
 
     Raises:
-        RobotestError: a part of it is none of these, or there is nothing to choose.
+        RobotestError: a part of it is none of these, or it is empty.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self._space: Final = space
         numbers = [_numbers(leaf) for leaf in leaves(space, "action")]
         taken: set[str] = set()
-        names = [_free(name, taken) for given in numbers for name in given.names]
+        names = [_free(name, taken) for part in numbers for name in part.names]
         if not names:
-            raise RobotestError(f"actions of {space} given; at least one number is needed")
+            raise RobotestError(f"the action space is {space}; it must have at least one number")
         self._parts: Final = numbers
         self._low, self._high = (np.concatenate([getattr(n, bound) for n in numbers]) for bound in ("low32", "high32"))
         self._whole: Final = np.concatenate([np.full(len(n.names), n.whole) for n in numbers])
@@ -357,28 +360,28 @@ class Actions:
         )
 
     def native(self, action: Float32[np.ndarray, " A"]) -> tuple[Any, Float32[np.ndarray, " A"]]:
-        """Return an action as the environment takes it, and the same as a vector.
+        """Return an action in the environment's format, and the same as a vector.
 
-        Clipped to the bounds, rounded where the space has whole numbers or a narrower type. Nothing is lost between the
-        two, except where not even one float32 lies between the bounds.
+        Both are clipped to the bounds, and rounded where the space is of integers or a narrower type. They are equal,
+        except where no float32 lies within the bounds.
 
         Raises:
             InvalidActionError: it is not finite or has another shape.
         """
         if np.shape(action) != (self.spec.size,) or not np.isfinite(action).all():
-            raise InvalidActionError(f"action {shown(action)} given; {self.spec.size} finite numbers are needed")
+            raise InvalidActionError(f"action {shown(action)} given; it must be {self.spec.size} finite numbers")
         sent = np.asarray(action, np.float32).clip(self._low, self._high)
         sent[self._whole] = np.rint(sent[self._whole])
         sent += np.float32(0)  # no -0.0
         start = 0
-        found = []
+        values = []
         for part in self._parts:
-            own = slice(start, start + len(part.names))
-            start = own.stop
-            value = part.native(sent[own])
-            sent[own] = np.ravel(value)
-            found.append(value)
-        return _nested(self._space, iter(found)), sent
+            columns = slice(start, start + len(part.names))
+            start = columns.stop
+            value = part.native(sent[columns])
+            sent[columns] = np.ravel(value)
+            values.append(value)
+        return _nested(self._space, iter(values)), sent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,9 +391,9 @@ class _Numbers:
     Attributes:
         names: one for each.
         space: of the leaf.
-        convention: ``discrete`` for choices, ``integer`` for whole numbers, ``gymnasium`` for others.
-        low: bounds, missing ones replaced.
-        high: as `low`.
+        convention: ``discrete`` for choices, ``integer`` for integers, ``gymnasium`` for others.
+        low: lower bounds, with missing ones replaced.
+        high: upper bounds, likewise.
     """
 
     names: list[str]
@@ -414,7 +417,7 @@ class _Numbers:
         return _inward(self.low, self.high)[1]
 
     def native(self, sent: Float32[np.ndarray, " n"]) -> Any:
-        """Return what the space has in place of these numbers."""
+        """Return these numbers as a value of the space."""
         if isinstance(self.space, spaces.Discrete):
             return int(sent[0])
         value = sent.astype(self.space.dtype).reshape(self.space.shape)
@@ -422,7 +425,7 @@ class _Numbers:
 
 
 def _inward(low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
-    """Round bounds to float32 so that they lie within; where there is no float32 between them, to the nearest."""
+    """Round bounds to float32 inwards; to the nearest if no float32 lies between them."""
     first, last = low.astype(np.float32), high.astype(np.float32)
     inner = np.where(first.astype(np.float64) < low, np.nextafter(first, np.float32(np.inf)), first)
     outer = np.where(last.astype(np.float64) > high, np.nextafter(last, np.float32(-np.inf)), last)
@@ -445,12 +448,12 @@ def _numbers(leaf: Leaf) -> _Numbers:
             names = [f"{leaf.name}_{i}" for i in range(math.prod(space.shape))]
             convention = "gymnasium" if space.dtype.kind == "f" else "integer"
             low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-            # A bound beyond UNBOUNDED counts as missing, unless the other one lies there too.
+            # A bound beyond UNBOUNDED counts as missing, unless the other bound is beyond it too.
             lower = np.maximum(low, np.minimum(-UNBOUNDED, high - UNBOUNDED))
             upper = np.minimum(high, np.maximum(UNBOUNDED, low + UNBOUNDED))
             return _Numbers(names, space, convention, lower, upper)
     raise RobotestError(
-        f"action {leaf.name!r} is a {type(space).__name__}; Box, Discrete, MultiDiscrete and MultiBinary can be sent,"
+        f"action {leaf.name!r} is a {type(space).__name__}; supported are Box, Discrete, MultiDiscrete and MultiBinary,"
         " in Dict and Tuple: wrap the environment, e.g. with gymnasium.wrappers.TransformAction"
     )
 
@@ -459,12 +462,12 @@ def _choices(leaf: Leaf, names: list[str], n: Numbers, start: Numbers) -> _Numbe
     low = start.astype(np.float64)
     high = low + n.astype(np.float64) - 1
     if max(np.abs(low).max(initial=0), np.abs(high).max(initial=0)) > _CHOICES:
-        raise RobotestError(f"action {leaf.name!r} is {leaf.space}; choices from {-_CHOICES} to {_CHOICES} can be sent")
+        raise RobotestError(f"action {leaf.name!r} is {leaf.space}; choices must be from {-_CHOICES} to {_CHOICES}")
     return _Numbers(names, leaf.space, "discrete", low, high)
 
 
 def _nested(space: spaces.Space[Any], values: Iterator[Any]) -> Any:
-    """Put the values of the leaves back into their nest."""
+    """Assemble the leaves' values into a value of the nested space."""
     if isinstance(space, spaces.Dict):
         return {key: _nested(inner, values) for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

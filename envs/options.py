@@ -1,4 +1,4 @@
-"""What every suite does with the options it is given: it refuses, by name, what it does not have."""
+"""Validation of `EnvOptions`, shared by the suites."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ def require_known(
     cameras: Sequence[str],
     env_args: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
-    """Check a task and options against what a suite, and its task's cameras, have, and return the arguments given.
+    """Validate a task and options of a suite; return `EnvOptions.env_args` as a mapping.
 
     Args:
-        suite: whose names they are.
-        task: what is to be built.
-        options: how.
+        suite: defines tasks, settings and action modes.
+        task: to be built.
+        options: to validate.
         cameras: of the task.
-        env_args: key -> values that `EnvOptions.env_args` may have; None: there are none.
+        env_args: key -> allowed values of `EnvOptions.env_args`; None: the suite takes no arguments.
 
     Raises:
-        UnknownNameError: the first name that is not among them.
-        RobotestError: an argument that is not ``key=value``, or is given twice.
+        UnknownNameError: the first name or value that the suite does not have.
+        RobotestError: an argument that is not ``key=value``, is given twice, or to a suite without arguments.
     """
-    for kind, given, known in (
+    for kind, name, known in (
         ("task", task, suite.tasks),
         ("setting", options.setting, suite.settings),
         ("action mode", options.action_mode, suite.action_modes),
         ("wording", options.wording, WORDINGS),
         *(("camera", camera, cameras) for camera in options.cameras or ()),
     ):
-        if given not in known:
-            raise UnknownNameError(f"{kind} of {suite.name}", given, known)
+        if name not in known:
+            raise UnknownNameError(f"{kind} of {suite.name}", name, known)
     return _arguments(suite.name, options.env_args, env_args or {})
 
 
-def _arguments(suite: str, given: Sequence[str], known: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    if given and not known:
-        raise RobotestError(f"--env-arg {given[0]} given; {suite} takes no arguments: leave it out")
-    found: dict[str, str] = {}
-    for text in given:
+def _arguments(suite: str, texts: Sequence[str], known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    if texts and not known:
+        raise RobotestError(f"--env-arg {texts[0]} given; {suite} takes no arguments: omit it")
+    arguments: dict[str, str] = {}
+    for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise RobotestError(f"--env-arg {text} given; it is key=value, and {suite} knows {', '.join(known)}")
+            raise RobotestError(f"--env-arg {text} given; it must be key=value, with a key of {', '.join(known)}")
         if key not in known:
             raise UnknownNameError(f"argument of {suite}", key, known)
-        if key in found:
-            raise RobotestError(f"--env-arg {key} given twice, {found[key]} and {value}: leave one out")
+        if key in arguments:
+            raise RobotestError(f"--env-arg {key} given twice, {arguments[key]} and {value}: omit one")
         if value not in known[key]:
             raise UnknownNameError(f"value of {suite}'s argument {key}", value, known[key])
-        found[key] = value
-    return found
+        arguments[key] = value
+    return arguments

@@ -2,8 +2,8 @@
 
 Importing this module registers them, which is gymnasium's own convention (it has had no plugin entry points since 1.0):
 ``gymnasium.register_envs(robotest.envs.to_gymnasium)``, or ``"robotest.envs.to_gymnasium:robotest/..."`` as the id,
-which a configuration file can hold. One step is one control step;
-in ``tip`` mode every step starts a chunk of its own, so that an action is an offset from the present command.
+which a configuration file can hold. One step is one control step; in ``tip`` mode every step is a chunk, so that an
+action is an offset from the current command.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         render_mode: str | None = None,
         image_size: int = 48,
     ) -> None:
-        family: Suite = registry.resolve("env", suite)
-        env = family.make(task, EnvOptions(setting=setting, action_mode=action_mode, image_size=image_size))
+        suite_: Suite = registry.resolve("env", suite)
+        env = suite_.make(task, EnvOptions(setting=setting, action_mode=action_mode, image_size=image_size))
         if not isinstance(env, SimulatedEnv):
             raise TypeError(f"{suite}:{task} is not a simulation")
         self._env: SimulatedEnv = env
@@ -61,7 +61,7 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Start an episode: exactly `seed`'s if one is given, else the next of this environment's own stream."""
+        """Start an episode: that of `seed` if given, else the next of this environment's random stream."""
         super().reset(seed=seed, options=options)
         self._env.reset(int(self.np_random.integers(_SEED_RANGE)), int(self.np_random.integers(_EPISODES)))
         self._steps = 0
@@ -114,6 +114,6 @@ TASKS = (
     "pick_dual_bottles",
     "push_buttons_in_order",
 )
-"""Written out so that registering imports no simulator; a test compares them with the suite's."""
+"""A literal list, so that registering imports no simulator; a test compares it with the suite's."""
 
 register()

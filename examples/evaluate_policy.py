@@ -1,4 +1,4 @@
-"""Evaluate a policy of your own from Python: ``python examples/evaluate_policy.py [FOLDER]``."""
+"""Evaluate a custom policy from Python: ``python examples/evaluate_policy.py [FOLDER]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import robotest
 
 
 class Balance:
-    """Pushes a cart to where its pole leans, and errs: what a verifier has to choose from."""
+    """Pushes the cart in the direction in which the pole leans, with random errors, so that candidates differ."""
 
     def __init__(self, env: robotest.EnvSpec) -> None:
         self.spec = robotest.PolicySpec.blind("balance", env, action_scale=np.ones((4, env.action.size), np.float32))
@@ -20,7 +20,7 @@ class Balance:
     def sample(
         self, observations: Sequence[robotest.Observation], noise_seeds: Sequence[int], n_candidates: int
     ) -> list[robotest.Candidates]:
-        """Return M chunks of H actions for each observation; candidate m follows from its seed and m alone."""
+        """Return M chunks of H actions for each observation; candidate m depends on its seed and m alone."""
         batch = []
         for observation, seed in zip(observations, noise_seeds, strict=True):
             _, _, angle, speed = observation.state
@@ -33,7 +33,7 @@ class Balance:
 
 
 def balance(path: Path | None, env: robotest.EnvSpec) -> Balance:
-    """Make the policy; `path` is None, `env` says what it acts in."""
+    """Make the policy; `path` is None, `env` is the environment's spec."""
     return Balance(env)
 
 

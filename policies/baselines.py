@@ -1,6 +1,6 @@
-"""Policies that fit every environment: what a policy must beat, and what shows that an environment runs.
+"""Policies that fit every environment: baselines, and smoke tests of an environment.
 
-``random`` draws every number anew, ``zero`` does nothing; neither looks at anything.
+``random`` draws every action at random, ``zero`` does nothing; both ignore observations.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from robotest.types import Candidates, Observation, Policy
 
 HORIZON: Final = 8
 UNBOUNDED: Final = 1e6
-"""From here on a bound stands for none."""
+"""Bounds of at least this magnitude count as missing."""
 WHOLE: Final = ("discrete", "integer")
-"""Conventions of numbers that the environment rounds."""
+"""Conventions of components that the environment rounds."""
 
 Draw = Callable[[int], Float32[np.ndarray, "H A"]]
-"""A chunk from a seed."""
+"""Seed -> chunk."""
 
 
 class Baseline:
-    """Draws chunks without looking. Implements `robotest.types.Policy`.
+    """Draws chunks independent of the observation. Implements `robotest.types.Policy`.
 
     Args:
-        name: its own.
-        env: what it acts in.
-        draw: one candidate.
+        name: of the policy.
+        env: spec of the environment.
+        draw: draws one candidate.
     """
 
     def __init__(self, name: str, env: EnvSpec, draw: Draw) -> None:
@@ -60,14 +60,14 @@ class Baseline:
 
 
 def random(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001 - the factories' signature
-    """Make the policy that draws each number uniformly from its bounds, all choices alike.
+    """Make the policy that draws each component uniformly within its bounds, discrete choices with equal probability.
 
-    Numbers without bounds are drawn from the standard normal distribution, and moved into a bound on one side.
+    Components without both bounds are drawn from a standard normal distribution, centred and clipped at a single bound.
     """
     low, high = env.action.low.astype(np.float64), env.action.high.astype(np.float64)
     bounded = _bounded(low, high)
     whole = np.concatenate([np.full(c.size, c.convention in WHOLE) for c in env.action.components])
-    # Rounding then gives the outermost choices as often as the others.
+    # With this margin, rounding gives the outermost choices as often as the others.
     margin = np.where(whole & bounded, 0.5, 0.0)
     centre = np.zeros_like(low).clip(low, high)
 
@@ -83,7 +83,7 @@ def random(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001 - the fac
 
 
 def zero(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001
-    """Make the policy whose actions are all zero, or what the bounds have next to it."""
+    """Make the policy whose actions are zero, clipped to the bounds."""
     chunk = np.tile(np.zeros(env.action.size, np.float32).clip(env.action.low, env.action.high), (HORIZON, 1))
     return Baseline("zero", env, lambda _: chunk)
 
@@ -91,6 +91,6 @@ def zero(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001
 def _bounded(
     low: np.ndarray[tuple[int], np.dtype[np.floating]], high: np.ndarray[tuple[int], np.dtype[np.floating]]
 ) -> Bool[np.ndarray, " A"]:
-    """Return which numbers have bounds on both sides."""
+    """Return which components have bounds on both sides."""
     finite: Bool[np.ndarray, " A"] = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
     return finite

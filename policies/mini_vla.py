@@ -1,7 +1,7 @@
-"""The shipped policy: a vision-language-action model of about a million parameters that decides in milliseconds.
+"""The shipped policy: a vision-language-action model of about a million parameters, with decisions in milliseconds.
 
-A policy is one safetensors file: weights, normalisation, and as metadata what it reads and writes. The observation is
-encoded once; its keys and values are shared by all candidates.
+A policy is one safetensors file: weights, normalisation, and the layouts of its inputs and outputs as metadata. The
+observation is encoded once; its keys and values are shared by all candidates.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ FILE_NAME = POLICY_FILE
 SHIPPED = Path(__file__).parent / "weights" / "mini_vla"
 EULER_STEPS = 6
 BLOCK = 8
-"""Candidates denoised together. More are done in further blocks: a candidate does not depend on how many follow."""
+"""Candidates denoised together. More are denoised in further blocks, so that no candidate depends on their number."""
 RESIDUAL_TIME = 0.4
-HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - there is no public name
-"""Whether this processor multiplies bfloat16: 8 candidates three times as fast; elsewhere float32 is used."""
+HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - no public equivalent
+"""Whether this processor supports bfloat16, which denoises 8 candidates three times as fast; else float32 is used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """Means and spreads over the training data; spreads have a floor and are never 0."""
+    """Means and standard deviations over the training data; the deviations have a floor and are never 0."""
 
     action_mean: Float32[np.ndarray, "H A"]
     action_std: Float32[np.ndarray, "H A"]
@@ -55,7 +55,7 @@ class Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class Interface:
-    """What the policy reads and writes.
+    """Layouts of the policy's inputs and outputs.
 
     Attributes:
         action: layout of its actions.
@@ -76,13 +76,13 @@ class Interface:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """Everything in a policy file.
+    """The contents of a policy file.
 
     Attributes:
         name: for tables and records.
         config: sizes of the network.
-        interface: what it reads and writes.
-        normalisation: how numbers are scaled for the network.
+        interface: layouts of its inputs and outputs.
+        normalisation: of actions and states.
         weights: of the network, float16 or float32.
     """
 
@@ -112,12 +112,12 @@ class Bundle:
 
 
 def save(path: Path, bundle: Bundle, notes: Mapping[str, str] | None = None) -> None:
-    """Write a policy file; it appears complete or not at all.
+    """Write a policy file atomically.
 
     Args:
         path: of the file.
-        bundle: what is in it.
-        notes: kept beside it as metadata, see `read_notes`; no part of the fingerprint.
+        bundle: its contents.
+        notes: additional metadata, see `read_notes`; not part of the fingerprint.
 
     Raises:
         ArtifactError: the path cannot be written, or a weight is not finite.
@@ -129,11 +129,11 @@ def save(path: Path, bundle: Bundle, notes: Mapping[str, str] | None = None) -> 
     try:
         write_whole(path, to_bytes(bundle.tensors(), metadata))
     except OSError as error:
-        raise ArtifactError(f"cannot write policy {path}: {error}; free some room or choose another path") from error
+        raise ArtifactError(f"cannot write policy {path}: {error}; free some space or choose another path") from error
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """Return the metadata of a policy file, with what was noted when it was written.
+    """Return the metadata of a policy file, including the notes passed to `save`.
 
     Raises:
         ArtifactError: it is damaged.
@@ -154,12 +154,14 @@ def read(path: Path) -> Bundle:
     if not path.is_file():
         folder = shlex.quote(str(path.parent if path.name == FILE_NAME else path))
         raise ArtifactError(
-            f"no policy at {path}; give the folder of one, or train one with `robotest train --data DEMOS.h5 --out"
+            f"no policy at {path}; give a policy's folder, or train one with `robotest train --data DEMOS.h5 --out"
             f" {folder}`"
         )
     metadata = read_notes(path)
     if metadata.get("format") != FORMAT:
-        raise ArtifactError(f"{path} is no mini_vla policy: format {metadata.get('format')!r}, {FORMAT!r} is needed")
+        raise ArtifactError(
+            f"{path} is not a mini_vla policy: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -182,7 +184,7 @@ def _again(path: Path) -> str:
 
 
 def _not_finite(bundle: Bundle) -> str | None:
-    """Return the name of the first tensor with a number that is not finite, if there is one."""
+    """Return the name of the first tensor with a non-finite number, None if there is none."""
     return next((name for name, tensor in bundle.tensors().items() if not bool(tensor.isfinite().all())), None)
 
 
@@ -214,10 +216,10 @@ Pass = Callable[..., tuple[Tensor, Tensor]]
 
 
 class MiniVla:
-    """Implements `robotest.types.Policy`. Observations are encoded one by one: what else is asked for changes nothing.
+    """Implements `robotest.types.Policy`. Observations are processed one by one, so results do not depend on the batch.
 
     On a CPU one observation with 8 candidates already fills the vector units, so a larger batch would gain little and
-    make the last bits of a result depend on its company.
+    make the last bits of a result depend on its other members.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -238,8 +240,8 @@ class MiniVla:
             )
         for part in (self._network.prefix.trunks, self._network.expert):
             part.to(self._precision)
-        self._recorded: dict[tuple[int, int], Pass] = {}
-        self._recording = threading.Lock()
+        self._traced: dict[tuple[int, int], Pass] = {}
+        self._tracing = threading.Lock()
         self.spec = PolicySpec(
             name=bundle.name,
             fingerprint=bundle.fingerprint(),
@@ -262,11 +264,11 @@ class MiniVla:
         """Sample `n_candidates` chunks for each observation; see `robotest.types.Policy.sample`.
 
         There are two features, one vector for each action of the chunk. ``hidden``: the expert's states after the last
-        normalisation at the last denoising step (TACO's choice). ``residual``: how far the expert's velocity is off,
-        v(t chunk + (1 - t) noise, t) - (chunk - noise), at t = 0.4 and with the noise at its mean, 0. It is what
-        training made small on the data: where the network has seen an observation and a chunk together it is small,
-        elsewhere it is not, as with random network distillation (Burda et al. 2018, arXiv 1810.12894) but with the
-        policy as its own predictor. Halfway it tells modes apart; near t = 1 any chunk is predicted well.
+        normalisation at the last denoising step (TACO's choice). ``residual``: the error of the expert's velocity,
+        v(t chunk + (1 - t) noise, t) - (chunk - noise), at t = 0.4 and with the noise at its mean, 0. Training
+        minimises this error on the data, so it is small only for an observation and a chunk that occurred together, as
+        in random network distillation (Burda et al. 2018, arXiv 1810.12894), with the policy as its own predictor. At
+        intermediate t it separates modes; near t = 1 any chunk is predicted well.
 
         Raises:
             SpecMismatchError: an image or a state of another size than in training, or a missing camera.
@@ -279,8 +281,8 @@ class MiniVla:
         caches = self._encode(observation)
         shape = (n_candidates, self._config.horizon, self._config.n_action)
         noise = torch.from_numpy(generator(noise_seed).standard_normal(shape).astype(np.float32))
-        done = [self._denoise(block[None], caches) for block in torch.split(noise, BLOCK)]
-        chunks, hidden, residual = (torch.cat(parts).numpy() for parts in zip(*done, strict=True))
+        blocks = [self._denoise(block[None], caches) for block in torch.split(noise, BLOCK)]
+        chunks, hidden, residual = (torch.cat(parts).numpy() for parts in zip(*blocks, strict=True))
         n = self._normalisation
         features = {"residual": residual, "hidden": hidden}
         return Candidates(actions=chunks * n.action_std + n.action_mean, features=features)
@@ -310,12 +312,11 @@ class MiniVla:
         return chunk[0], hidden[0].float(), velocity[0].float() - chunk[0]
 
     def _expert(self, noise: Float[Tensor, "1 M H A"], caches: list[LayerCache]) -> Pass:
-        """Return the expert for so many chunks and such a prefix, its operations recorded.
+        """Return the expert, traced for this number of chunks and length of prefix.
 
-        The same operations in the same order, so the same bits; but torch goes through them without the interpreter.
-        That saves an eighth of a pass, and threads wait less for each other. `torch.jit` is deprecated; what is to take
-        its place needs a compiler (`torch.compile`) or goes through the interpreter again (`torch.export`). Without it
-        this still works.
+        The trace executes the same operations in the same order, so results are equal to the bit, but without the
+        Python interpreter. That saves an eighth of a pass, and threads contend less. `torch.jit` is deprecated; its
+        successors need a compiler (`torch.compile`) or the interpreter (`torch.export`). Without it this still works.
         """
         n_chunks, n_prefix = noise.shape[1], caches[0][0].shape[2]
         mask = chunk_mask(None, n_prefix, n_chunks, noise.shape[2])
@@ -325,37 +326,38 @@ class MiniVla:
             result: tuple[Tensor, Tensor] = self._network.expert(noisy, modulation, pairs, mask)
             return result
 
-        with self._recording:
-            if (n_chunks, n_prefix) not in self._recorded:
+        with self._tracing:
+            if (n_chunks, n_prefix) not in self._traced:
                 cached = [part for cache in caches for part in cache]
                 example = (noise.to(self._precision), self._residual_modulation[None], *cached)
-                self._recorded[n_chunks, n_prefix] = _recorded(plain, example)
-        return self._recorded[n_chunks, n_prefix]
+                self._traced[n_chunks, n_prefix] = _traced(plain, example)
+        return self._traced[n_chunks, n_prefix]
 
     def _require_sizes(self, observation: Observation) -> None:
         for camera, size in self.spec.cameras.items():
             image = observation.images.get(camera)
             if image is None:
                 raise SpecMismatchError(
-                    f"policy {self.spec.name!r} needs camera {camera!r}; given: {sorted(observation.images)}"
+                    f"policy {self.spec.name!r} needs camera {camera!r}; the observation has"
+                    f" {', '.join(sorted(observation.images)) or 'none'}"
                 )
             if image.shape != (*size, 3) or image.dtype != np.uint8:
                 raise SpecMismatchError(
-                    f"policy {self.spec.name!r} needs camera {camera!r} as uint8 {(*size, 3)},"
-                    f" {image.dtype} {image.shape} given; set the environment's image size to {size[0]}"
+                    f"policy {self.spec.name!r} needs camera {camera!r} as uint8 {(*size, 3)}; it is {image.dtype}"
+                    f" {image.shape}: set the environment's image size to {size[0]}"
                 )
         if observation.state.shape != (self.spec.state.size,):
             raise SpecMismatchError(
-                f"policy {self.spec.name!r} needs a state of {self.spec.state.size} numbers,"
-                f" {observation.state.shape} given"
+                f"policy {self.spec.name!r} needs a state of {self.spec.state.size} numbers; its shape is"
+                f" {observation.state.shape}"
             )
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch compute on the calling thread alone: how a sum is shared out changes its last bits.
+    """Restrict torch to the calling thread: splitting a sum over threads changes its last bits.
 
-    The number belongs to the calling thread, whose own is put back.
+    The number of threads is a setting of the calling thread; it is restored.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -365,15 +367,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _recorded(function: Pass, example: tuple[Tensor, ...]) -> Pass:
+def _traced(function: Pass, example: tuple[Tensor, ...]) -> Pass:
     if not hasattr(torch.jit, "trace"):
         return function
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated; and sizes become constants, as they are meant to
+        warnings.simplefilter("ignore")  # about deprecation, and about sizes becoming constants, which is intended
         traced: Pass = torch.jit.trace(function, example, check_trace=False)  # type: ignore[no-untyped-call]
     return traced
 
 
 def scale_images(images: Tensor) -> Float[Tensor, "*batch 3 h w"]:
-    """Return uint8 pictures [..., h, w, 3] as numbers in [-1, 1], channels first."""
+    """Scale uint8 pictures [..., h, w, 3] to [-1, 1], channels first."""
     return (images.float() / 127.5 - 1).movedim(-1, -3)

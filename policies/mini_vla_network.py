@@ -1,7 +1,7 @@
 """The network of the small vision-language-action policy.
 
 Images, state and instruction become prefix tokens. A prefix transformer runs over them once and leaves the keys and
-values of each of its layers; an action expert denoises any number of chunks against those, one joint attention over
+values of each of its layers; an action expert denoises any number of chunks against them, one joint attention over
 prefix and chunk per layer, as in pi0 (Black et al. 2024, arXiv 2410.24164, section IV), at a ten-thousandth of its
 size. Noise becomes actions by flow matching (Lipman et al. 2023, arXiv 2210.02747): x_t = (1 - t) noise + t chunk,
 and the expert predicts dx/dt = chunk - noise.
@@ -28,20 +28,20 @@ _TIME_FREQUENCIES = 8
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes.
+    """Sizes of the network.
 
     Attributes:
         n_action: A.
         n_state: S.
         horizon: H.
-        trunks: for each camera the number of its image trunk; cameras with one number share weights.
+        trunks: for each camera the index of its image trunk; cameras with the same index share weights.
         width: D, of every token.
         heads: attention heads.
-        layers: of the prefix transformer and of the action expert, which pair up.
+        layers: of the prefix transformer and of the action expert, which attend pairwise.
         channels: of the image trunk.
         blocks: residual blocks of the image trunk.
         keypoints: spatial-softmax maps of each camera.
-        keypoints_per_token: maps that are put into one token.
+        keypoints_per_token: maps combined into one token.
         buckets: of the instruction's n-grams.
         max_words: of the instruction.
         text_width: of an n-gram's embedding.
@@ -64,9 +64,9 @@ class NetworkConfig:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Float[Tensor, "B n D"]:
-    """Attention over tensors of [B, heads, n, D / heads], with the heads joined again afterwards.
+    """Multi-head attention on tensors [B, heads, n, D / heads]; concatenates the heads.
 
-    Written out: on a CPU, for a hundred tokens, torch's fused kernel takes three times as long to differentiate.
+    Not torch's fused kernel, whose backward pass takes three times as long on a CPU for a hundred tokens.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
@@ -76,13 +76,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Fl
 
 
 def fourier(x: Float[Tensor, "*n"], n_frequencies: int) -> Float[Tensor, "*n features"]:
-    """Return sines and cosines of pi x at octaves: fine positions survive a rounding to 8 bits."""
+    """Return sines and cosines of pi x at octaves, so that fine positions survive rounding to bfloat16."""
     angles = x[..., None] * (math.pi * 2.0 ** torch.arange(n_frequencies, dtype=torch.float32))
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 class Heads(nn.Module):
-    """A linear layer that gives `n` sets of attention heads."""
+    """A linear projection to `n` sets of attention heads."""
 
     def __init__(self, width: int, heads: int, n: int) -> None:
         super().__init__()
@@ -103,9 +103,10 @@ class Mlp(nn.Sequential):
 
 
 class TextEncoder(nn.Module):
-    """Words to tokens: the mean of their n-gram embeddings and their place, mixed by one transformer layer.
+    """Words to tokens: scaled sums of n-gram embeddings plus position embeddings, mixed by one transformer layer.
 
-    Places start as loud as words, and the MLP can multiply: "red" counts for something else first than second.
+    Positions start at the scale of words, so that the MLP can combine both: "red" means something else as the first
+    word than as the second.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -121,7 +122,7 @@ class TextEncoder(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, ids: Int64[Tensor, "B W G"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return word tokens [B, W, D], which of them are words [B, W], and the mean of those [B, D]."""
+        """Return word tokens [B, W, D], the mask of actual words [B, W], and their mean [B, D]."""
         counts = (ids != 0).sum(-1, keepdim=True)
         words = self.grams(ids).sum(2) / counts.clamp(min=1).sqrt()
         tokens = self.project(words) + self.place[: ids.shape[1]]
@@ -154,11 +155,11 @@ class FilmBlock(nn.Module):
 
 
 class ImageTrunk(nn.Module):
-    """An image to keypoint tokens.
+    """Maps an image to keypoint tokens.
 
-    Two strided convolutions keep the sub-pixel position of small objects, which one patch convolution loses; a
+    Two strided convolutions preserve the sub-pixel position of small objects, which one patch convolution loses; a
     spatial softmax (Levine et al. 2016, 1504.00702, section 5.1) reads it out as coordinates, together with the
-    features found there.
+    features at that position.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -177,7 +178,7 @@ class ImageTrunk(nn.Module):
 
         Pictures hold numbers in [-1, 1].
         """
-        precision = self.stem.weight.dtype  # lower than the tokens' when the policy acts
+        precision = self.stem.weight.dtype  # lower than the tokens' at inference
         images = images.to(precision, memory_format=torch.channels_last)
         x = self.down(functional.relu(self.stem(images)))
         for block in self.blocks:
@@ -186,9 +187,9 @@ class ImageTrunk(nn.Module):
         maps = self.maps(x).float()
         attention = maps.flatten(2).softmax(-1)
         pixels = x.flatten(2).transpose(1, 2)
-        found = attention.to(pixels.dtype) @ pixels
+        features = attention.to(pixels.dtype) @ pixels
         xy = _expected_position(attention, x.shape[-2], x.shape[-1])
-        keypoints = torch.cat([found.float(), xy, fourier(xy, _FREQUENCIES).flatten(2)], -1)
+        keypoints = torch.cat([features.float(), xy, fourier(xy, _FREQUENCIES).flatten(2)], -1)
         tokens: Tensor = self.project(keypoints.reshape(len(images), len(self.place), -1).to(precision))
         return tokens.to(words.dtype) + self.place, maps
 
@@ -207,7 +208,7 @@ def cell_centres(height: int, width: int) -> Float[Tensor, "n 2"]:
 
 
 class PrefixLayer(nn.Module):
-    """A pre-norm transformer layer that hands out its keys and values."""
+    """A pre-norm transformer layer that returns its keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -225,7 +226,7 @@ class PrefixLayer(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """An encoded observation: each layer's cache, which tokens count (None: all), the first camera's maps' logits."""
+    """An encoded observation: the layers' caches, the token mask (None: all), the logits of the first camera's maps."""
 
     caches: list[LayerCache]
     mask: Tensor | None
@@ -233,7 +234,7 @@ class Encoded(NamedTuple):
 
 
 class Prefix(nn.Module):
-    """Everything that depends on the observation alone."""
+    """The part of the network that depends on the observation alone."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -252,9 +253,9 @@ class Prefix(nn.Module):
     ) -> Encoded:
         """Encode observations: pictures in [-1, 1], normalised states, words."""
         words, real, sentence = self.text(ids)
-        seen, maps = self._look(images, sentence)
+        looks, maps = self._look(images, sentence)
         body = self.state_out(self.state(state)).view(len(state), 2, -1)
-        x = torch.cat([*seen, body, words], 1)
+        x = torch.cat([*looks, body, words], 1)
         mask = None
         if not bool(real.all()):
             others = real.new_ones(len(real), x.shape[1] - real.shape[1])
@@ -267,7 +268,7 @@ class Prefix(nn.Module):
         return Encoded([*caches, (key, value)], mask, maps)
 
     def _look(self, images: Float[Tensor, "B C 3 h w"], sentence: Float[Tensor, "B D"]) -> tuple[list[Tensor], Tensor]:
-        """Return each camera's tokens, and the first one's maps; cameras of one trunk go through it in one batch."""
+        """Return each camera's tokens, and the first camera's maps; cameras of one trunk are batched."""
         tokens: list[Tensor] = [images] * len(self.trunk_of)
         maps = images
         for number, trunk in enumerate(self.trunks):
@@ -283,7 +284,7 @@ class Prefix(nn.Module):
 class ExpertLayer(nn.Module):
     """A transformer layer over action tokens that also attends to a prefix layer's cache.
 
-    The time enters by the scales and shifts of the normalisations (Peebles & Xie 2023, 2212.09748, adaLN).
+    Time conditions the scales and shifts of the normalisations (adaLN: Peebles & Xie 2023, 2212.09748).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -307,13 +308,12 @@ class ExpertLayer(nn.Module):
 class Expert(nn.Module):
     """Predicts the velocity of M noisy chunks of each observation.
 
-    The chunks of an observation are one sequence with a block-diagonal mask: its cache is read, never repeated.
+    The chunks of an observation form one sequence with a block-diagonal mask, so that its cache is never repeated.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width = config.width
-        self.n_layers = config.layers
         self.embed = nn.Linear(config.n_action, width)
         self.place = nn.Parameter(0.02 * torch.randn(config.horizon, width))
         self.time = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU())
@@ -324,7 +324,7 @@ class Expert(nn.Module):
         nn.init.zeros_(self.velocity.weight)
 
     def modulation(self, time: Float[Tensor, "*n"]) -> Float[Tensor, "*n numbers"]:
-        """Return all scales (around 1) and shifts (around 0) that time t in [0, 1] sets."""
+        """Return all scales (around 1) and shifts (around 0) for time t in [0, 1]."""
         values: Tensor = self.modulate(self.time(fourier(time, _TIME_FREQUENCIES)))
         ones = torch.tensor([1.0, 0.0], dtype=values.dtype).repeat_interleave(self.place.shape[1])
         return values + ones.repeat(values.shape[-1] // len(ones))
@@ -336,9 +336,9 @@ class Expert(nn.Module):
         caches: list[LayerCache],
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the velocity [B, M, H, A] and the hidden state it is read from [B, M, H, D].
+        """Return the velocity [B, M, H, A] and the hidden state before the output layer [B, M, H, D].
 
-        `modulation` is that of each chunk, or has size 1 where all chunks are at one time.
+        `modulation` has one entry per chunk, or a single one if all chunks are at the same time.
         """
         n_chunks, horizon, width = noisy.shape[1], *self.place.shape
         time = modulation
@@ -353,16 +353,16 @@ class Expert(nn.Module):
 
 
 def chunk_mask(prefix_mask: Tensor | None, n_prefix: int, n_chunks: int, horizon: int) -> Tensor | None:
-    """Return what action tokens may attend to, [B | 1, 1, M H, P + M H]: the prefix and their own chunk.
+    """Return the attention mask of action tokens [B | 1, 1, M H, P + M H]: the prefix and their chunk.
 
-    None, everything, where there is one chunk and no masked prefix.
+    None, for no mask, if there is one chunk and the prefix is not masked.
     """
     if n_chunks == 1 and prefix_mask is None:
         return None
-    own = torch.eye(n_chunks, dtype=torch.bool).repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
-    seen = own.new_ones(1, 1, 1, n_prefix) if prefix_mask is None else prefix_mask
-    n_batch, n_tokens = len(seen), n_chunks * horizon
-    return torch.cat([seen.expand(n_batch, 1, n_tokens, n_prefix), own.expand(n_batch, 1, -1, -1)], -1)
+    same_chunk = torch.eye(n_chunks, dtype=torch.bool).repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
+    prefix = same_chunk.new_ones(1, 1, 1, n_prefix) if prefix_mask is None else prefix_mask
+    n_batch, n_tokens = len(prefix), n_chunks * horizon
+    return torch.cat([prefix.expand(n_batch, 1, n_tokens, n_prefix), same_chunk.expand(n_batch, 1, -1, -1)], -1)
 
 
 class MiniVlaNetwork(nn.Module):

@@ -1,8 +1,8 @@
 """Instructions as numbers: words in order, each as the hashes of its character n-grams.
 
 A word is represented by the bag of itself and its n-grams (Bojanowski et al. 2017, "Enriching Word Vectors with
-Subword Information", section 3.2), so that a wording never seen in training shares pieces with those that were:
-"stacking" has most of its n-grams in common with "stack".
+Subword Information", section 3.2), so that unseen words share n-grams with words of the training data: "stacking" has
+most of its n-grams in common with "stack".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tokenizer:
     """Splits instructions into words and words into n-gram buckets.
 
     Attributes:
-        buckets: number of hash buckets; bucket 0 is kept for padding.
+        buckets: number of hash buckets; bucket 0 is reserved for padding.
         max_words: words past this number are cut off.
         max_grams: n-grams of a word past this number are cut off; the whole word always comes first.
         sizes: lengths of the n-grams, in characters, of the word between its boundary marks.
@@ -52,7 +52,7 @@ def _encode(tokenizer: Tokenizer, instruction: str) -> Int64[np.ndarray, "W G"]:
     for row, word in zip(ids, words, strict=False):
         grams = tokenizer.grams(word)
         row[: len(grams)] = grams
-    ids.setflags(write=False)  # it is shared between all callers
+    ids.setflags(write=False)  # cached, and shared between callers
     return ids
 
 

@@ -1,7 +1,7 @@
-"""`robotest train`: demonstrations to a policy, on a laptop's processor, resumable at any step.
+"""`robotest train`: train a policy on demonstrations, on a laptop's CPU, resumable at any step.
 
-Every step draws its batch, augmentation, noise and times from a generator of its own, so a run that was interrupted
-continues exactly where it was.
+Every step draws its batch, augmentation, noise and times from a separate generator, so an interrupted run continues
+exactly.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CHECKPOINT_NAME = "train.ckpt.safetensors"
 LOG_NAME = "train.jsonl"
 START_STEPS = 3
 _IDENTITY_NOTE = "training"
-_POINT_SPREAD = 0.7  # of the maps' cells: neighbours share a point that lies between them
+_POINT_SPREAD = 0.7  # standard deviation in cells of a map, so that a point between two cells involves both
 
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with its number, the number of all steps, and the loss."""
+"""Called after each step with its number, the total number of steps, and the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What the network is given in one step; images and state are normalised."""
+    """Inputs of one training step; images and state are normalised."""
 
     images: Float[Tensor, "B C 3 h w"]
     state: Float[Tensor, "B S"]
@@ -75,11 +75,11 @@ class Batch:
 
 
 def train(config: TrainConfig, progress: Progress) -> Path:
-    """Train a policy and return its file. One of the same settings and data that is there already is left as it is.
+    """Train a policy and return its file. An existing policy of the same settings and data is left unchanged.
 
     Raises:
-        ArtifactError: the demonstrations cannot be read or are not finite, the folder cannot be written, or what is in
-            it was made with other settings or data and is not to be overwritten.
+        ArtifactError: the demonstrations cannot be read or are not finite, the folder cannot be written, or it holds a
+            policy or checkpoint of other settings or data and `TrainConfig.overwrite` is not set.
         DivergedError: a loss or a weight is not finite; the last checkpoint is kept, and no policy is written.
         InterruptedRunError: stopped by the user; the checkpoint is written and the same call continues.
     """
@@ -88,12 +88,12 @@ def train(config: TrainConfig, progress: Progress) -> Path:
     path = config.out / mini_vla.FILE_NAME
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        noted = None if config.overwrite or not path.exists() else _finished(config, path)
+        identity = None if config.overwrite or not path.exists() else _finished(config, path)
     except OSError as error:
         raise ArtifactError(f"cannot write policy folder {config.out}: {error}; choose another one") from error
     run = Run(config, *load_frames(config))
-    if noted is not None:
-        if noted != run.identity:
+    if identity is not None:
+        if identity != run.identity:
             raise _occupied(path, "trained on other demonstrations")
         return path
     run.resume()
@@ -113,22 +113,22 @@ def train(config: TrainConfig, progress: Progress) -> Path:
 
 
 def _finished(config: TrainConfig, path: Path) -> str:
-    """Return the identity of the policy that is already there.
+    """Return the training identity of an existing policy.
 
     Raises:
-        ArtifactError: it cannot be that of these settings; said before any demonstration is read.
+        ArtifactError: its settings differ, or are unknown; raised before any demonstration is read.
     """
     try:
-        noted = mini_vla.read_notes(path).get(_IDENTITY_NOTE, "")
-        theirs = json.loads(noted)
+        identity = mini_vla.read_notes(path).get(_IDENTITY_NOTE, "")
+        existing = json.loads(identity)
     except (ArtifactError, ValueError):
-        theirs = None
-    if not isinstance(theirs, dict):
-        raise _occupied(path, "and does not say what it was trained with")
-    for name, mine in _settings(config).items():
-        if theirs.get(name) != mine:
-            raise _occupied(path, f"trained with {name} {theirs.get(name)!r} and not {mine!r}")
-    return noted
+        existing = None
+    if not isinstance(existing, dict):
+        raise _occupied(path, "with unknown training settings")
+    for name, value in _settings(config).items():
+        if existing.get(name) != value:
+            raise _occupied(path, f"trained with {name} {existing.get(name)!r} and not {value!r}")
+    return identity
 
 
 def _occupied(path: Path, how: str) -> ArtifactError:
@@ -136,13 +136,13 @@ def _occupied(path: Path, how: str) -> ArtifactError:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Return what the weights depend on, apart from the demonstrations."""
+    """Return the settings that determine the weights, together with the demonstrations."""
     ignored = {"data", "out", "log_every", "checkpoint_every", "threads", "overwrite"}
     return {k: v for k, v in vars(config).items() if k not in ignored}
 
 
 class Run:
-    """The state of a training run: weights, their average, optimiser moments, and the step it is at."""
+    """The state of a training run: weights, their moving average, optimiser moments, and the current step."""
 
     def __init__(
         self, config: TrainConfig, spec: DatasetSpec, frames: Frames, normalisation: mini_vla.Normalisation
@@ -167,7 +167,7 @@ class Run:
         self._interface = mini_vla.Interface(spec.action, spec.state, spec.cameras)
         data = _digest(self._interface, frames, normalisation)
         self.identity = json.dumps({**_settings(config), "data": data}, sort_keys=True, allow_nan=False)
-        """What must be equal for a checkpoint, or a policy, to be this run's."""
+        """Settings and digest of the data; equal for a checkpoint or a policy of this run."""
         self._losses: list[float] = []
         self._since = time.perf_counter()
 
@@ -175,7 +175,7 @@ class Run:
         """Do one step and return its loss; log and checkpoint when due.
 
         Raises:
-            DivergedError: the loss or its gradient is not finite; weights and step are those of before.
+            DivergedError: the loss or its gradient is not finite; weights and step are unchanged.
         """
         batch = draw(self._frames, self.config, self.step)
         for group in self._optimizer.param_groups:
@@ -184,8 +184,8 @@ class Run:
         loss = flow + self.config.pointing * pointing
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
-        steepness = nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
-        if not (math.isfinite(loss.item()) and math.isfinite(float(steepness))):
+        gradient_norm = nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        if not (math.isfinite(loss.item()) and math.isfinite(float(gradient_norm))):
             raise self._diverged("the loss or its gradient")
         self._optimizer.step()
         self.step += 1
@@ -200,7 +200,7 @@ class Run:
 
     @torch.no_grad()
     def held_out_losses(self, start_share: float = 0.0) -> tuple[float, float] | None:
-        """Return the averaged weights' losses on fixed held-out frames; None if there are none."""
+        """Return flow and pointing loss of the averaged weights on fixed held-out frames; None if there are none."""
         if not len(self._frames.held_out):
             return None
         plain = dataclasses.replace(
@@ -218,7 +218,7 @@ class Run:
         return float(flow), float(pointing)
 
     def bundle(self) -> mini_vla.Bundle:
-        """Return the policy as it is now, in float16: half the file, and finer than the bfloat16 it acts in.
+        """Return the current policy in float16: half the file size, and more precise than bfloat16 inference.
 
         Raises:
             DivergedError: a weight is not finite, or too large for float16.
@@ -228,11 +228,11 @@ class Run:
         return mini_vla.Bundle(self.config.name, self._sizes, self._interface, self._normalisation, weights)
 
     def checkpoint(self) -> None:
-        """Write everything that `resume` needs; it appears complete or not at all.
+        """Write everything that `resume` needs, atomically.
 
         Raises:
             ArtifactError: it cannot be written.
-            DivergedError: a weight is not finite; the checkpoint before is kept.
+            DivergedError: a weight is not finite; the previous checkpoint is kept.
         """
         path = self.config.out / CHECKPOINT_NAME
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
@@ -240,7 +240,9 @@ class Run:
         try:
             write_whole(path, to_bytes(tensors, {"run": self.identity, "step": str(self.step)}))
         except (OSError, safetensors.SafetensorError) as error:
-            raise ArtifactError(f"cannot write checkpoint {path}: {error}; free the disk or choose another") from error
+            raise ArtifactError(
+                f"cannot write checkpoint {path}: {error}; free some space or choose another --out"
+            ) from error
 
     def _require_finite(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
@@ -248,20 +250,20 @@ class Run:
                 raise self._diverged(name)
 
     def _diverged(self, what: str) -> DivergedError:
-        kept = self.config.out / CHECKPOINT_NAME
-        left = f"the last checkpoint, {kept}, is kept" if kept.exists() else "there is no checkpoint yet"
+        checkpoint = self.config.out / CHECKPOINT_NAME
+        state = f"the last checkpoint, {checkpoint}, is kept" if checkpoint.exists() else "there is no checkpoint yet"
         return DivergedError(
             f"training stopped at step {self.step + 1} of {self.config.steps}: {what} is NaN or infinite; no policy is"
-            f" written and {left}; use a lower --learning-rate than {self.config.learning_rate:g} and another --out"
+            f" written and {state}; use a lower --learning-rate than {self.config.learning_rate:g} and another --out"
         )
 
     def resume(self) -> None:
-        """Continue from the checkpoint in the folder, if there is one, and drop what the log has of later steps.
+        """Continue from the folder's checkpoint, if any, and drop the log's lines of later steps.
 
-        With `TrainConfig.overwrite` a checkpoint that is not this run's is not continued; the next one replaces it.
+        With `TrainConfig.overwrite` a checkpoint of another run is ignored; the next one replaces it.
 
         Raises:
-            ArtifactError: it is damaged, or was made with other settings or data.
+            ArtifactError: it is damaged, or of other settings or data.
         """
         path = self.config.out / CHECKPOINT_NAME
         if path.exists():
@@ -278,33 +280,33 @@ class Run:
                 metadata = file.metadata() or {}
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (safetensors.SafetensorError, OSError) as error:
-            raise ArtifactError(f"checkpoint {path} is damaged ({error}); delete it to start again") from error
+            raise ArtifactError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error
         if metadata.get("run") != self.identity:
             raise ArtifactError(
-                f"checkpoint {path} was made with other settings or data; choose another --out, or give --overwrite to"
-                " start again"
+                f"checkpoint {path} is of other settings or data; choose another --out, or give --overwrite to start"
+                " over"
             )
-        mine = self._tensors()
-        sound = stored.keys() == mine.keys() and all(bool(t.isfinite().all()) for t in stored.values())
+        tensors = self._tensors()
+        sound = stored.keys() == tensors.keys() and all(bool(t.isfinite().all()) for t in stored.values())
         if not sound or not metadata.get("step", "").isdecimal():
             raise ArtifactError(f"checkpoint {path} is damaged (it lacks parts, or is not finite); delete it")
-        for name, tensor in mine.items():
+        for name, tensor in tensors.items():
             tensor.data.copy_(stored[name])
         self.step = int(metadata["step"])
 
     def _trim_log(self) -> None:
-        """Keep the lines of steps that are done; others are of another run, or will be written again."""
+        """Keep the lines of completed steps; others belong to another run, or will be written again."""
         path = self.config.out / LOG_NAME
         try:
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if 0 < _step_of(line) <= self.step]
-            if kept != lines:
-                write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+            completed = [line for line in lines if 0 < _step_of(line) <= self.step]
+            if completed != lines:
+                write_whole(path, "".join(f"{line}\n" for line in completed).encode())
         except OSError as error:
             raise ArtifactError(f"cannot write {path}: {error}; choose another --out") from error
 
     def _follow(self) -> None:
-        """Move the average towards the weights; early on it follows closely, so that it forgets the first ones."""
+        """Move the average towards the weights; early on it follows closely, so that it forgets the initial weights."""
         decay = min(self.config.ema, self.step / (10 + self.step))
         pairs = zip(self._average.parameters(), self._network.parameters(), strict=True)
         for average, weight in pairs:
@@ -325,11 +327,11 @@ class Run:
             "learning_rate": learning_rate(self.config, self.step - 1),
         }
         self._losses = []
-        # What is not finite (a training that fell apart) is null: each line stays JSON.
-        told = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
+        # Non-finite values (of a diverged training) become null, so that each line is valid JSON.
+        entries = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
         path = self.config.out / LOG_NAME
         try:
-            files.append_line(path, json.dumps(told, allow_nan=False))
+            files.append_line(path, json.dumps(entries, allow_nan=False))
         except OSError as error:
             raise ArtifactError(f"cannot write {path}: {error.strerror}; the same command continues") from error
 
@@ -348,7 +350,7 @@ class Run:
 
 
 def _digest(interface: mini_vla.Interface, frames: Frames, normalisation: mini_vla.Normalisation) -> str:
-    """Return 32 hexadecimal digits that change with any number, picture or word of the demonstrations."""
+    """Return a digest (32 hexadecimal digits) of all numbers, pictures and words of the demonstrations."""
     layouts = json.dumps(dataclasses.asdict(interface), sort_keys=True, allow_nan=False)
     digest = hashlib.blake2b(layouts.encode(), digest_size=16)
     for name, array in (*vars(frames).items(), *vars(normalisation).items()):
@@ -358,7 +360,7 @@ def _digest(interface: mini_vla.Interface, frames: Frames, normalisation: mini_v
 
 
 def _step_of(line: str) -> int:
-    """Return the step of a line of the log; 0 for what is none."""
+    """Return the step of a line of the log; 0 for an invalid line."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -375,8 +377,8 @@ def losses(network: MiniVlaNetwork, batch: Batch) -> tuple[Float[Tensor, ""], Fl
     """Return the two losses.
 
     The first is the mean squared error of the velocity (Lipman et al. 2023, equation 9, straight paths). The second is
-    how far the first camera's first K maps are from the places of what the instruction names: localisation as a task
-    beside acting, as in pi0.5 (arXiv 2504.16054, section IV.C).
+    the divergence of the first camera's first K maps from the positions of the objects that the instruction names:
+    localisation as an auxiliary task, as in pi0.5 (arXiv 2504.16054, section IV.C).
     """
     time_ = batch.time[..., None, None]
     noisy = (1 - time_) * batch.noise + time_ * batch.chunks
@@ -388,16 +390,16 @@ def losses(network: MiniVlaNetwork, batch: Batch) -> tuple[Float[Tensor, ""], Fl
 
 
 def pointing_loss(maps: Float[Tensor, "B k h w"], points: Float[Tensor, "B K 2"]) -> Float[Tensor, ""]:
-    """Return the mean divergence KL(blob around the point, softmax of its map) [nat]; a point of NaN counts as none."""
+    """Return the mean divergence KL(blob around the point, softmax of its map) [nat]; points of NaN are ignored."""
     height, width = maps.shape[-2:]
     marked = points.isfinite().all(-1)
     if not bool(marked.any()):
         return maps.new_zeros(())
     cells = torch.tensor([width / 2, height / 2])
-    apart = (points.nan_to_num()[..., None, :] - cell_centres(height, width)) * cells
-    blob = (-apart.square().sum(-1) / (2 * _POINT_SPREAD**2)).log_softmax(-1)
-    found = maps[:, : points.shape[1]].flatten(2).log_softmax(-1)
-    divergence: Tensor = (blob.exp() * (blob - found)).sum(-1)
+    offsets = (points.nan_to_num()[..., None, :] - cell_centres(height, width)) * cells
+    blob = (-offsets.square().sum(-1) / (2 * _POINT_SPREAD**2)).log_softmax(-1)
+    log_maps = maps[:, : points.shape[1]].flatten(2).log_softmax(-1)
+    divergence: Tensor = (blob.exp() * (blob - log_maps)).sum(-1)
     return divergence[marked].mean()
 
 
@@ -409,10 +411,10 @@ def draw(frames: Frames, config: TrainConfig, step: int) -> Batch:
     rows = np.concatenate([rng.choice(starts, n_starts), rng.choice(frames.train, config.batch - n_starts)])
     n_draws, shape = config.draws, frames.labels.shape[1:]
     state = frames.state[rows] + config.state_noise * rng.standard_normal((len(rows), frames.state.shape[1]))
-    # Times lean towards noise, where the mode is chosen: t = .999 (1 - Beta(1.5, 1)), pi0 appendix B; stratified.
+    # Times favour noise, where the mode is chosen: t = .999 (1 - Beta(1.5, 1)), pi0 appendix B; stratified.
     uniform = (np.arange(n_draws) + rng.random((len(rows), n_draws))) / n_draws
     shifts = rng.integers(-config.shift_px, config.shift_px, (len(rows), frames.images.shape[1], 2), endpoint=True)
-    across_first = 2 * shifts[:, 0, ::-1] / np.array(frames.images.shape[3:1:-1])  # of the picture, whose width is 2
+    across_first = 2 * shifts[:, 0, ::-1] / np.array(frames.images.shape[3:1:-1])  # in units of half the picture's size
     return Batch(
         images=_augment(frames.images, rows, shifts, config, rng),
         state=torch.from_numpy(state.astype(np.float32)),
@@ -431,7 +433,7 @@ def _augment(
     config: TrainConfig,
     rng: np.random.Generator,
 ) -> Float[Tensor, "B C 3 h w"]:
-    """Return images of the rows, shifted (the edge repeats), with random gains and blanks, in about [-1, 1]."""
+    """Return the rows' images, shifted with edge padding, with random gains and dropped cameras, in about [-1, 1]."""
     n_batch, (n_cameras, height, width) = len(rows), images.shape[1:4]
     down = np.clip(np.arange(height) + shifts[..., :1], 0, height - 1)
     across = np.clip(np.arange(width) + shifts[..., 1:], 0, width - 1)
@@ -442,41 +444,42 @@ def _augment(
     per_image, per_channel = (n_batch, n_cameras, 1, 1, 1), (n_batch, n_cameras, 3, 1, 1)
     gain = 1 + config.colour * (rng.uniform(-1, 1, per_image) + 0.5 * rng.uniform(-1, 1, per_channel))
     offset = config.colour * rng.uniform(-1, 1, per_image)
-    seen = rng.random(per_image) >= config.camera_dropout
+    visible = rng.random(per_image) >= config.camera_dropout
     scaled = mini_vla.scale_images(torch.from_numpy(shifted))
-    gain32, offset32 = ((part * seen).astype(np.float32) for part in (gain, offset))
+    gain32, offset32 = ((part * visible).astype(np.float32) for part in (gain, offset))
     return scaled * torch.from_numpy(gain32) + torch.from_numpy(offset32)
 
 
 def _drop_words(words: Int64[np.ndarray, "B W G"], rate: float, rng: np.random.Generator) -> Int64[np.ndarray, "B W G"]:
-    """Return words with some left out, and some known by their n-grams alone, as an unseen word would be."""
-    kept = np.where(rng.random(words.shape[:2])[..., None] < rate, 0, words)
-    kept[..., 0] = np.where(rng.random(words.shape[:2]) < 2 * rate, 0, kept[..., 0])
-    return kept
+    """Return words with some dropped, and some without their whole-word bucket, as unseen words have."""
+    dropped = np.where(rng.random(words.shape[:2])[..., None] < rate, 0, words)
+    dropped[..., 0] = np.where(rng.random(words.shape[:2]) < 2 * rate, 0, dropped[..., 0])
+    return dropped
 
 
 def trunks(cameras: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the number of each camera's image trunk: a left and a right one of a kind share theirs."""
+    """Return the index of each camera's image trunk; left and right cameras of a kind share one."""
     kinds = [camera.replace("left", "").replace("right", "") for camera in cameras]
     return tuple(list(dict.fromkeys(kinds)).index(kind) for kind in kinds)
 
 
 def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Normalisation]:
-    """Read all demonstrations, normalised by the statistics that are returned with them.
+    """Read all demonstrations into memory; return their spec, normalised frames, and the normalisation.
 
     Raises:
-        ArtifactError: the file is missing, of another kind, holds no demonstration, or numbers too large to learn.
-        SpecMismatchError: images of several sizes.
+        ArtifactError: the file is missing, of another kind, has no demonstrations, or numbers too large for float32.
+        SpecMismatchError: the cameras have different image sizes.
     """
     with demonstrations.read(config.data) as file:
         spec = file.spec
         if not len(file):
             out = shlex.quote(str(config.data))
             raise ArtifactError(
-                f"{config.data} holds no demonstration; collect some with `robotest collect --out {out} --overwrite`"
+                f"{config.data} contains no demonstrations; collect some with `robotest collect --out {out}"
+                " --overwrite`"
             )
         if len(set(spec.cameras.values())) != 1:
-            raise SpecMismatchError(f"{config.data} has images of several sizes {dict(spec.cameras)}; one is needed")
+            raise SpecMismatchError(f"{config.data} has images of sizes {dict(spec.cameras)}; all must be equal")
         lengths = [file.steps(i) for i in range(len(file))]
         size = next(iter(spec.cameras.values()))
         images = np.empty((sum(lengths), len(spec.cameras), *size, 3), np.uint8)
@@ -488,11 +491,11 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
             labels.append(chunk_labels(each.actions, each.anchors, config.horizon))
             instructions.append(each.info.instruction)
             points.append(each.points)
-    with np.errstate(over="ignore", invalid="ignore"):  # said by name instead
+    with np.errstate(over="ignore", invalid="ignore"):  # the check below names the statistic
         n = normalisation = statistics(np.concatenate(labels), np.concatenate(states))
     for name, values in vars(n).items():
         if not np.isfinite(values).all():
-            raise ArtifactError(f"{config.data}: its numbers are too large to learn ({name} is not finite in float32)")
+            raise ArtifactError(f"{config.data}: its numbers are too large ({name} is not finite in float32)")
     known = sorted(set(instructions))
     tokenize = Tokenizer(NetworkConfig.buckets, NetworkConfig.max_words)
     held_out = np.repeat(_hold_out(len(lengths), config), lengths)
@@ -511,17 +514,17 @@ def load_frames(config: TrainConfig) -> tuple[DatasetSpec, Frames, mini_vla.Norm
 
 
 def _hold_out(n_demonstrations: int, config: TrainConfig) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which demonstrations are held out; at least one is left for training."""
+    """Return which demonstrations are held out; at least one remains for training."""
     n_held_out = min(round(config.held_out * n_demonstrations), n_demonstrations - 1)
     order = generator(derive(config.seed, "held out")).permutation(n_demonstrations)
     return np.isin(np.arange(n_demonstrations), order[:n_held_out])
 
 
 def statistics(labels: Float32[np.ndarray, "N H A"], states: Float32[np.ndarray, "N S"]) -> mini_vla.Normalisation:
-    """Return means and spreads.
+    """Return means and standard deviations.
 
-    A spread counts as at least a twentieth of its number's largest over the chunk (a chunk's first action hardly leaves
-    its start), and as at least 1e-4: a number that never changes is not blown up.
+    A deviation is at least a twentieth of the component's largest over the chunk (a chunk's first action hardly leaves
+    its start), and at least 1e-4, so that constant components are not amplified.
     """
     action_std = labels.std(0)
     return mini_vla.Normalisation(

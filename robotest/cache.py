@@ -1,4 +1,4 @@
-"""Where things lie that can be made again: ``$XDG_CACHE_HOME/robotest``, else ``~/.cache/robotest``."""
+"""The cache, for files that can be recreated: ``$XDG_CACHE_HOME/robotest``, else ``~/.cache/robotest``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from robotest.errors import RobotestError
 
 
 def folder(name: str) -> Path:
-    """Return a folder of the cache, made if it is not there.
+    """Return a folder of the cache, created if missing.
 
     Raises:
-        RobotestError: it cannot be made.
+        RobotestError: it cannot be created.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(base) / "robotest" / name
@@ -20,7 +20,7 @@ def folder(name: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RobotestError(
-            f"cannot make cache folder {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that you may"
-            " write to"
+            f"cannot create cache folder {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder with write"
+            " permission"
         ) from error
     return path

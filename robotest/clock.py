@@ -1,4 +1,4 @@
-"""Clocks: simulated time, which nothing waits for, and real time."""
+"""Clocks: simulated time, which advances without waiting, and real time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 
 class SimClock:
-    """Simulated time: sleeping moves it, nothing waits."""
+    """Simulated time: sleeping advances it without waiting."""
 
     def __init__(self) -> None:
         self._now = 0.0
 
     def now(self) -> float:
-        """Simulated seconds since the clock was made [s]."""
+        """Return simulated time since the clock was created [s]."""
         return self._now
 
     def sleep_until(self, deadline: float) -> None:
-        """Move time to `deadline`, never backwards."""
+        """Advance time to `deadline`; never moves it backwards."""
         self._now = max(self._now, deadline)
 
 
@@ -24,7 +24,7 @@ class WallClock:
     """Real time."""
 
     def now(self) -> float:
-        """Monotonic seconds [s]; only differences mean anything."""
+        """Return monotonic time [s]; only differences are meaningful."""
         return time.perf_counter()
 
     def sleep_until(self, deadline: float) -> None:

@@ -15,82 +15,82 @@ from typing import Any
 
 
 class RobotestError(Exception):
-    """Base of every error that is the input's fault and not the program's."""
+    """Base of every error caused by the input, not by a bug."""
 
 
 class UnknownNameError(RobotestError):
     """A name that no table, entry point or module resolves.
 
     Args:
-        kind: of thing.
+        kind: what the name should name, e.g. ``env``.
         given: the name.
-        known: names that there are.
-        members: of families among these: what may be given, beside the name with which it is listed.
+        known: known names.
+        members: names that families among `known` resolve, e.g. ``libero/libero_goal`` for ``libero/ID``.
     """
 
     def __init__(self, kind: str, given: str, known: Iterable[str], members: Iterable[str] = ()) -> None:
         names, members = sorted(known), sorted(members)
         start = (f"{given}/", f"{given}:")
-        own = [m for m in members if m.startswith(start)] or [n for n in names if n.startswith(start)]
+        variants = [m for m in members if m.startswith(start)] or [n for n in names if n.startswith(start)]
         close = difflib.get_close_matches(given, [*names, *members], n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        if given and own:
-            hint = f" Say which one: {', '.join(own)}."
+        if given and variants:
+            hint = f" Say which one: {', '.join(variants)}."
         other = "; or give 'module:attribute'" if kind in ("env", "policy", "verifier", "robot") else ""
         super().__init__(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}{other}")
-        self._given = (kind, given, names)
+        self._arguments = (kind, given, names, members)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the arguments, so that it survives the way out of a worker process."""
-        return type(self), self._given
+        """Pickle by the arguments: a worker process sends its errors to the parent."""
+        return type(self), self._arguments
 
 
 class SpecMismatchError(RobotestError):
-    """Two parts that do not fit each other, found before the first episode."""
+    """Two parts do not fit each other; raised before the first episode."""
 
 
 class InvalidActionError(RobotestError):
-    """An action or a score that is not finite or has the wrong shape."""
+    """An action, feature or score is not finite or has the wrong shape."""
 
 
 class InvalidObservationError(RobotestError):
-    """An observation that is not finite, or not laid out as its environment says."""
+    """An observation is not finite, or does not match its environment's spec."""
 
 
 class SuccessError(RobotestError):
-    """Success that is neither yes nor no, or that nothing defines."""
+    """Success is neither yes nor no, or undefined."""
 
 
 class UnpairedStartsError(RobotestError):
-    """Conditions that should start alike and did not: what they end in are no pairs."""
+    """Paired episodes started from different states, so their outcomes cannot be paired."""
 
 
 class ArtifactError(RobotestError):
-    """A file that is missing, damaged, of another kind, or made for another policy."""
+    """A file is missing, damaged, of another kind, or made for another policy."""
 
 
 class VideoError(RobotestError):
-    """A video cannot be written, or only a part of it."""
+    """A video cannot be written, or only in part."""
 
 
 class DivergedError(RobotestError):
-    """Numbers grew beyond all bounds while something was trained or fitted."""
+    """Training or fitting diverged."""
 
 
 class RunDirectoryError(RobotestError):
-    """A run directory that cannot be written, or that belongs to other arguments."""
+    """A run directory cannot be written, or belongs to other arguments."""
 
 
 class BrokenRunError(RobotestError):
-    """A run whose first episodes all failed before they began; what is filed is kept."""
+    """All first episodes of a run failed before they began; recorded episodes are kept."""
 
 
 class InterruptedRunError(RobotestError):
-    """The user stopped a run; everything finished is kept, and the message says how to go on."""
+    """The user stopped a run; finished episodes are kept, and the message says how to continue."""
 
 
 class ConformanceError(RobotestError):
-    """A part breaks its contract; found by `robotest.testing`."""
+    """A part breaks its contract; raised by `robotest.testing`."""
 
 
 def describe(exception: BaseException) -> str:
@@ -99,16 +99,16 @@ def describe(exception: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value for an error: in one line, and not all of it if it is long."""
+    """Return a value as one line for an error message, cut to 80 characters."""
     try:
         text = " ".join(repr(value).split())
-    except Exception as error:  # noqa: BLE001 - somebody else's object
+    except Exception as error:  # noqa: BLE001 - the repr of a third party's object
         text = f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def place(exception: BaseException) -> str:
-    """Return an exception as one line, with where it was raised."""
+    """Return an exception as one line, with file and line where it was raised."""
     frames = traceback.extract_tb(exception.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return describe(exception) + where
@@ -116,10 +116,10 @@ def place(exception: BaseException) -> str:
 
 @contextlib.contextmanager
 def building(what: str) -> Iterator[None]:
-    """Turn whatever somebody's constructor, factory or module raises into one line that says where.
+    """Turn any exception of a third party's constructor, factory or module into a one-line `RobotestError`.
 
     Args:
-        what: is being built, e.g. ``env 'my_env:suite'``.
+        what: the part being built, e.g. ``env 'my_env:suite'``.
     """
     try:
         yield

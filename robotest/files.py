@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, also on a full disk, and their names."""
+"""Atomic file writes, also on a full disk, and the names of shared files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 POLICY_FILE: Final = "policy.safetensors"
-"""In a policy's folder: what `robotest train` writes."""
+"""Name of the weights that `robotest train` writes, within the policy's folder."""
 DATA_NOTE: Final = "data"
-"""In a policy file's metadata: path of the demonstrations, as it was given to `robotest train`."""
+"""Metadata key of a policy file: path of the demonstrations as passed to `robotest train`."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write what then takes the place of `path`; after an error it is gone, and `path` as it was.
+    """Yield a temporary path that replaces `path` at the end; on an error delete it and leave `path` unchanged.
 
-    On a full disk what was written in vain would keep the room that going on needs.
+    On a full disk a leftover partial file would occupy space that the run needs to continue.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -34,10 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, and the folder it lies in.
+    """Write a file atomically; create its folder if needed.
 
     Raises:
-        OSError: it cannot be written; what was there before is still there, and nothing else.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -45,7 +45,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line, all of it or nothing.
+    """Append a line, completely or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -53,17 +53,17 @@ def append_line(path: Path, line: str) -> None:
     data = f"{line}\n".encode()
     with path.open("ab", buffering=0) as file:
         before = file.tell()
-        if file.write(data) < len(data):  # what there was room for; the next write would say that there is no more
+        if file.write(data) < len(data):  # a short write: the disk is full, which only the next write would report
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class ForgivingFile(io.RawIOBase):
-    """A new file for h5py, whose writes never fail.
+    """A new file for h5py whose writes never fail.
 
-    When a write fails, on a full disk for instance, HDF5 is left with buffers that it writes again when the file is
-    closed, and may take the whole process down. Here, from the first failure on, what is written stays in memory, where
-    HDF5 finds it again; `error` says what happened, and whoever owns the file is to look at it and give up.
+    When a write fails, e.g. on a full disk, HDF5 keeps dirty buffers, writes them again when the file is closed, and
+    may crash the process. Here, from the first failure on, writes are held in memory, where HDF5 can read them back.
+    The owner must check `error` and give up if it is set.
 
     Raises:
         OSError: it cannot be opened; `BlockingIOError` if another process is writing it.
@@ -71,7 +71,7 @@ class ForgivingFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self.error: OSError | None = None
-        self._held: list[tuple[int, bytes]] = []  # (where, what) could not be written, in order
+        self._held: list[tuple[int, bytes]] = []  # (offset, bytes) that could not be written, in order
         self._at = self._end = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -82,15 +82,15 @@ class ForgivingFile(io.RawIOBase):
             raise
 
     def readable(self) -> bool:
-        """What was written can be read again."""
+        """Return True: HDF5 reads back what it wrote."""
         return True
 
     def writable(self) -> bool:
-        """It is there to be written."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """HDF5 goes where it likes."""
+        """Return True: HDF5 writes at any offset."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -103,20 +103,20 @@ class ForgivingFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read what was written, be it on the disk or held."""
+        """Read from the disk and from the held writes."""
         target = memoryview(buffer).cast("B")
         size = min(len(target), max(self._end - self._at, 0))
-        found = os.pread(self._descriptor, size, self._at)
-        target[:size] = found.ljust(size, b"\0")
-        for where, what in self._held:
-            first, last = max(where, self._at), min(where + len(what), self._at + size)
+        stored = os.pread(self._descriptor, size, self._at)
+        target[:size] = stored.ljust(size, b"\0")
+        for offset, content in self._held:
+            first, last = max(offset, self._at), min(offset + len(content), self._at + size)
             if first < last:
-                target[first - self._at : last - self._at] = what[first - where : last - where]
+                target[first - self._at : last - self._at] = content[first - offset : last - offset]
         self._at += size
         return size
 
     def write(self, data: Any) -> int:
-        """Write to the disk, or hold what it does not take."""
+        """Write to the disk; hold what cannot be written."""
         content = memoryview(data).cast("B")
         done = 0
         try:
@@ -141,14 +141,14 @@ class ForgivingFile(io.RawIOBase):
         return self._end
 
     def sync(self) -> None:
-        """Have the system write what it holds; some file systems run out of room only now."""
+        """Flush to the disk; some file systems report a full disk only now."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             self.error = self.error or error
 
     def close(self) -> None:
-        """Close, and forget what is held."""
+        """Close and drop the held writes."""
         if not self.closed:
             self._held.clear()
             os.close(self._descriptor)

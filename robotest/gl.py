@@ -1,4 +1,4 @@
-"""Which OpenGL MuJoCo draws with. Call `use_headless_gl` before anything imports `mujoco`."""
+"""Choose MuJoCo's OpenGL backend. Call `use_headless_gl` before anything imports `mujoco`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def use_headless_gl() -> None:
-    """Make MuJoCo draw through EGL, which needs no display, unless ``MUJOCO_GL`` or a display says otherwise.
+    """Make MuJoCo render with EGL, which needs no display, unless ``MUJOCO_GL`` or ``DISPLAY`` is set.
 
-    Without this, a machine without a display (a container, a server) fails in GLFW at the first picture. Without a
-    graphics card Mesa draws on the processor, and the pictures of a policy are too small to share out over threads.
+    Without this, rendering fails in GLFW on a machine without a display (a container, a server). Without a GPU Mesa
+    renders on the CPU, and a policy's pictures are too small to gain from more than one thread.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):

@@ -1,6 +1,6 @@
-r"""Lists of names as people type them: separated by commas.
+r"""Comma-separated lists of names, as typed on the command line.
 
-A comma within a name is written ``\,``, or just so where the names that there are tell.
+A comma within a name is written ``\,``; where the known names make it unambiguous, a plain comma will do.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _COMMA = re.compile(r"(?<!\\),")
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated list, without spaces and empty ones."""
+    """Return the non-empty parts of a comma-separated list, stripped of spaces."""
     return tuple(_name(part) for part in _COMMA.split(text) if part.strip())
 
 
 def joined(names: Iterable[str]) -> str:
-    """Return names as `split` takes them apart."""
+    """Return names as a comma-separated list, the inverse of `split`."""
     return ",".join(name.replace(",", "\\,") for name in names)
 
 
 def among(kind: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of a comma-separated list, or all `known` ones for ``all``; of names with commas the longest.
+    """Return the names of a comma-separated list, or all `known` names for ``all``; prefers the longest match.
 
     Raises:
         UnknownNameError: a name is not known.
@@ -44,17 +44,17 @@ def among(kind: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def pair(text: str, known: tuple[str, ...]) -> tuple[str, str]:
-    """Return the two names of ``A:B``, each of which may have colons itself.
+    """Return the two names of ``A:B``; each may contain colons.
 
     Raises:
-        RobotestError: these are not two known names.
+        RobotestError: they are not two different known names.
     """
     parts = text.split(":")
     for i in range(1, len(parts)):
         a, b = ":".join(parts[:i]), ":".join(parts[i:])
         if a in known and b in known and a != b:
             return a, b
-    raise RobotestError(f"{text!r} given; two different conditions are needed as A:B, out of {', '.join(known)}")
+    raise RobotestError(f"{text!r} given; name two different conditions as A:B, out of {', '.join(known)}")
 
 
 def _name(text: str) -> str:

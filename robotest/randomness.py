@@ -1,7 +1,7 @@
 """The seed tree: everything random is a pure function of (run seed, task, episode, decision).
 
 A seed is 64 bits of BLAKE2b over the length-prefixed parts of its name, so no two names share a seed by arithmetic
-accident, and the result does not depend on the order of evaluation, the machine, or how many workers there are.
+accident, and the result does not depend on the order of evaluation, the machine, or the number of workers.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def generator(seed: int) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSeeds:
-    """All seeds of one episode; conditions are not part of them, which is what makes comparisons paired."""
+    """All seeds of one episode. They do not depend on the condition, which makes comparisons paired."""
 
     run: int
     task: str
     episode: int
     continuation: int = 0
-    """Another future of the same start: other noises, same reset. 0 is the episode itself."""
+    """Number of an alternative future of the same start: same reset, other noises. 0 is the episode itself."""
 
     @property
     def reset(self) -> int:
@@ -60,13 +60,13 @@ class EpisodeSeeds:
 
 
 class GlobalGenerators:
-    """The generators that belong to the whole process (`random`, `numpy.random`, torch's), lent to one user.
+    """A private stream of the process-wide generators (`random`, `numpy.random`, torch's).
 
-    Simulators draw from them: starts would then depend on what ran before, and on the number of workers. Within `lent`
-    they continue a stream that begins at the seed; afterwards they are as they were, as if nothing had been drawn.
+    Simulators draw from these generators, so starts would depend on what ran before and on the number of workers.
+    Within `lent` they continue this stream, which begins at the seed; afterwards their former states are restored.
 
     Args:
-        seed: where the stream begins.
+        seed: of the stream.
     """
 
     def __init__(self, seed: int) -> None:
@@ -75,9 +75,9 @@ class GlobalGenerators:
         self._lent: set[str] = set()
 
     def begin_again(self) -> bool:
-        """Within `lent`: if a generator has come since it began, seed all of them again, and say so.
+        """Within `lent`: reseed all generators if one has appeared since it began; return whether they were reseeded.
 
-        A library that an environment imports only at its first reset comes with a generator of its own making.
+        An environment may import torch only at its first reset, with a generator that is seeded arbitrarily.
         """
         if all(source.name in self._lent for source in _sources()):
             return False
@@ -88,20 +88,20 @@ class GlobalGenerators:
 
     @classmethod
     def present(cls) -> GlobalGenerators:
-        """Return a stream that goes on from where the generators are now."""
-        found = cls(0)
-        found._states = {source.name: source.get() for source in _sources()}
-        return found
+        """Return a stream that continues from the generators' current states."""
+        stream = cls(0)
+        stream._states = {source.name: source.get() for source in _sources()}
+        return stream
 
     def resume(self) -> None:
-        """Leave the generators where this stream is."""
+        """Set the generators to this stream's states."""
         for source in _sources():
             if source.name in self._states:
                 source.set(self._states[source.name])
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Within it the global generators are this stream's."""
+        """Switch the global generators to this stream for the duration of the context."""
         others = {source.name: source.get() for source in _sources()}
         self._lent = set(others)
         for source in _sources():
@@ -114,7 +114,7 @@ class GlobalGenerators:
         finally:
             for source in _sources():
                 self._states[source.name] = source.get()
-                if source.name in others:  # not, if it was imported meanwhile
+                if source.name in others:  # absent if imported within the context
                     source.set(others[source.name])
 
 
@@ -129,21 +129,21 @@ class _Source:
 
 
 def _sources() -> list[_Source]:
-    """Return the global generators there are; torch is not imported for its own."""
-    numpys = np.random.mtrand._rand  # noqa: SLF001 - what `np.random.seed` and its kin act on; their names are banned here
-    found = [
+    """Return the existing global generators, torch's only if torch has been imported."""
+    numpy_state = np.random.mtrand._rand  # noqa: SLF001 - the state behind `np.random.seed`; lint bans the public functions
+    sources = [
         _Source("random", random.getstate, random.setstate, random.seed),
         _Source(
             "numpy",
-            lambda: numpys.get_state(legacy=False),
-            numpys.set_state,
-            lambda seed: numpys.seed(seed % 2**32),
+            lambda: numpy_state.get_state(legacy=False),
+            numpy_state.set_state,
+            lambda seed: numpy_state.seed(seed % 2**32),
         ),
     ]
     torch = sys.modules.get("torch")
     generator = getattr(torch, "default_generator", None)  # None while torch is being imported
     if generator is not None:
-        found.append(
+        sources.append(
             _Source("torch", generator.get_state, generator.set_state, lambda seed: generator.manual_seed(seed % 2**63))
         )
-    return found
+    return sources

@@ -1,9 +1,9 @@
-"""Names to factories: one table, imported only when asked for, then entry points, then ``module:attribute``.
+"""Names to factories: one table of lazy imports, then entry points, then ``module:attribute``.
 
-Adding an environment, policy, verifier, dataset format or robot is one file and one line here (or an entry point
-``robotest.envs``, ``robotest.policies``, ``robotest.verifiers``, ``robotest.robots`` in another package).
-A name that ends in ``:ID`` or ``/ID`` stands for a family: its factory is called with what is given in the place of
-``ID``.
+Adding an environment, expert, policy, verifier, dataset format or robot is one file and one line here (or an entry
+point in another package, in the group ``robotest.envs``, ``robotest.experts``, ``robotest.policies``,
+``robotest.verifiers``, ``robotest.datasets`` or ``robotest.robots``). A name that ends in ``:ID`` or ``/ID`` is a
+family: its factory is called with the text in place of ``ID``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "libero/ID": ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"),
     "robosuite/ID": ("Lift", "Stack", "Door", "NutAssembly", "TwoArmLift", "TwoArmHandover", "TwoArmPegInHole"),
 }
-"""Of families, to say what may stand in the place of ``ID`` without importing a simulator; not all of gymnasium's."""
+"""Family -> values of ``ID`` for error messages, without importing a simulator; for gymnasium only examples."""
 _GROUPS: dict[Kind, str] = {
     "env": "robotest.envs",
     "expert": "robotest.experts",
@@ -76,32 +76,32 @@ def table(kind: Kind) -> dict[str, str]:
 
 
 @functools.lru_cache
-def _plugins(group: str, path: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001 - what is installed depends on it
-    """Return a group's entry points; reading those of every installed package takes longer than an episode."""
+def _plugins(group: str, path: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001 - part of the cache key: it decides what is installed
+    """Return a group's entry points, cached: reading those of every installed package takes longer than an episode."""
     return {e.name: e.value for e in importlib.metadata.entry_points(group=group)}
 
 
 def resolve(kind: Kind, name: str) -> Any:
-    """Import and return what is registered under `name`: a `Suite` for an env, a factory for everything else.
+    """Import and return the part registered as `name`: a `Suite` for an env, `Experts` for an expert, else a factory.
 
     Raises:
         UnknownNameError: no such name; the message lists the known ones and the nearest.
-        RobotestError: the name is known but cannot be imported, or is of another kind.
+        RobotestError: the name is known, but its target cannot be imported or is of another kind.
     """
     target, member = find(kind, name) or (name, None)
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:
         members = (f"{family.removesuffix('ID')}{m}" for family in table(kind) for m in MEMBERS.get(family, ()))
         raise UnknownNameError(kind, name, table(kind), members)
-    found = _load(kind, name, target)
+    loaded = _load(kind, name, target)
     with building(f"{kind} {name!r}"):
-        made = found if member is None else found(member)
-    _require_kind(kind, name, made)
-    return made
+        part = loaded if member is None else loaded(member)
+    _require_kind(kind, name, part)
+    return part
 
 
 def find(kind: Kind, name: str) -> tuple[str, str | None] | None:
-    """Return the ``module:attribute`` of a registered name, and the member of a family; None if it is not there."""
+    """Return the ``module:attribute`` of a registered name, and the member of a family; None if not registered."""
     known = table(kind)
     if name in known:
         return known[name], None
@@ -120,23 +120,23 @@ def _load(kind: Kind, name: str, target: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         families = [known.removesuffix("ID") for known in table(kind) if known.endswith(":ID") and missing]
         close = difflib.get_close_matches(f"{module}:", families, 1)
-        meant = f". Did you mean {close[0] + attribute!r}?" if close else ""
-        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}{meant}") from error
+        hint = f". Did you mean {close[0] + attribute!r}?" if close else ""
+        raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {error}{hint}") from error
     except (Exception, SystemExit) as error:
         raise RobotestError(f"{kind} {name!r} ({target}) cannot be imported: {describe(error)}") from error
 
 
-def _require_kind(kind: Kind, name: str, found: Any) -> None:
+def _require_kind(kind: Kind, name: str, part: Any) -> None:
     from robotest.types import (
-        Experts,  # here, so that a list of names needs no numpy
+        Experts,  # imported here, so that `robotest list` does not import numpy
         Suite,
     )
 
     protocol = {"env": Suite, "expert": Experts}.get(kind)
-    if not (isinstance(found, protocol) if protocol else callable(found)):
+    if not (isinstance(part, protocol) if protocol else callable(part)):
         needed = (
             f"an instance of {protocol.__module__}.{protocol.__name__}"
             if protocol
             else f"a function that makes a {kind}"
         )
-        raise RobotestError(f"{kind} {name!r} is a {type(found).__name__}; {needed} is needed")
+        raise RobotestError(f"{kind} {name!r} is a {type(part).__name__}; it must be {needed}")

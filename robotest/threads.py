@@ -1,4 +1,4 @@
-"""One thread for every library that computes: how a sum is shared out over threads changes its last bits."""
+"""Single-threaded numerics: splitting a sum over threads changes its last bits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from threadpoolctl import threadpool_limits
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What a library reads when it is loaded."""
+"""Environment variables that libraries read when they are loaded."""
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Have BLAS, OpenMP and torch compute on the calling thread alone, libraries that are loaded within this included.
+    """Restrict BLAS, OpenMP and torch to the calling thread, including libraries loaded within the context.
 
-    torch carries a BLAS of its own that `threadpool_limits` does not see: only torch can tell it. Otherwise results
-    would depend on what was computed before in the same process, and on whether torch was loaded yet. Where it is first
-    loaded within this, it keeps to one thread afterwards.
+    torch bundles a BLAS that `threadpool_limits` does not see, so torch itself is asked too. Otherwise results would
+    depend on what the process computed before, and on whether torch was loaded. If torch is first loaded within the
+    context, it stays single-threaded afterwards.
     """
     torch = sys.modules.get("torch")
     n_threads = torch.get_num_threads() if torch else 0

@@ -1,4 +1,4 @@
-"""Files on a full disk: one line, what was there before, and no crash of the process."""
+"""Files on a full disk: a one-line error, the old file unchanged, and no crash."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fill(path: Path, n: int) -> None:
 
 def test_demonstrations_on_a_full_disk_are_one_line(small_disk: Path) -> None:
     path = small_disk / "demos.h5"
-    with pytest.raises(ArtifactError, match=r"cannot write .*No space left on device; free some room"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*No space left on device; free some space"):
         fill(path, 400)
     assert not list(small_disk.iterdir())
     fill(path, 3)

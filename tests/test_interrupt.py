@@ -1,4 +1,4 @@
-"""Ctrl-C is neither lost nor taken in the midst of something."""
+"""Ctrl-C is neither lost nor handled at an unsafe point."""
 
 from __future__ import annotations
 

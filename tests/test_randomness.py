@@ -20,7 +20,7 @@ def test_parts_do_not_run_together() -> None:
 
 
 def test_seeds_never_change() -> None:
-    """Recorded results rest on these numbers; whoever changes one makes every run directory unrepeatable."""
+    """Recorded results depend on these numbers: changing one makes every run directory unrepeatable."""
     assert derive() == 13020603013274838756
     assert EpisodeSeeds(0, "near", 3).reset == derive(0, "near", 3, "reset") == 16053065956709151568
     assert generator(1).integers(1 << 30, size=3).tolist() == [451949454, 71728111, 186545119]

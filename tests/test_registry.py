@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -48,7 +49,7 @@ def test_what_cannot_be_imported_says_why(name: str, reason: str) -> None:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    """Have a package installed with these entry points, and nothing remembered of before or kept for after."""
+    """Simulate an installed package with these entry points, without the cache of entry points."""
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     monkeypatch.setattr(registry, "_plugins", registry._plugins.__wrapped__)
 
@@ -87,7 +88,7 @@ def test_everything_in_our_tables_can_be_imported(kind: registry.Kind, name: str
 
 @pytest.mark.parametrize(("kind", "name"), [("env", "json:loads"), ("policy", "math:pi"), ("verifier", "math:pi")])
 def test_a_thing_of_another_kind_is_refused_in_one_line(kind: registry.Kind, name: str) -> None:
-    with pytest.raises(RobotestError, match="is needed"):
+    with pytest.raises(RobotestError, match=r"it must be (an instance of|a function)"):
         registry.resolve(kind, name)
 
 
@@ -121,3 +122,10 @@ def test_members_that_are_proposed_are_there() -> None:
             continue
         for member in members:
             registry.resolve("env", family.replace("ID", member))
+
+
+def test_an_unknown_name_says_the_same_after_pickling() -> None:
+    error = UnknownNameError("env", "libero", ["libero/ID", "tabletop"], ["libero/libero_goal"])
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    assert str(again) == str(error)
+    assert "Say which one: libero/libero_goal" in str(again)

@@ -1,4 +1,4 @@
-"""Starting must be fast: what is not asked for is not imported."""
+"""Starting must be fast: a command imports only what it needs."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ print("\\n" + json.dumps([code, sorted(sys.modules)]))
 
 
 def _modules(*arguments: str) -> tuple[int, set[str]]:
-    """Run a command line in a fresh interpreter; return its exit code and what it imported."""
+    """Run a command line in a fresh interpreter; return its exit code and imported modules."""
     command = [sys.executable, "-c", _PROGRAM, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     code, modules = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Computing on one thread, with libraries that are there and those that come."""
+"""Computing on one thread, with libraries that are loaded before and within the context."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Scripted experts of the dual-arm suite, and the styles in which they succeed.
+"""Scripted experts of the dual-arm suite.
 
-An expert sees the true state of the world and yields, for each control step, where both tips should be and how far the
-grippers should be open. Each arm runs a script of its own (a generator), so that both can act at once.
+An expert sees the true state of the world and yields, for each control step, target poses of both tips and openings of
+both grippers. Each arm runs its own script (a generator), so that both can act at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from robotest.errors import RobotestError
 from robotest.types import Command, Env, EnvOptions, Experts
 
 Pose = Float64[np.ndarray, " 4"]  # x, y, z [m], yaw [rad]
-Script = Iterator[tuple[Pose, float]]  # where an arm's tip should be next, and its gripper's opening [0, 1]
+Script = Iterator[tuple[Pose, float]]  # next target pose of an arm's tip, and its gripper's opening [0, 1]
 
 SPEED_M: Final = 0.022  # tip travel per control step
 TURN_RAD: Final = 0.15  # tip turn per control step
-HOVER_M: Final = 0.09  # above what is to be grasped
-CARRY_M: Final = 0.15  # tip height above the table while something is carried
+HOVER_M: Final = 0.09  # above the grasp point
+CARRY_M: Final = 0.15  # tip height above the table while carrying
 OPEN: Final = 1.0
 CLOSED: Final = 0.0
 
@@ -43,7 +43,7 @@ MIXTURE: Final = {
 
 
 class Arm:
-    """One arm's vocabulary: every method is a script that starts where the last one ended."""
+    """Motion primitives of one arm: every method is a script that starts where the last one ended."""
 
     def __init__(self, env: DualArmEnv, index: int, style: Style, rng: np.random.Generator) -> None:
         self.index = index
@@ -55,7 +55,7 @@ class Arm:
 
     @property
     def pose(self) -> Pose:
-        """Where the script has brought the tip."""
+        """The last commanded pose of the tip."""
         pose: Pose = self._pose.copy()
         return pose
 
@@ -71,7 +71,7 @@ class Arm:
             yield self._pose, self._opening
 
     def travel(self, xyz: Float64[np.ndarray, " 3"], yaw: float) -> Script:
-        """Go to a place at a height, by a detour if that is the style."""
+        """Go to a position, with the style's detour."""
         if self._style.detour_m and np.linalg.norm(xyz[:2] - self._pose[:2]) > 0.06:
             way = xyz - self._pose[:3]
             side = np.array([-way[1], way[0], 0.0]) / (np.linalg.norm(way[:2]) + 1e-9)
@@ -80,13 +80,13 @@ class Arm:
         yield from self.move(xyz, yaw)
 
     def grip(self, opening: float, steps: int) -> Script:
-        """Open or close and give the fingers time."""
+        """Open or close, and wait for the fingers."""
         self._opening = opening
         for _ in range(steps):
             yield self._pose, self._opening
 
     def hesitate(self) -> Script:
-        """Hover, draw back, and come again, if that is the style."""
+        """Hover, draw back and return, if the style hesitates."""
         if not self._style.pause_steps:
             return
         here = self.pose
@@ -114,20 +114,20 @@ class Arm:
         yield from self.move(np.array([*self._pose[:2], self._world.table_z + height]), self._pose[3])
 
     def put(self, point: Float64[np.ndarray, " 3"], yaw: float) -> Script:
-        """Carry what is held above `point`, lower it there, let go, and leave upwards."""
+        """Carry the object above `point`, lower it there, release it, and retreat upwards."""
         yield from self.travel(np.array([*point[:2], max(self._pose[2], point[2] + 0.05)]), yaw)
         yield from self.move(_shift(point, z=self._style.release_height_m), yaw)
         yield from self.grip(OPEN, 3)
         yield from self.rise(point[2] - self._world.table_z + 0.08)
 
     def go_home(self) -> Script:
-        """Return to where the episode started."""
+        """Return to the start pose."""
         home = HOME_TIP[self.index]
         yield from self.move(home[:3], home[3])
 
 
 class Expert:
-    """The expert of one episode; ask it for commands after `env.reset`."""
+    """The expert of one episode; call `commands` after `env.reset`."""
 
     def __init__(self, env: DualArmEnv, style: str, rng: np.random.Generator) -> None:
         self._env = env
@@ -163,7 +163,7 @@ class Expert:
         def work(arm: Arm) -> Script:
             body, target = self._scene.roles["object"], self._scene.roles["target"]
             yield from arm.pick(self._world.position(body), self._world.yaw(body))
-            # What is held may have slipped: what must come to the target is the object, not the tip.
+            # The object may have slipped in the grasp: bring the object, not the tip, to the target.
             slip = self._world.position(body) - self._world.tip(arm.index)
             goal = self._world.position(target)
             goal[2] = (goal[2] if height else self._world.table_z + CUBE_M) + height
@@ -178,13 +178,13 @@ class Expert:
         return scripts[0], scripts[1]
 
     def _idle_reach(self, arm: Arm) -> Script:
-        """The arm that has nothing to do starts for the middle and goes back."""
+        """Move the idle arm towards the middle and back."""
         here = arm.pose
         yield from arm.move(here[:3] * (0.75, 1.0, 1.0) + (0, 0.04, -0.04), 0.0)
         yield from arm.go_home()
 
     def handover_block(self) -> tuple[Script, Script]:
-        """Giver: pick, bring to the middle, let go when it is held. Receiver: take, put on the pad."""
+        """Giver: pick, bring to the middle, release once the receiver holds it. Receiver: take, put on the pad."""
         giver, receiver = self._arms[self._scene.arm], self._arms[1 - self._scene.arm]
         side = -1.0 if self._scene.arm == 0 else 1.0
         grasp = 0.055  # from the bar's middle
@@ -249,7 +249,7 @@ class Expert:
         return scripts[0], scripts[1]
 
     def pick_dual_bottles(self) -> tuple[Script, Script]:
-        """Both pick at once; one after the other if that is the style."""
+        """Both pick at once, or one after the other, depending on the style."""
 
         def pick(arm: Arm) -> Script:
             bottle = self._world.position(self._scene.order[arm.index])
@@ -272,7 +272,7 @@ class Expert:
         def arm_of(cap: str) -> int:
             x = float(self._world.position(cap)[0])
             near = int(x > 0)
-            # Near the middle both arms reach; the style uses the one that is not the nearest.
+            # Near the middle both arms reach; the style `other_arm_first` uses the farther one.
             return 1 - near if self._style.other_first and abs(x) < 0.12 else near
 
         def press(arm: Arm) -> Script:
@@ -332,21 +332,21 @@ class DualArmExperts:
 
     @property
     def noise(self) -> Float64[np.ndarray, " A"]:
-        """On the tips' positions [m]."""
+        """Noise on the tips' positions [m]."""
         return np.tile([_NOISE_M] * 3 + [0.0] * 2, 2)
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
-        """Yield where the tips should be, and how far open the grippers."""
-        own = _own(env)
-        for pose, opening in Expert(own, style, rng).commands():
-            yield Command(_pack(pose, opening), _pack(own.commanded, np.zeros(2)))
+        """Yield target poses of the tips and openings of the grippers."""
+        dual_arm = _dual_arm(env)
+        for pose, opening in Expert(dual_arm, style, rng).commands():
+            yield Command(_pack(pose, opening), _pack(dual_arm.commanded, np.zeros(2)))
 
     def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
         """See `DualArmEnv.points`."""
-        return _own(env).points()
+        return _dual_arm(env).points()
 
 
-def _own(env: Env) -> DualArmEnv:
+def _dual_arm(env: Env) -> DualArmEnv:
     if not isinstance(env, DualArmEnv) or env.spec.action.mode != "tip":
         raise RobotestError(
             f"these experts act in dual_arm's 'tip' mode, not in {env.spec.name}'s {env.spec.action.mode!r}"

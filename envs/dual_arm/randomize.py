@@ -9,13 +9,13 @@ import numpy as np
 
 from robotest.envs.dual_arm.world import CAMERAS, N_DISTRACTORS, World
 
-TABLE_HEIGHT_M: Final = 0.02  # either way
+TABLE_HEIGHT_M: Final = 0.02  # up or down
 _CAMERA_JITTER_M = 0.01
 _CAMERA_JITTER_RAD = np.deg2rad(1.0)
 
 
 def randomize(world: World, rng: np.random.Generator) -> None:
-    """Draw an episode's appearance and table height into `world`, before the task places its objects."""
+    """Randomise appearance and table height of `world`; call before the task places its objects."""
     world.raise_table(float(rng.uniform(-TABLE_HEIGHT_M, TABLE_HEIGHT_M)))
     world.paint("table", tuple(rng.uniform((0.45, 0.40, 0.35), (0.85, 0.80, 0.75))))
     world.paint("floor", tuple(rng.uniform(0.35, 0.7, 3)))
@@ -30,6 +30,6 @@ def randomize(world: World, rng: np.random.Generator) -> None:
         mujoco.mju_mulQuat(result, camera.quat, turn)
         camera.quat[:] = result
     for i in range(N_DISTRACTORS):
-        # Behind the work area: seen by the head camera, in nobody's way.
+        # Behind the work area: visible to the head camera, out of the arms' way.
         world.place(f"distractor_{i}", (rng.uniform(-0.4, 0.4), rng.uniform(0.17, 0.27), 0.02))
         world.paint(f"distractor_{i}", tuple(rng.uniform(0.1, 0.9, 3)))

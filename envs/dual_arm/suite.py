@@ -1,8 +1,8 @@
 """The built-in dual-arm suite: RoboTwin-style tasks for two RealMan RM75 arms, in MuJoCo.
 
 Actions have two modes. ``joint``: absolute joint positions of both arms and gripper openings, RoboTwin's layout
-[left 7, left gripper, right 7, right gripper]. ``tip``: per arm the offset of the tip from the one commanded when the
-chunk started, its turn about the vertical, and the gripper's opening; differential kinematics makes joints of it.
+[left 7, left gripper, right 7, right gripper]. ``tip``: per arm the offset of the tip's position and yaw from those
+commanded when the chunk started, and the gripper's opening; differential kinematics converts it to joint positions.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class DualArmEnv:
 
     @property
     def progress(self) -> int:
-        """Sub-goals reached so far, -1 if a wrong one was."""
+        """Sub-goals reached so far; -1 after a wrong one."""
         return self._progress
 
     def reset(self, seed: int, episode: int = 0) -> None:  # noqa: ARG002 - starts are drawn, not numbered
@@ -149,16 +149,16 @@ class DualArmEnv:
         return Observation(images, state, self.instruction, self._steps * CONTROL_DT)
 
     def points(self) -> Float32[np.ndarray, "K 2"]:
-        """Where the head camera sees, or would if no arm were in the way, what is to be acted on; NaN for less than K.
+        """Return the head camera's projections of the points to act on, occluded or not; NaN for unused rows.
 
-        For training only: no policy is given it.
+        For training only; policies do not receive it.
         """
-        seen = np.full((N_POINTS, 2), np.nan, np.float32)
-        for row, point in zip(seen, self._task.points(self._world, self.scene, self._progress), strict=False):
+        projections = np.full((N_POINTS, 2), np.nan, np.float32)
+        for row, point in zip(projections, self._task.points(self._world, self.scene, self._progress), strict=False):
             row[:] = self._world.project(CAMERAS[0], ASPECT, point)
-        return seen
+        return projections
 
-    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: ARG002 - the world can take any
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: ARG002 - no check is needed
         """Measure tip offsets from the tips commanded now."""
         self._commands.begin_chunk()
 
@@ -176,9 +176,9 @@ class DualArmEnv:
         return StepStatus(success=success, done=done, sent=sent)
 
     def judge(self) -> tuple[bool, bool]:
-        """Count a control step that was simulated and return whether the goal holds, and whether the episode is over.
+        """Count a simulated control step; return whether the goal holds, and whether the episode is over.
 
-        `apply` does this by itself; it is for those who move the world by other means.
+        Called by `apply`; for callers that advance the world by other means, such as the simulated controllers.
         """
         self._steps += 1
         self._progress = self._task.progress(self._world, self.scene, self._progress)
@@ -187,8 +187,13 @@ class DualArmEnv:
 
     def snapshot(self) -> Float64[np.ndarray, " N"]:
         """Steps, progress, commanded tips, chunk anchor, and MuJoCo's integration state."""
-        own = [float(self._steps), float(self._progress), *self._commands.tips.ravel(), *self._commands.anchor.ravel()]
-        return np.concatenate([own, self._world.snapshot()])
+        numbers = [
+            float(self._steps),
+            float(self._progress),
+            *self._commands.tips.ravel(),
+            *self._commands.anchor.ravel(),
+        ]
+        return np.concatenate([numbers, self._world.snapshot()])
 
     def restore(self, state: Float64[np.ndarray, " N"]) -> None:
         """Return to a snapshot of the same episode."""
@@ -196,14 +201,14 @@ class DualArmEnv:
         self._commands.tips = state[2:10].reshape(2, 4).copy()
         self._commands.anchor = state[10:18].reshape(2, 4).copy()
         self._world.restore(state[18:])
-        self._task.progress(self._world, self.scene, self._progress)  # relights what was lit
+        self._task.progress(self._world, self.scene, self._progress)  # lights pressed buttons again
 
     def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture from ``head``, ``left_wrist``, ``right_wrist`` or ``front``."""
+        """Return a picture from ``head``, ``left_wrist``, ``right_wrist`` or ``front``."""
         return self._world.render(camera, height, width)
 
     def stop(self) -> None:
-        """Nothing moves on in a simulator that is not stepped."""
+        """Do nothing: a simulator moves only in `apply`."""
 
     def close(self) -> None:
         """Free the renderers."""

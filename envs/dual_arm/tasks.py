@@ -1,14 +1,14 @@
 """The six tasks of the dual-arm suite: objects, starts, words, success. Named after RoboTwin 2.0 where it has them.
 
 A task is stateless: `start` draws an episode into a `World` and returns its `Scene`; `success` is a predicate on the
-world's state. Regions are chosen so that the arm that is meant to do a thing can reach it.
+world's state. Objects are placed within reach of the arm that acts on them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,7 +16,6 @@ from jaxtyping import Float64
 from robotest.embodiment.workcell import SIDES
 from robotest.envs.dual_arm.world import COLOURS, World, block, pad
 
-Wording = Literal["seen", "unseen"]
 N_POINTS: Final = 2
 CUBE_M: Final = 0.02  # half size of a cube
 BAR_HALF_M: Final = (0.09, 0.015, 0.015)
@@ -25,20 +24,20 @@ BOTTLE_M: Final = (0.021, 0.055)  # radius, half height
 HANDLE_X_M: Final = 0.15  # of the tray's two handles from its centre
 BUTTON_TOP_M: Final = 0.035
 _PRESSED_M = 0.0045  # travel that counts as pressed
-_RELEASED_M = 0.045  # tip this far from an object's centre: let go
+_RELEASED_M = 0.045  # an object is released if the tips are this far from its centre
 _STILL_M_S = 0.05
 _HEIGHT_TOLERANCE_M = 0.008
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What was drawn for an episode.
+    """The random choices of an episode.
 
     Attributes:
-        words: fills the instruction templates.
+        words: values for the instruction templates.
         arm: the arm that acts (first): 0 left, 1 right.
         roles: role -> body name, e.g. ``{"object": "block_a", "target": "pad_b"}``.
-        order: bodies in the order they must be acted on, where the task has one.
+        order: bodies in the order in which to act on them, if the task has one.
     """
 
     words: Mapping[str, str]
@@ -53,17 +52,17 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """As the command line has it."""
+        """Name on the command line."""
         ...
 
     @property
     def max_steps(self) -> int:
-        """Limit of an episode [control steps]: about twice what the plain expert needs."""
+        """Limit of an episode [control steps]: about twice what the clean expert needs."""
         ...
 
     @property
     def objects(self) -> str:
-        """MJCF of the bodies that the scene is completed with."""
+        """MJCF of the task's bodies."""
         ...
 
     @property
@@ -73,7 +72,7 @@ class Task(Protocol):
 
     @property
     def unseen(self) -> Sequence[str]:
-        """Templates kept from training."""
+        """Instruction templates not used in training."""
         ...
 
     def start(self, world: World, rng: np.random.Generator) -> Scene:
@@ -81,15 +80,15 @@ class Task(Protocol):
         ...
 
     def progress(self, world: World, scene: Scene, progress: int) -> int:
-        """Advance the count of sub-goals reached in order; -1 when a wrong one was reached and all is lost."""
+        """Return the updated count of sub-goals reached in order; -1 after a wrong one, which fails the episode."""
         ...
 
     def points(self, world: World, scene: Scene, progress: int) -> Sequence[Float64[np.ndarray, " 3"]]:
-        """What the instruction speaks of and is to be acted on next, in that order: at most `N_POINTS` places [m]."""
+        """Return the positions [m] of the objects to act on next, in the instruction's order: at most `N_POINTS`."""
         ...
 
     def success(self, world: World, scene: Scene, progress: int) -> bool:
-        """Whether the goal holds now."""
+        """Return whether the goal holds now."""
         ...
 
 
@@ -121,7 +120,7 @@ def _colours(rng: np.random.Generator, n: int) -> list[str]:
 
 
 def _rests(world: World, scene: Scene, within: float, height: float) -> bool:
-    """Whether the object lies still, `height` above its target's origin and `within` of it sideways [m]."""
+    """Return whether the object rests `height` above its target's origin and `within` of it horizontally [m]."""
     name = scene.roles["object"]
     offset = world.position(name) - world.position(scene.roles["target"])
     return bool(
@@ -137,7 +136,7 @@ def _released(world: World, body: str) -> bool:
 
 
 class PlaceBlockPad(_Unordered):
-    """Put the named one of two blocks on the named one of two pads."""
+    """Put one of two blocks on one of two pads, as instructed."""
 
     name = "place_block_pad"
     max_steps = 110
@@ -179,13 +178,13 @@ class PlaceBlockPad(_Unordered):
         )
 
     def success(self, world: World, scene: Scene, progress: int) -> bool:
-        """The block rests on the pad, its centre within the pad, and is let go."""
+        """The block rests on the pad, its centre within the pad, and is released."""
         del progress
         return _rests(world, scene, PAD_RADIUS_M - 0.005, CUBE_M) and _released(world, scene.roles["object"])
 
 
 class StackBlocksTwo(_Unordered):
-    """Put one named block on top of the other; either order may be asked of the same picture."""
+    """Stack two blocks; the instruction, not the picture, determines which goes on top."""
 
     name = "stack_blocks_two"
     max_steps = 110
@@ -220,7 +219,7 @@ class StackBlocksTwo(_Unordered):
         )
 
     def success(self, world: World, scene: Scene, progress: int) -> bool:
-        """The top block rests on the base block and is let go."""
+        """The top block rests on the base block and is released."""
         del progress
         return _rests(world, scene, CUBE_M, 2 * CUBE_M) and _released(world, scene.roles["object"])
 
@@ -259,7 +258,7 @@ class HandoverBlock(_Unordered):
         )
 
     def success(self, world: World, scene: Scene, progress: int) -> bool:
-        """The bar lies on the pad, its centre within it, and both arms have let go."""
+        """The bar lies on the pad, its centre within it, and both arms have released it."""
         del progress
         return bool(
             _rests(world, scene, PAD_RADIUS_M, BAR_HALF_M[2])

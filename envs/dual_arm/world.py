@@ -1,4 +1,4 @@
-"""The physics and the pictures of the dual-arm suite: a table, two arms, and a task's objects in MuJoCo."""
+"""Physics and rendering of the dual-arm suite: a table, two arms, and a task's objects in MuJoCo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS: Final = {
     "yellow": (0.95, 0.80, 0.05),
 }
 N_DISTRACTORS: Final = 3
-_RAMP_SEGMENTS = 5  # the joint command moves to its new value in this many equal parts of a control step
+_RAMP_SEGMENTS = 5  # the joint command ramps to its new value in this many steps per control step
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT / _RAMP_SEGMENTS)
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -68,7 +68,7 @@ def block(name: str, half: tuple[float, float, float], mass: float) -> str:
 
 
 def pad(name: str, radius: float) -> str:
-    """Return MJCF of a flat disc that marks a place; it touches nothing."""
+    """Return MJCF of a flat disc that marks a place and has no contacts."""
     return f'<body name="{name}"><geom name="{name}" type="cylinder" size="{radius} 0.0015" pos="0 0 0.001"/></body>'
 
 
@@ -76,7 +76,7 @@ def _distractor(i: int) -> str:
     shape = ('type="box" size="0.02 0.02 0.02"', 'type="cylinder" size="0.02 0.02"', 'type="sphere" size="0.022"')[
         i % 3
     ]
-    # Parked under the floor unless the setting brings them out.
+    # Parked under the floor unless the setting places them.
     return f'<body name="distractor_{i}" pos="0 0 -2"><geom name="distractor_{i}" {shape}/></body>'
 
 
@@ -119,7 +119,7 @@ class World:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def reset(self, joints: Float64[np.ndarray, "2 7"]) -> None:
-        """Forget everything randomised, open the grippers, and put the arms at `joints` [rad]."""
+        """Undo the randomisation, open the grippers, and put the arms at `joints` [rad]."""
         for field, value in self._pristine.items():
             getattr(self.model, field)[:] = value
         self.table_z = 0.0
@@ -132,31 +132,31 @@ class World:
         self.data.ctrl[self._finger_ctrl] = rm75.FINGER_TRAVEL_M
 
     def refresh(self) -> None:
-        """Recompute poses from positions; touches nothing that the dynamics depend on."""
+        """Recompute poses from positions without changing the state of the dynamics."""
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
     def settle(self, steps: int) -> None:
-        """Let objects come to rest."""
+        """Simulate `steps` physics steps, for objects to come to rest."""
         self.advance(steps)
         self.refresh()
 
     def snapshot(self) -> Float64[np.ndarray, " n"]:
-        """Everything the dynamics depend on, as MuJoCo defines it."""
+        """Return MuJoCo's integration state."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
         return state
 
     def restore(self, state: Float64[np.ndarray, " n"]) -> None:
         """Inverse of `snapshot`."""
-        # A copy: MuJoCo 3.3 refuses arrays that cannot be written to, as those from other processes.
+        # A copy: MuJoCo 3.3 refuses read-only arrays, such as those from other processes.
         mujoco.mj_setState(self.model, self.data, np.array(state, np.float64), _STATE)
         self.refresh()
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def raise_table(self, by: float) -> None:
-        """Move the table's surface up by `by` [m]; the arms stay. Objects are to be placed afterwards."""
+        """Raise the table's surface to `by` [m] without moving the arms; place objects afterwards."""
         self.table_z = by
         self.model.body("table").pos[2] = by
 
@@ -235,17 +235,17 @@ class World:
         return np.stack([self.data.qpos[self._arm_qpos].ravel(), self.data.qvel[self._arm_dof].ravel()])
 
     def put_arms(self, state: Float64[np.ndarray, "2 18"]) -> None:
-        """Put the arms where `arms` found them; objects and set-points stay."""
+        """Restore the arms from `arms`; objects and set-points are unchanged."""
         self.data.qpos[self._arm_qpos], self.data.qvel[self._arm_dof] = state
         self.refresh()
 
     def servo(self, joints: Float64[np.ndarray, "2 7"], openings: Float64[np.ndarray, " 2"]) -> None:
-        """Give the servos their set-points at once: joint positions [rad] and gripper openings [0, 1]."""
+        """Set the servos' set-points without a ramp: joint positions [rad] and gripper openings [0, 1]."""
         self.data.ctrl[self._arm_ctrl] = joints
         self.data.ctrl[self._finger_ctrl] = openings * rm75.FINGER_TRAVEL_M
 
     def advance(self, steps: int = 1) -> None:
-        """Simulate `steps` of `PHYSICS_DT` with the set-points as they are; poses are up to date after `refresh`.
+        """Simulate `steps` of `PHYSICS_DT` with constant set-points; call `refresh` to update poses.
 
         Raises:
             RobotestError: the simulation diverged.
@@ -265,7 +265,7 @@ class World:
     # -- pictures --------------------------------------------------------------------------------------------------
 
     def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return what a camera sees."""
+        """Return a camera's picture."""
         renderer = self._renderers.get((height, width))
         if renderer is None:
             renderer = self._renderers[height, width] = mujoco.Renderer(self.model, height, width)
@@ -274,7 +274,7 @@ class World:
         return picture
 
     def project(self, camera: str, aspect: float, point: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, " 2"]:
-        """Return where a point [m] is in a picture `aspect` times as wide as high: x right, y down, both in [-1, 1]."""
+        """Project a point [m] into a picture with aspect ratio `aspect`: x right, y down, in [-1, 1] inside it."""
         view = self.data.camera(camera)
         x, y, z = view.xmat.reshape(3, 3).T @ (point - view.xpos)
         scale = -1 / (z * np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2))

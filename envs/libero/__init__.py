@@ -1,1 +1,1 @@
-"""LIBERO."""
+"""LIBERO: suites, scripted experts, demonstration files."""

@@ -1,8 +1,8 @@
-"""LIBERO's official demonstration files, one HDF5 file for each task, read as ours are.
+"""Reader of LIBERO's official demonstration files, one HDF5 file per task.
 
 Layout (LIBERO, `scripts/create_dataset.py`): ``data/demo_N/{actions f64[T,7], states f64[T,N], obs/{agentview_rgb,
 eye_in_hand_rgb u8[T,128,128,3], ee_states f64[T,6], gripper_states f64[T,2]}}``. Pictures are upside down, as robosuite
-renders them; they are turned by 180 degrees here, as for the policies that are trained on them.
+renders them; they are rotated by 180 degrees here, as in openpi's training data.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _STATES: Final = hdf5.Numbers("states", None, required=False, dtype="float64")
 
 
 class LiberoDataset(hdf5.HdfDemonstrations):
-    """Files of a folder, or one file, as one sequence of demonstrations. Implements `Demonstrations`.
+    """One file, or all files of a folder, as one sequence of demonstrations. Implements `Demonstrations`.
 
     Args:
         path: a ``*_demo.hdf5`` file, or a folder of them.
-        image_size: pictures are resized to this height and width [px]; None: as they are.
+        image_size: pictures are resized to this height and width [px]; None: they keep their size.
 
     Raises:
-        ArtifactError: there is no such file, it is none of LIBERO's, or a demonstration in it is not as they are.
+        ArtifactError: a file is missing, is not LIBERO's, or a demonstration in it does not match the layout.
     """
 
     def __init__(self, path: Path, image_size: int | None = None) -> None:
@@ -45,14 +45,14 @@ class LiberoDataset(hdf5.HdfDemonstrations):
         sizes: dict[str, tuple[int, int]] = {}
         with hdf5.damaged(path), contextlib.ExitStack() as stack:
             for file in files:
-                found = hdf5.demos_of(file, stack.enter_context(_open(file)))
-                if found and not sizes:
-                    hdf5.check_demo(found[0], _layout({}))
-                    sizes = {camera: found[0].size(key) for camera, key in _CAMERAS.items()}
-                hdf5.check(file, found, _layout({} if image_size else sizes))
-                demos += found
+                file_demos = hdf5.demos_of(file, stack.enter_context(_open(file)))
+                if file_demos and not sizes:
+                    hdf5.check_demo(file_demos[0], _layout({}))
+                    sizes = {camera: file_demos[0].size(key) for camera, key in _CAMERAS.items()}
+                hdf5.check(file, file_demos, _layout({} if image_size else sizes))
+                demos += file_demos
             if not demos:
-                raise ArtifactError(f"{path} holds no demonstration; {hdf5.READS}")
+                raise ArtifactError(f"{path} contains no demonstrations; {hdf5.READS}")
             super().__init__(path, stack.pop_all(), demos, _layout({}))
         self.spec = DatasetSpec(
             env="libero",
@@ -78,22 +78,22 @@ class LiberoDataset(hdf5.HdfDemonstrations):
             states=demo.numbers(_STATES) if demo.has(_STATES.key) else None,
         )
 
-    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - all are of one kind
+    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - the same for all
         task = demo.file.name.removesuffix(hdf5.LIBERO_SUFFIX)
         return DemonstrationInfo(task, "official", "human", 0, instruction(task), success=True)
 
 
 def _layout(sizes: dict[str, tuple[int, int]]) -> hdf5.Layout:
-    """What every demonstration has; pictures of any size where none is given."""
+    """Return the layout of every demonstration; pictures of cameras without a size may have any."""
     films = {key: sizes.get(camera) for camera, key in _CAMERAS.items()}
     return hdf5.Layout((_ACTIONS, _ARM, _GRIPPER, _STATES), films)
 
 
 def _open(file: Path) -> Any:
-    opened = hdf5.opened(file)
+    handle = hdf5.opened(file)
     try:
-        json.loads(opened["data"].attrs["problem_info"])
+        json.loads(handle["data"].attrs["problem_info"])
     except (OSError, KeyError, ValueError, TypeError) as error:
-        opened.close()
+        handle.close()
         raise ArtifactError(f"{file} is not one of LIBERO's demonstration files ({error}); {hdf5.READS}") from error
-    return opened
+    return handle

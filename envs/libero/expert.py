@@ -1,6 +1,6 @@
-"""Experts of LIBERO's pick-and-place tasks: those whose goal is that things are in or on others.
+"""Experts of LIBERO's pick-and-place tasks, whose goals are objects in or on others.
 
-The list of tasks is what was measured, not what the script could be asked to do: `tests/envs/test_libero_expert.py`.
+The list holds the tasks on which the script was measured to succeed: `tests/envs/test_libero_expert.py`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TASKS: Final[Mapping[str, tuple[int, ...]]] = {
     "libero_object": tuple(range(10)),
     "libero_spatial": (0, 1, 2, 3),
 }
-"""Suite -> numbers of the tasks that have an expert."""
+"""Suite -> numbers of the tasks with an expert."""
 _OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=128)
-_SINK_M: Final = 0.02  # below the rim of a basket, above the ground of a plate: where what is carried is let go
+_SINK_M: Final = 0.02  # release height: below the rim of a basket, above the ground of a plate
 
 
 class LiberoExperts(OscExperts):
     """Implements `robotest.types.Experts`."""
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
-        """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
+        """Yield OSC_POSE actions: carry one object after the other to its target, then stay."""
         world = _world(env)
         arm = Arm(world, STYLES[style], rng)
         nowhere = np.zeros(env.spec.action.size)
@@ -40,19 +40,19 @@ class LiberoExperts(OscExperts):
             yield Command(action.astype(np.float64), nowhere)
 
     def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
-        """What is to be moved next, and where to."""
+        """Return the projections of the next object to move and its target."""
         world = _world(env)
         camera = world.data.camera(CAMERAS[0])
         height = np.tan(np.deg2rad(world.model.camera(CAMERAS[0]).fovy[0]) / 2)
-        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        projections = np.full((N_POINTS, 2), np.nan, np.float32)
         goals = world.env.parsed_problem["goal_state"]
-        # A goal that is reached within the last substep holds once somebody has looked, before the step that ends the
-        # episode: whether there are pictures must not decide what is marked.
-        left = [goal for goal in goals if not world.holds(goal)] or goals[-1:]
-        for row, name in zip(seen, left[0][1:], strict=False):
+        # `observe` updates positions, so a goal reached in the last substep may hold before the step that ends the
+        # episode. Fall back to the last goal: the points must not depend on whether pictures are rendered.
+        remaining = [goal for goal in goals if not world.holds(goal)] or goals[-1:]
+        for row, name in zip(projections, remaining[0][1:], strict=False):
             x, y, z = camera.xmat.reshape(3, 3).T @ (_shape(world, name).middle - camera.xpos)
             row[:] = np.array([x, y]) / (z * height)  # mirrored, as the policy's pictures are
-        return seen
+        return projections
 
 
 def _script(world: RobosuiteWorld, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
@@ -81,14 +81,14 @@ def experts(member: str) -> LiberoExperts:
     """Return the experts of ``SUITE``, ``SUITE:NUMBER`` or ``SUITE:TASK``.
 
     Raises:
-        RobotestError: none of its tasks has one.
+        RobotestError: none of the tasks has an expert.
     """
     name, _, task = member.partition(":")
     names = files.tasks().get(name, ())
     known = tuple(names[i] for i in TASKS.get(name, ()))
-    asked = names[int(task)] if task.isdecimal() and int(task) < len(names) else task
-    tasks = tuple(t for t in known if asked in ("", t))
+    name_or_all = names[int(task)] if task.isdecimal() and int(task) < len(names) else task
+    tasks = tuple(t for t in known if name_or_all in ("", t))
     if not tasks:
         have = "; ".join(f"{suite}: {', '.join(map(str, numbers))}" for suite, numbers in TASKS.items())
-        raise RobotestError(f"libero/{member} has no scripted expert; these tasks have one: {have}")
+        raise RobotestError(f"libero/{member} has no scripted expert; tasks with one: {have}")
     return LiberoExperts(tasks, _OPTIONS)

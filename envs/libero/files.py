@@ -1,8 +1,8 @@
 """LIBERO's files: the package, its configuration, its assets, and the lists of tasks and initial states.
 
 LIBERO (Liu et al. 2023, arXiv 2306.03310; packaged as `hf-libero`) asks on standard input for a folder when it finds no
-configuration, downloads assets when it finds none, and unpickles its initial states. Here it is asked nothing, what is
-missing is an error that says what to do, and only numpy arrays are unpickled.
+configuration, downloads assets when it finds none, and unpickles its initial states. Here nothing prompts or downloads,
+a missing file is an error that says what to do, and only numpy arrays are unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from robotest import cache
 from robotest.errors import RobotestError
 
 ASSETS_VARIABLE: Final = "LIBERO_ASSETS"
-"""Environment variable that names the folder of the assets."""
+"""Environment variable with the folder of the assets."""
 _MANIFEST: Final = Path(__file__).parents[1] / "assets" / "libero.txt"
 _NAMED = 3
 _INSTALL = "install it with `robotest install libero`"
@@ -40,9 +40,9 @@ class Assets:
     """A folder of assets.
 
     Attributes:
-        folder: where they lie.
-        missing: files that are not there.
-        standins: files whose contents are known not to be the original's.
+        folder: path of the folder.
+        missing: missing files.
+        standins: files whose contents are known stand-ins for the original.
     """
 
     folder: Path
@@ -54,12 +54,12 @@ class Assets:
         if self.missing:
             named = ", ".join(self.missing[:_NAMED])
             raise RobotestError(
-                f"{len(self.missing)} of LIBERO's assets are not in {self.folder}, e.g. {named}; bring them with"
-                f" `robotest install libero`, or set {ASSETS_VARIABLE} to the folder that has them"
+                f"{len(self.missing)} of LIBERO's assets are missing in {self.folder}, e.g. {named}; install them with"
+                f" `robotest install libero`, or set {ASSETS_VARIABLE} to their folder"
             )
 
     def describe(self) -> str:
-        """One line: complete, with stand-ins, or missing."""
+        """Return one line: complete, with stand-ins, or missing."""
         state = f"{len(self.missing)} files missing" if self.missing else "complete"
         return f"{state}{f', {len(self.standins)} stand-ins' if self.standins else ''} in {self.folder}"
 
@@ -71,17 +71,17 @@ def package() -> Path:
     Raises:
         RobotestError: it is not installed.
     """
-    found = importlib.util.find_spec("libero")
-    for parent in (found.submodule_search_locations or ()) if found else ():
+    spec = importlib.util.find_spec("libero")
+    for parent in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(parent) / "libero" / "bddl_files").is_dir():
             return Path(parent) / "libero"
     raise RobotestError(f"LIBERO is not installed; {_INSTALL}")
 
 
 def assets() -> Assets:
-    """Look at the assets: in the folder that `ASSETS_VARIABLE` names, else in the package, else in LIBERO's own cache.
+    """Examine the assets in the folder of `ASSETS_VARIABLE`, else in the package, else in LIBERO's own cache.
 
-    If they are nowhere, the folder is the last of these, which is where LIBERO would download them to.
+    If none of these folders exists, report the last one, to which LIBERO would download them.
     """
     named = os.environ.get(ASSETS_VARIABLE)
     folders = [Path(named)] if named else [package() / "assets", Path.home() / ".cache" / "libero" / "assets"]
@@ -91,7 +91,7 @@ def assets() -> Assets:
 
 @functools.cache
 def examine(folder: Path) -> Assets:
-    """Compare a folder with the list of what LIBERO's scenes need."""
+    """Compare a folder with the list of files that LIBERO's scenes need."""
     missing, standins = [], []
     for line in _MANIFEST.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -108,17 +108,19 @@ def examine(folder: Path) -> Assets:
 def import_libero() -> Mapping[str, Any]:
     """Import LIBERO and return its problem classes by name.
 
-    A configuration of the user's is left alone; where there is none, LIBERO is given one in the cache folder.
+    The user's configuration is left alone; without one, LIBERO gets one in the cache folder.
 
     Raises:
         RobotestError: it, robosuite or an asset is missing.
     """
-    from robotest.envs.robosuite.world import import_robosuite  # here, so that files are looked at without MuJoCo
+    from robotest.envs.robosuite.world import (
+        import_robosuite,
+    )  # imported here, so that files can be examined without MuJoCo
 
     import_robosuite()
-    found = assets()
-    found.require()
-    _configure(found.folder)
+    installed = assets()
+    installed.require()
+    _configure(installed.folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -126,17 +128,17 @@ def import_libero() -> Mapping[str, Any]:
             from libero.libero.envs.bddl_base_domain import TASK_MAPPING
     except ImportError as error:
         raise RobotestError(f"LIBERO cannot be imported ({error}); {_INSTALL}") from error
-    libero.libero._assets_path_cache = str(found.folder)  # or it would look, and download
+    libero.libero._assets_path_cache = str(installed.folder)  # else it would search and download
     mapping: Mapping[str, Any] = TASK_MAPPING
     return mapping
 
 
 def _configure(assets_folder: Path) -> None:
-    """Make sure that LIBERO finds a configuration, or it asks for one on standard input."""
-    theirs = Path(os.environ.get("LIBERO_CONFIG_PATH") or Path.home() / ".libero")
-    if (theirs / "config.yaml").is_file():
+    """Make sure that LIBERO finds a configuration; else it prompts for one on standard input."""
+    existing = Path(os.environ.get("LIBERO_CONFIG_PATH") or Path.home() / ".libero")
+    if (existing / "config.yaml").is_file():
         return
-    own = cache.folder("libero")
+    folder = cache.folder("libero")
     paths = {
         "benchmark_root": str(package()),
         "bddl_files": str(package() / "bddl_files"),
@@ -144,17 +146,17 @@ def _configure(assets_folder: Path) -> None:
         "datasets": str(package().parent / "datasets"),
         "assets": str(assets_folder),
     }
-    partial = own / f".config.{os.getpid()}"
-    partial.write_text(json.dumps(paths), encoding="utf-8")  # which is YAML
-    partial.replace(own / "config.yaml")
-    os.environ["LIBERO_CONFIG_PATH"] = str(own)
+    partial = folder / f".config.{os.getpid()}"
+    partial.write_text(json.dumps(paths), encoding="utf-8")  # JSON is YAML
+    partial.replace(folder / "config.yaml")
+    os.environ["LIBERO_CONFIG_PATH"] = str(folder)
 
 
 @functools.cache
 def tasks() -> Mapping[str, tuple[str, ...]]:
-    """Return suite -> names of its tasks, in the order that their numbers refer to.
+    """Return suite -> names of its tasks, in the order of their numbers.
 
-    Read from the one file that holds them: the package around it imports torch, which a worker does without.
+    Loads this file alone: the package around it imports torch, which workers must not.
     """
     file = package() / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("libero_suite_task_map", file)
@@ -166,7 +168,7 @@ def tasks() -> Mapping[str, tuple[str, ...]]:
 
 
 def instruction(task: str) -> str:
-    """Return a task's words: its name, without the scene that those of LIBERO-100 begin with."""
+    """Return a task's instruction: its name without the scene prefix of LIBERO-100."""
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", task).replace("_", " ")
 
 
@@ -176,10 +178,10 @@ def bddl_file(suite: str, task: str) -> Path:
 
 
 def initial_states(suite: str, task: str) -> Float64[np.ndarray, "50 N"]:
-    """Return the fixed initial states of a task: time, positions and velocities, as robosuite flattens them.
+    """Return the fixed initial states of a task: time, positions and velocities, flattened as in robosuite.
 
     Raises:
-        RobotestError: the file is damaged, or holds something other than an array.
+        RobotestError: the file is damaged, or does not hold an array.
     """
     file = package() / "init_files" / suite / f"{task}.pruned_init"
     try:
@@ -192,7 +194,7 @@ def initial_states(suite: str, task: str) -> Float64[np.ndarray, "50 N"]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and refuses everything else."""
+    """Unpickles numpy arrays and refuses everything else."""
 
     _allowed: Final = {
         ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.zeros(0))[0],
@@ -203,8 +205,8 @@ class _ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Allow what arrays are made of."""
+        """Allow only the parts of arrays."""
         try:
             return self._allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is no array") from None
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not an array") from None

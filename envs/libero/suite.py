@@ -17,9 +17,10 @@ from PIL import Image
 from robotest.envs.libero import files
 from robotest.envs.options import require_known
 from robotest.envs.physics import ENV_ARGS, SIMULATOR, published_caveats
-from robotest.envs.robosuite.env import RobosuiteEnv
+from robotest.envs.robosuite.env import PATIENCE_S, RobosuiteEnv
 from robotest.envs.robosuite.world import (
     CONTROL_HZ,
+    NO_ACTION,
     RobosuiteWorld,
     action_layout,
     state_layout,
@@ -29,22 +30,21 @@ from robotest.specs import EnvSpec
 from robotest.types import EnvOptions
 
 CAMERAS: Final = ("agentview", "robot0_eye_in_hand")
-PATIENCE_S: Final = 120.0
-"""A scene with all its textures takes seconds to build, on a busy machine tens of them."""
+
 _RENDER_PX = 256
-_NO_ACTION: Final = np.array([0.0] * 6 + [-1.0])
+
 _PLACEMENT_ATTEMPTS = 100
-"""robosuite itself tries 5,000 places for every object before it gives up; LIBERO then starts again, for ever."""
+"""robosuite tries 5,000 positions per object before it fails; LIBERO would then retry forever."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How others run the benchmark.
+    """A published evaluation protocol.
 
     Attributes:
-        max_steps: of each suite, settling not counted.
-        seed: of LIBERO's own draws at the reset of each episode, which move fixtures: (first, added per episode).
-        fixed_starts: whether episode k starts from initial state k modulo 50; else LIBERO's own sampler draws it.
+        max_steps: suite -> step limit, without settling steps.
+        seed: of LIBERO's random choices at each reset, which move fixtures: (first, increment per episode).
+        fixed_starts: whether episode k starts from initial state k modulo 50; else LIBERO's sampler draws it.
         settle_steps: steps without action after a reset, while objects come to rest.
     """
 
@@ -66,17 +66,17 @@ PROTOCOLS: Final = {
     "lerobot": Protocol({**_STEPS, "libero_spatial": 280}, seed=(1000, 1)),
     "sampled": Protocol(_STEPS, seed=(7, 0), fixed_starts=False),
 }
-"""``sampled`` is ours: openpi's, with starts drawn by LIBERO's sampler, for demonstrations."""
+"""``sampled`` is robotest's own: openpi's protocol with starts drawn by LIBERO's sampler, for demonstrations."""
 
 
 class LiberoEnv(RobosuiteEnv):
-    """One task; it ends at the first success, as LIBERO has it.
+    """One task; an episode ends at the first success, as in LIBERO.
 
     Args:
         suite: e.g. ``libero_object``.
         task: its name within the suite.
         options: ``setting`` is a protocol.
-        caveats: as `EnvSpec` has them.
+        caveats: see `EnvSpec`.
     """
 
     def __init__(self, suite: str, task: str, options: EnvOptions, caveats: tuple[str, ...] = ()) -> None:
@@ -110,13 +110,13 @@ class LiberoEnv(RobosuiteEnv):
         if fixed:
             self.world.set_positions(self._starts[episode % len(self._starts)])
         for _ in range(self._protocol.settle_steps):
-            self.world.step(_NO_ACTION)
+            self.world.step(NO_ACTION)
         self._begin(files.instruction(self.spec.task))
 
     def _picture(self, camera: str, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-        """As openpi has it: 256 px, turned by 180 degrees from robosuite's upside-down pictures, resized.
+        """Return a picture as in openpi: 256 px, robosuite's upside-down picture rotated by 180 degrees, then resized.
 
-        So it is upright and mirrored left to right, which is what policies for LIBERO are trained on.
+        It is therefore upright and mirrored left to right, like the training data of policies for LIBERO.
         """
         picture = np.ascontiguousarray(self.world.picture(camera, _RENDER_PX, _RENDER_PX)[:, ::-1])
         if size == picture.shape[:2]:
@@ -124,15 +124,16 @@ class LiberoEnv(RobosuiteEnv):
         return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
     def _reset_world(self, seed: int) -> None:
-        """Reset until objects find a place, but not for ever."""
+        """Reset until objects can be placed, for a bounded number of attempts."""
         from robosuite.utils.errors import RandomizationError
 
         for attempt in range(_PLACEMENT_ATTEMPTS):
-            # LIBERO adds the scene's at every reset, and each draws: starts would depend on how many came before.
+            # LIBERO appends the scene's initializers at every reset, and each of them draws random numbers, so starts
+            # would depend on the number of earlier resets.
             del self.world.env.object_property_initializers[self._n_initializers :]
             with contextlib.suppress(RandomizationError):
                 return self.world.reset(seed + attempt * 2**16)
-        raise RobotestError(f"LIBERO found no place for its objects in {_PLACEMENT_ATTEMPTS} attempts")
+        raise RobotestError(f"LIBERO could not place its objects in {_PLACEMENT_ATTEMPTS} attempts; try another seed")
 
 
 def _build(problems: Mapping[str, Any], bddl: str, others: Mapping[str, Any]) -> Any:
@@ -152,7 +153,7 @@ def _build(problems: Mapping[str, Any], bddl: str, others: Mapping[str, Any]) ->
 
 @dataclasses.dataclass(frozen=True)
 class LiberoSuite:
-    """A suite of LIBERO's, or one task of it."""
+    """A suite of LIBERO, or one of its tasks."""
 
     name: str
     tasks: tuple[str, ...]
@@ -161,10 +162,10 @@ class LiberoSuite:
 
     def make(self, task: str, options: EnvOptions) -> LiberoEnv:
         """Build one task's environment."""
-        given = require_known(self, task, options, CAMERAS, ENV_ARGS)
-        caveats = published_caveats("LIBERO", given)
+        arguments = require_known(self, task, options, CAMERAS, ENV_ARGS)
+        caveats = published_caveats("LIBERO", arguments)
         if options.wording != "seen":
-            raise RobotestError("LIBERO has one wording of each task; leave --wording at 'seen'")
+            raise RobotestError("LIBERO has only one wording of each task; use --wording seen")
         return LiberoEnv(self.name.removeprefix("libero/"), task, options, caveats)
 
 

@@ -1,1 +1,1 @@
-"""robosuite's tasks, and what LIBERO and tabletop share with them."""
+"""robosuite's tasks, and the base shared with LIBERO and tabletop."""

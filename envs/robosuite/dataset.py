@@ -1,12 +1,12 @@
-"""robomimic's files of robosuite tasks, with pictures, read as ours are.
+"""Reader of robomimic's files of robosuite tasks, with pictures.
 
 Layout (robomimic 0.3, `scripts/dataset_states_to_obs.py`): ``data/demo_N/{actions f64[T,A], states f64[T,N], obs/
 {<camera>_image u8[T,h,w,3], robotK_eef_pos f64[T,3], robotK_eef_quat f64[T,4], robotK_gripper_qpos f64[T,2]}}``, and in
-the attribute ``env_args`` of ``data`` how the environment was built. Pictures are upright. A quaternion is x, y, z, w.
+the attribute ``env_args`` of ``data`` the arguments of the environment. Pictures are upright; quaternions x, y, z, w.
 
-What an action means stands in ``env_args`` alone. A file is read if that is what `robotest.envs.robosuite.suite` does:
-Panda arms, OSC_POSE with offsets of 0.05 m and 0.5 rad, 20 Hz. Everything else is refused: numbers of the same size
-would be taken for something they are not.
+Only ``env_args`` defines the meaning of an action. A file is read if its conventions are those of
+`robotest.envs.robosuite.suite`: Panda arms, OSC_POSE with offsets of 0.05 m and 0.5 rad, 20 Hz. Everything else is
+refused: actions of the same size would be misinterpreted.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class RobomimicDataset(hdf5.HdfDemonstrations):
 
     Args:
         path: an HDF5 file with pictures.
-        image_size: pictures are resized to this height and width [px]; None: as they are.
+        image_size: pictures are resized to this height and width [px]; None: they keep their size.
 
     Raises:
-        ArtifactError: what its actions mean is not known or not what is done here, it holds no pictures, or a
-            demonstration in it is damaged or lacks something.
+        ArtifactError: its conventions are unknown or unsupported, it holds no pictures, or a demonstration in it is
+            damaged or incomplete.
     """
 
     def __init__(self, path: Path, image_size: int | None = None) -> None:
@@ -58,7 +58,7 @@ class RobomimicDataset(hdf5.HdfDemonstrations):
             task = TASKS[self._task]
             demos = hdf5.demos_of(path, file)
             if not demos:
-                raise ArtifactError(f"{path} holds no demonstration; {hdf5.READS}")
+                raise ArtifactError(f"{path} contains no demonstrations; {hdf5.READS}")
             self._films = _films(demos[0], CAMERAS[task.n_arms])
             self._arms = tuple(_arm(i, grippers=task.grippers) for i in range(task.n_arms))
             action = action_layout(task.n_arms, grippers=task.grippers)
@@ -91,20 +91,20 @@ class RobomimicDataset(hdf5.HdfDemonstrations):
             states=demo.numbers(_STATES) if demo.has(_STATES.key) else None,
         )
 
-    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - all are of one kind
-        words = TASKS[self._task].seen  # the words are ours, each in its turn
+    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - the same for all
+        words = TASKS[self._task].seen  # robosuite has no wordings: cycle through robotest's
         return DemonstrationInfo(self._task, "official", "human", 0, words[index % len(words)], success=True)
 
 
 def _arm(number: int, *, grippers: bool) -> tuple[hdf5.Numbers, ...]:
-    """Position, quaternion and fingers of an arm."""
+    """Return the datasets of an arm: position, quaternion, fingers."""
     robot = f"obs/robot{number}"
     parts = (hdf5.Numbers(f"{robot}_eef_pos", (3,)), hdf5.Numbers(f"{robot}_eef_quat", (4,)))
     return (*parts, hdf5.Numbers(f"{robot}_gripper_qpos", (2,))) if grippers else parts
 
 
 def _arm_state(demo: hdf5.Demo, arm: tuple[hdf5.Numbers, ...]) -> Iterator[Any]:
-    """What `state_layout` has of an arm."""
+    """Yield an arm's parts of `state_layout`."""
     position, quaternion, *fingers = (demo.numbers(n) for n in arm)
     yield position
     yield np.stack([axis_angle(q) for q in quaternion[:, [3, 0, 1, 2]].astype(np.float64)]).astype(np.float32)
@@ -112,24 +112,24 @@ def _arm_state(demo: hdf5.Demo, arm: tuple[hdf5.Numbers, ...]) -> Iterator[Any]:
 
 
 def _films(first: hdf5.Demo, cameras: tuple[str, ...]) -> dict[str, str]:
-    """Return camera -> key of the pictures that the first demonstration has of those that the environment has."""
+    """Return camera -> key of pictures, for the environment's cameras that the first demonstration has."""
     keys = {camera: f"obs/{camera}_image" for camera in cameras}
-    found = {camera: key for camera, key in keys.items() if first.has(key)}
-    if not found:
+    available = {camera: key for camera, key in keys.items() if first.has(key)}
+    if not available:
         raise ArtifactError(
-            f"{first.file}: {first.name} holds none of the pictures {', '.join(keys.values())}; a policy is trained on"
-            f" pictures: make them with robomimic's dataset_states_to_obs.py --camera_names {' '.join(cameras)}"
+            f"{first.file}: {first.name} has none of the pictures {', '.join(keys.values())}, which training needs:"
+            f" render them with robomimic's dataset_states_to_obs.py --camera_names {' '.join(cameras)}"
             " --camera_height 84 --camera_width 84"
         )
-    return found
+    return available
 
 
 def _task(path: Path, attributes: Any) -> str:
-    """Return the task, if actions and states mean here what they mean in the file."""
+    """Return the task after checking the file's conventions for actions and states."""
     try:
-        told = json.loads(attributes["env_args"])
-        name, kwargs = str(told["env_name"]), dict(told["env_kwargs"])
-        kind = told["type"]
+        env_args = json.loads(attributes["env_args"])
+        name, kwargs = str(env_args["env_name"]), dict(env_args["env_kwargs"])
+        kind = env_args["type"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: its attribute 'env_args' is damaged or lacks parts ({error!r})") from error
     if kind != _ROBOSUITE or name not in TASKS:
@@ -137,31 +137,31 @@ def _task(path: Path, attributes: Any) -> str:
             f"{path} is a robomimic file of {name!r} (type {kind}); only robosuite tasks are read, of these:"
             f" {', '.join(TASKS)}"
         )
-    for what, needed, given in _conventions(TASKS[name].n_arms, kwargs):
-        if given != needed:
+    for what, expected, actual in _conventions(TASKS[name].n_arms, kwargs):
+        if actual != expected:
             raise ArtifactError(
-                f"{path}: 'env_args' says {what} {given!r}, {needed!r} is needed: its actions would mean something else"
-                f" in robosuite/{name}"
+                f"{path}: {what} in 'env_args' is {actual!r}; it must be {expected!r}: the actions would have another"
+                f" meaning in robosuite/{name}"
             )
     return name
 
 
 def _conventions(n_arms: int, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what, what is needed and what is given."""
+    """Yield (name, expected value, actual value) of every convention."""
     robots = kwargs.get("robots")
     yield "robots", ["Panda"] * n_arms, [robots] if isinstance(robots, str) else robots
     yield "control_freq", CONTROL_HZ, kwargs.get("control_freq")
     controllers = kwargs.get("controller_configs")
     for controller in controllers if isinstance(controllers, list) and controllers else [controllers]:
-        told: Mapping[str, Any] = controller if isinstance(controller, Mapping) else {}
-        yield "controller", "OSC_POSE", told.get("type")
-        yield "control_delta", True, told.get("control_delta", True)
-        yield "impedance_mode", "fixed", told.get("impedance_mode", "fixed")
+        settings: Mapping[str, Any] = controller if isinstance(controller, Mapping) else {}
+        yield "controller", "OSC_POSE", settings.get("type")
+        yield "control_delta", True, settings.get("control_delta", True)
+        yield "impedance_mode", "fixed", settings.get("impedance_mode", "fixed")
         for end, sign in (("max", 1), ("min", -1)):
-            yield f"input_{end}", [float(sign)] * 6, _six(told.get(f"input_{end}"))
-            yield f"output_{end}", [sign * limit for limit in _OUTPUT], _six(told.get(f"output_{end}"))
+            yield f"input_{end}", [float(sign)] * 6, _six(settings.get(f"input_{end}"))
+            yield f"output_{end}", [sign * limit for limit in _OUTPUT], _six(settings.get(f"output_{end}"))
 
 
-def _six(given: Any) -> Any:
-    """Return one limit for each number; robosuite allows one for all of them."""
-    return [float(given)] * 6 if isinstance(given, int | float) else given
+def _six(limits: Any) -> Any:
+    """Return one limit per component; robosuite allows a single number for all."""
+    return [float(limits)] * 6 if isinstance(limits, int | float) else limits

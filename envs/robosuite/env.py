@@ -1,4 +1,4 @@
-"""What an environment does with a `RobosuiteWorld`, whatever its tasks are: everything but the start."""
+"""Base of the environments on a `RobosuiteWorld`: everything but the reset."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from robotest.randomness import derive, generator
 from robotest.specs import EnvSpec
 from robotest.types import Observation, StepStatus
 
+PATIENCE_S: Final = 120.0
+"""Building a scene with its textures takes seconds, on a busy machine tens of seconds."""
+
 
 class RobosuiteEnv(abc.ABC):
     """One task. Implements `robotest.types.SimulatedEnv`, with pictures upright and as the camera sees them.
 
     Args:
-        world: what happens.
-        spec: what is seen of it, and done to it.
+        world: the simulation.
+        spec: of the environment.
     """
 
     def __init__(self, world: RobosuiteWorld, spec: EnvSpec) -> None:
@@ -39,8 +42,8 @@ class RobosuiteEnv(abc.ABC):
             state = self.world.arm_state()
         return Observation(images, state, self.instruction, self._steps / CONTROL_HZ)
 
-    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: B027 - it is complete
-        """Nothing: actions are measured from where the gripper is when each is executed."""
+    def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:  # noqa: B027 - not abstract
+        """Do nothing: every action is an offset from the gripper's current pose."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """Execute one action for 0.05 s; the episode ends at the first success."""
@@ -59,19 +62,19 @@ class RobosuiteEnv(abc.ABC):
         self.world.restore(state[1:])
 
     def render(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture from any camera of the scene."""
+        """Return a picture from any camera of the scene."""
         with self.world.looked_at():
             return self.world.picture(camera, height, width)
 
-    def stop(self) -> None:  # noqa: B027 - it is complete
-        """Nothing moves on in a simulator that is not stepped."""
+    def stop(self) -> None:  # noqa: B027 - not abstract
+        """Do nothing: a simulator moves only in `apply`."""
 
     def close(self) -> None:
-        """Free pictures and simulation."""
+        """Free renderer and simulation."""
         self.world.close()
 
     def _picture(self, camera: str, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-        """Return what the policy is shown of a camera."""
+        """Return a camera's picture for the policy."""
         return self.world.picture(camera, *size)
 
     def _step(self, action: Float64[np.ndarray, " A"]) -> bool:
@@ -79,11 +82,11 @@ class RobosuiteEnv(abc.ABC):
         return self.world.step(action)
 
     def _begin(self, instruction: str) -> None:
-        """Start counting steps."""
+        """Reset the step count; set the instruction."""
         self._steps, self.instruction = 0, instruction
 
 
 def worded(seen: tuple[str, ...], unseen: tuple[str, ...], wording: Literal["seen", "unseen"], seed: int) -> str:
-    """Return the instruction of an episode: one of the wordings asked for, drawn from the seed of its reset."""
+    """Return an episode's instruction: one of the seen or unseen wordings, drawn by the seed of its reset."""
     wordings = seen if wording == "seen" else unseen
     return wordings[int(generator(derive(seed, "wording")).integers(len(wordings)))]

@@ -1,7 +1,7 @@
-"""Scripted experts for one Panda arm under OSC_POSE control: pick up a thing and put it on or into another.
+"""Scripted experts for one Panda arm under OSC_POSE control: pick up an object and put it on or into another.
 
-They see the true state of the world and act in closed loop, one action per control step. What is to be grasped where is
-computed from the collision shapes, so that one expert serves LIBERO's objects and those of `tabletop`.
+They see the true state of the world and act in closed loop, one action per control step. Grasps are computed from the
+collision shapes, so that one expert serves LIBERO's objects and those of `tabletop`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ Script = Iterator[Float32[np.ndarray, " 7"]]
 OPEN: Final = -1.0
 CLOSED: Final = 1.0
 JAW_M: Final = 0.072
-"""Widest thing that is grasped across its middle [m]; wider ones are grasped at their rim."""
-HOVER_M: Final = 0.07  # above what is to be grasped
-DEPTH_M: Final = 0.03  # of a grasp, below the top of the thing
-FLOOR_M: Final = 0.008  # lowest grasp above what the thing stands on
+"""Widest object that is grasped across its middle [m]; wider ones are grasped at their rim."""
+HOVER_M: Final = 0.07  # above the grasp
+DEPTH_M: Final = 0.03  # of a grasp, below the top of the object
+FLOOR_M: Final = 0.008  # height of the lowest grasp above the object's lowest point
 RIM_INSET_M: Final = 0.012  # of a grasp over the rim, which leans outwards
 RIM_DEPTH_M: Final = 0.024
-CLEARANCE_M: Final = 0.045  # between a carried thing and what it passes over
+CLEARANCE_M: Final = 0.045  # between a carried object and those it passes over
 GAIN: Final = 0.9
 FAST: Final = 0.9  # of the largest action
 TOLERANCE_M: Final = 0.012
 CENTRED_M: Final = 0.02
-HELD_M: Final = 0.012  # that the middle of what is held has risen, if it hangs by its rim
+HELD_M: Final = 0.012  # rise of an object's middle that shows it is held, even if it hangs by its rim
 GRIP_STEPS: Final = 10
 _YAWS = np.deg2rad(np.arange(-90, 91, 10))
 _RIM_YAWS = np.array([0.0, -0.5, 0.5])
-_TURN = 0.0115  # width that is given up for less to turn [m/rad]
+_TURN = 0.0115  # cost of turning, as additional width [m/rad]
 _PAD_M = 0.012  # half of a finger's width
-_ALONG_M = 0.02  # off the middle, where that helps
+_ALONG_M = 0.02  # offset of alternative grasps from the middle
 _BLOCKED = 10.0
 _FREE_DOFS = 6
-# Half width, half depth, and lowest point above the grasp, of what comes down around a thing [m].
+# Half width, half depth, and lowest point relative to the grasp [m] of the parts that descend around an object.
 _FINGERS_M = (0.055, 0.014, -0.008)
 _HAND_M = (0.11, 0.04, 0.03)
-_STEPS = 60  # that a movement may take
+_STEPS = 60  # limit of a movement
 
 
 MIXTURE: Final = {"clean": 0.65, "off_centre": 0.0875, "detour": 0.0875, "hesitant": 0.0875, "early_release": 0.0875}
@@ -57,7 +57,7 @@ _NOISE: Final = 0.15  # of the largest action
 
 @dataclasses.dataclass(frozen=True)
 class OscExperts:
-    """What the experts of every suite with one Panda have in common; see `robotest.types.Experts`."""
+    """Base of the experts of suites with one Panda; see `robotest.types.Experts`."""
 
     tasks: tuple[str, ...]
     options: EnvOptions
@@ -66,23 +66,23 @@ class OscExperts:
 
     @property
     def noise(self) -> Float64[np.ndarray, " A"]:
-        """On the position."""
+        """Noise on the position."""
         return np.array([_NOISE] * 3 + [0.0] * 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grasp:
-    """Where the gripper closes: position [m], turn about the vertical from the start pose [rad]."""
+    """Pose in which the gripper closes: position [m], yaw from the start pose [rad]."""
 
     position: Float64[np.ndarray, " 3"]
     yaw: float
 
 
 class Shape:
-    """Points of the boxes around a thing's collision shapes, which move with it.
+    """Points on the bounding boxes of an object's collision shapes, which move with it.
 
     Args:
-        world: where it is.
+        world: of the object.
         body: name of its root body.
     """
 
@@ -93,8 +93,8 @@ class Shape:
         grid = np.array(np.meshgrid((-1, 0, 1), (-1, 0, 1), (-1, 0, 1))).reshape(3, 27).T
         points = []
         for geom in range(model.ngeom):
-            own = model.body_rootid[model.geom_bodyid[geom]] == model.body_rootid[self.body]
-            if own and (model.geom_contype[geom] or model.geom_conaffinity[geom]):
+            belongs = model.body_rootid[model.geom_bodyid[geom]] == model.body_rootid[self.body]
+            if belongs and (model.geom_contype[geom] or model.geom_conaffinity[geom]):
                 box = model.geom_aabb[geom]
                 inside = box[:3] + grid * box[3:]
                 points.append(data.geom_xpos[geom] + inside @ data.geom_xmat[geom].reshape(3, 3).T)
@@ -103,7 +103,7 @@ class Shape:
 
     @property
     def points(self) -> Float64[np.ndarray, "n 3"]:
-        """Where they are now [m]."""
+        """Current positions [m]."""
         data = self._world.data
         points: Float64[np.ndarray, "n 3"] = data.xpos[self.body] + self._points @ data.xmat[self.body].reshape(3, 3).T
         return points
@@ -127,12 +127,12 @@ class Shape:
 
 
 class Arm:
-    """One arm's vocabulary: every method is a script that starts where the last one ended.
+    """Motion primitives of one arm: every method is a script that starts where the last one ended.
 
     Args:
-        world: whose first robot it is, at its start pose.
-        style: how it deviates from the plain way.
-        rng: draws what a style leaves open.
+        world: its first robot is the arm, at its start pose.
+        style: of the expert.
+        rng: for the style's random choices.
     """
 
     def __init__(self, world: RobosuiteWorld, style: Style, rng: np.random.Generator) -> None:
@@ -144,20 +144,20 @@ class Arm:
 
     @property
     def position(self) -> Float64[np.ndarray, " 3"]:
-        """Where the gripper is [m]."""
+        """Position of the gripper [m]."""
         position: Float64[np.ndarray, " 3"] = self._world.data.site_xpos[self._world.env.robots[0].eef_site_id].copy()
         return position
 
     def move(
         self, goal: Float64[np.ndarray, " 3"], yaw: float, tolerance: float = TOLERANCE_M, *, centred: bool = False
     ) -> Script:
-        """Go straight to a position [m] and a turn from the start pose [rad].
+        """Go straight to a position and a yaw.
 
         Args:
-            goal: where to [m].
-            yaw: turn from the start pose [rad].
-            tolerance: how near is there [m].
-            centred: go down only while right above, so that no finger lands on what is to be grasped.
+            goal: target position [m].
+            yaw: from the start pose [rad].
+            tolerance: distance at which the goal counts as reached [m].
+            centred: descend only while right above the goal, so that no finger lands on the object.
         """
         target = Rotation.from_euler("z", yaw) * self._start
         for _ in range(_STEPS):
@@ -170,13 +170,13 @@ class Arm:
             yield self._action(way, turn)
 
     def grip(self, gripper: float, steps: int = GRIP_STEPS) -> Script:
-        """Open or close and give the fingers time."""
+        """Open or close, and wait for the fingers."""
         self._gripper = gripper
         for _ in range(steps):
             yield self._action(np.zeros(3), np.zeros(3))
 
     def pick(self, thing: Shape, lift_to: float) -> Script:
-        """Grasp a thing and lift it until its lowest point is at `lift_to` [m]; once more if it stays where it was."""
+        """Grasp an object and lift it until its lowest point is at `lift_to` [m]; retry once if it is not lifted."""
         for _ in range(2):
             height = thing.middle[2]
             yield from self._grasp_once(thing)
@@ -187,7 +187,7 @@ class Arm:
             yield from self.grip(OPEN, 4)
 
     def _grasp_once(self, thing: Shape) -> Script:
-        """Go above, down, and close."""
+        """Approach from above, descend and close."""
         grasp = self._grasp(thing)
         above = _raised(grasp.position, HOVER_M + max(0.0, thing.top - grasp.position[2]))
         yield from self._travel(above, grasp.yaw)
@@ -199,12 +199,12 @@ class Arm:
         yield from self.grip(CLOSED)
 
     def put(self, thing: Shape, goal: Float64[np.ndarray, " 3"], over: float) -> Script:
-        """Carry what is held so that its middle is over `goal` and its lowest point at `goal`'s height, and let go.
+        """Carry the held object until its middle is over `goal` and its lowest point at `goal`'s height, then release.
 
         Args:
-            thing: what is held.
-            goal: where its lowest point belongs [m].
-            over: height that it must pass over on the way [m].
+            thing: the held object.
+            goal: target of its lowest point [m].
+            over: height that it must clear on the way [m].
         """
         yaw = self._yaw()
         carried = self.position - [*thing.middle[:2], thing.bottom]
@@ -216,18 +216,18 @@ class Arm:
         yield from self.move(_raised(self.position, 0.09), yaw, tolerance=0.03)
 
     def wait(self) -> Script:
-        """Stay where it is, for ever."""
+        """Stay in place forever."""
         while True:
             yield self._action(np.zeros(3), np.zeros(3))
 
     def _grasp(self, thing: Shape) -> Grasp:
-        """The cheapest grasp at which the hand would hit nothing else; the cheapest of all if there is none."""
+        """Return the cheapest grasp without collisions of the hand, or the cheapest of all if every grasp collides."""
         others = [other.points for other in self._others(thing)]
         costs = [(cost + _BLOCKED * self._hits(grasp, others), grasp) for cost, grasp in self._grasps(thing)]
-        return min(costs, key=lambda found: found[0])[1]
+        return min(costs, key=lambda costed: costed[0])[1]
 
     def _grasps(self, thing: Shape) -> Iterator[tuple[float, Grasp]]:
-        """Yield grasps with what speaks against them [m]: across the middle if that is narrow enough, else the rim."""
+        """Yield grasps with their costs [m]: across the middle where it is narrow enough, and at the rim."""
         points, middle = thing.points, thing.middle
         aside = self._style.grasp_offset_m * self._rng.choice((-1.0, 1.0))
         widths = {float(yaw): np.ptp(points[:, :2] @ _direction(self._jaw + yaw)) for yaw in _YAWS}
@@ -248,14 +248,14 @@ class Arm:
                 yield JAW_M + _TURN * abs(yaw), Grasp(at, float(yaw + aside / radius))
 
     def _others(self, thing: Shape) -> Iterator[Shape]:
-        """Yield what else lies about."""
+        """Yield the other movable objects."""
         model = self._world.model
         for body in range(1, model.nbody):
             if model.body_parentid[body] == 0 and body != thing.body and model.body_dofnum[body] == _FREE_DOFS:
                 yield Shape(self._world, mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, body))
 
     def _hits(self, grasp: Grasp, others: Sequence[Float64[np.ndarray, "n 3"]]) -> bool:
-        """Whether the open fingers, or the hand above them, would be where something is."""
+        """Return whether the open fingers, or the hand above them, would collide with an object."""
         across = _direction(self._jaw + grasp.yaw)
         flat = _direction(self._jaw + grasp.yaw + np.pi / 2)
         for points in others:
@@ -267,7 +267,7 @@ class Arm:
         return False
 
     def _travel(self, goal: Float64[np.ndarray, " 3"], yaw: float) -> Script:
-        """Go to a place at a height: up first if it is higher, and by a detour if that is the style."""
+        """Go to a position: first up if it is higher, then with the style's detour."""
         if goal[2] > self.position[2] + 0.02:
             yield from self.move(np.array([*self.position[:2], goal[2]]), self._yaw(), tolerance=0.03)
         way = goal - self.position
@@ -287,7 +287,7 @@ class Arm:
         return Rotation.from_quat(np.roll(self._world.data.xquat[body], -1))
 
     def _yaw(self) -> float:
-        """Turn from the start pose [rad]."""
+        """Return the yaw from the start pose [rad]."""
         return float((self._rotation() * self._start.inv()).as_rotvec()[2])
 
     def _pad(self, name: str) -> Float64[np.ndarray, " 3"]:

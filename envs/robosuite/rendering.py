@@ -1,8 +1,8 @@
-"""Pictures of a MuJoCo scene, in a GL context of their own.
+"""Rendering of a MuJoCo scene in a separate GL context.
 
-A GL context is the thread's, not the object's: whoever renders, reads or frees while another's is current gets, or
-destroys, the other's picture, without an error. robosuite 1.4 never makes its context current after building it, so two
-of its environments in one process show each other's scenes. Here a context is current exactly while it is used.
+The current GL context belongs to the thread, not to an object: rendering, reading or freeing while another context is
+current silently uses, or destroys, the other's picture. robosuite 1.4 never makes its context current after building
+it, so two of its environments in one process show each other's scenes. Here a context is made current before every use.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from mujoco.gl_context import GLContext
 
 _MAX_GEOMS = 5000
 _UPLOADED = ("mesh_", "tex_", "hfield_", "skin_")
-"""Beginnings of the names of what a GL context takes from a model; the rest is read anew for every picture."""
+"""Prefixes of model fields that are uploaded to a GL context; all others are read for every picture."""
 _COLLISIONS = "mesh_poly"
-"""For contacts alone, and compiled a little differently every time."""
+"""Prefix of fields used for contacts only, which differ slightly between compilations."""
 
 
 class Pictures:
     """Renders the cameras of one compiled model.
 
     Args:
-        model: its meshes and textures are uploaded now; positions and colours are taken anew for every picture.
-        geom_groups: groups of geoms that are shown; robosuite has collision shapes in 0 and what is to be seen in 1.
+        model: its meshes and textures are uploaded now; positions and colours are read for every picture.
+        geom_groups: groups of geoms to render; robosuite has collision geoms in 0 and visual geoms in 1.
     """
 
     def __init__(self, model: mujoco.MjModel, geom_groups: tuple[int, ...] = (0, 1, 2)) -> None:
@@ -48,17 +48,17 @@ class Pictures:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._free = weakref.finalize(self, _free, self._gl, self._context)
-        # Before the display goes, which was registered first; `finalize` by itself would come too late.
+        # atexit runs in reverse order, so this precedes the display's termination; `finalize` alone would be too late.
         self._free.atexit = False
         atexit.register(self._free)
 
     def render(
         self, model: mujoco.MjModel, data: mujoco.MjData, camera: int, height: int, width: int
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """Return what a camera sees, row 0 at the top.
+        """Return a camera's picture, row 0 at the top.
 
         Args:
-            model: the one given at first, or a copy of it.
+            model: that of the constructor, or a copy of it.
             data: with up to date positions.
             camera: its number in the model.
             height: of the picture [px].
@@ -78,12 +78,12 @@ class Pictures:
         return np.ascontiguousarray(picture[::-1])
 
     def fits(self, model: mujoco.MjModel) -> bool:
-        """Whether another model has the same meshes and textures, so that it can be rendered too."""
+        """Return whether another model has the same meshes and textures, so that it can be rendered too."""
         other = _uploaded(model)
-        return all(np.array_equal(own, other[name]) for name, own in self._uploaded.items())
+        return all(np.array_equal(array, other[name]) for name, array in self._uploaded.items())
 
     def close(self) -> None:
-        """Free what lies in the GL context, then the context."""
+        """Free the resources in the GL context, then the context."""
         self._free()
         atexit.unregister(self._free)
 

@@ -1,6 +1,6 @@
-"""robosuite's own tasks (Zhu et al. 2020, arXiv 2009.12293): ``robosuite/Lift``, a suite of one task each.
+"""robosuite's tasks (Zhu et al. 2020, arXiv 2009.12293), each a suite of one task: ``robosuite/Lift``.
 
-Starts, physics and success are robosuite 1.4's. The words are ours: robosuite has none.
+Starts, physics and success are robosuite 1.4's. The instructions are robotest's: robosuite has none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from robotest.envs.options import require_known
 from robotest.envs.physics import SIMULATOR
-from robotest.envs.robosuite.env import RobosuiteEnv, worded
+from robotest.envs.robosuite.env import PATIENCE_S, RobosuiteEnv, worded
 from robotest.envs.robosuite.world import CONTROL_HZ, RobosuiteWorld, action_layout, import_robosuite, state_layout
 from robotest.errors import UnknownNameError
 from robotest.specs import EnvSpec
@@ -20,22 +20,20 @@ CAMERAS: Final = {
     1: ("agentview", "robot0_eye_in_hand"),
     2: ("agentview", "robot0_eye_in_hand", "robot1_eye_in_hand"),
 }
-"""What a policy sees by the number of arms."""
+"""Number of arms -> cameras of the policy."""
 MAX_STEPS: Final = 500
 """The horizon of robosuite's published benchmark: 500 steps an episode at 20 Hz, for every task."""
-PATIENCE_S: Final = 120.0
-"""A scene with all its textures takes seconds to build, on a busy machine tens of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task of robosuite's.
+    """A task of robosuite.
 
     Attributes:
         seen: wordings in training.
-        unseen: wordings that no policy was trained on.
-        n_arms: one Panda, or two that face each other.
-        grippers: whether the arms have them, or tools instead.
+        unseen: wordings not used in training.
+        n_arms: one Panda, or two facing each other.
+        grippers: whether the arms have grippers, or fixed tools.
     """
 
     seen: tuple[str, ...]
@@ -101,8 +99,8 @@ TASKS: Final = {
         n_arms=2,
     ),
 }
-"""All of robosuite's but three. ``Wipe`` keeps what is wiped, and its force sensor's bias, outside MuJoCo's state;
-``PickPlaceSingle`` and ``NutAssemblySingle`` choose an object in an order that differs between processes."""
+"""All but three of robosuite's tasks. ``Wipe`` keeps the wiped markers and its force sensor's bias outside MuJoCo's
+state; ``PickPlaceSingle`` and ``NutAssemblySingle`` choose an object in an order that differs between processes."""
 
 
 class RobosuiteTaskEnv(RobosuiteEnv):
@@ -132,11 +130,11 @@ class RobosuiteTaskEnv(RobosuiteEnv):
         super().__init__(RobosuiteWorld(lambda **others: _build(task, **others)), spec)
 
     def reset(self, seed: int, episode: int = 0) -> None:  # noqa: ARG002 - starts are drawn, not numbered
-        """Start an episode: robosuite's own draws, from `seed`."""
+        """Start an episode, drawn by robosuite from `seed`."""
         self.world.reset(seed)
         for robot in self.world.env.robots:
-            # Else the first action would be executed with a mass matrix from before the fingers were in place (which
-            # matters by some 1e-7 rad), and a start would not be restored from its snapshot.
+            # Otherwise the first action would use a mass matrix computed before the fingers were in place (an error of
+            # about 1e-7 rad), and restoring a start from its snapshot would not be exact.
             robot.controller.new_update = True
         self._begin(worded(self._task.seen, self._task.unseen, self._wording, seed))
 
@@ -148,14 +146,14 @@ def _build(task: str, **others: Any) -> Any:
         robots=["Panda"] * TASKS[task].n_arms,
         gripper_types="default" if TASKS[task].grippers else None,
         controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
-        use_object_obs=False,  # their sensors are not read, and two tasks expect at every reset to find them
+        use_object_obs=False,  # these sensors are not read, and two tasks expect to find them at every reset
         **others,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class RobosuiteSuite:
-    """One task of robosuite's."""
+    """A suite of one robosuite task."""
 
     name: str
     tasks: tuple[str, ...]
@@ -173,7 +171,7 @@ def suite(member: str) -> RobosuiteSuite:
 
     Raises:
         RobotestError: robosuite 1.4 is not installed.
-        UnknownNameError: it has no such task, or none that can be evaluated here.
+        UnknownNameError: robosuite has no such task, or it is not supported here.
     """
     if member not in TASKS:
         raise UnknownNameError("task of robosuite", member, TASKS)

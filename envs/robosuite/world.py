@@ -1,10 +1,10 @@
-"""What every robosuite-based suite needs of robosuite.
+"""The robosuite simulation shared by robosuite-based suites.
 
-An import that leaves no traces, states that restore bit for bit, pictures that are made when somebody looks, and the
-arms' actions and states in one layout.
+An import without side effects, states that restore bit for bit, pictures on demand, and one layout of actions and
+states.
 
-robosuite 1.4 renders, and updates some fifty sensors, on every step; here it does neither. The physics and the
-controllers are untouched: states agree bit for bit with robosuite's own loop (`tests/envs/test_libero.py`).
+robosuite 1.4 renders, and updates some fifty sensors, on every step; here it does neither. Physics and controllers are
+unchanged: states agree bit for bit with robosuite's own loop (`tests/envs/test_libero.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from robotest.success import truth
 
 use_headless_gl()
 
-import mujoco  # noqa: E402 - after the choice of what it draws with
+import mujoco  # noqa: E402 - after the choice of its renderer
 
 from robotest.envs.physics import require_sound  # noqa: E402
 from robotest.envs.robosuite.compilation import compile_scene  # noqa: E402
@@ -41,10 +41,12 @@ from robotest.envs.robosuite.rendering import Pictures  # noqa: E402
 
 CONTROL_HZ: Final = 20
 POSITION_SCALE_M: Final = 0.05
-"""What 1 in an action's position means: robosuite's `output_max` of OSC_POSE."""
+"""Offset for an action of 1: robosuite's `output_max` of OSC_POSE."""
 ROTATION_SCALE_RAD: Final = 0.5
 ARMS: Final = {1: ("",), 2: ("right_", "left_")}
 """Prefixes of components by the number of arms, in robosuite's order of robots: robot0 is the right one."""
+NO_ACTION: Final = np.array([0.0] * 6 + [-1.0])
+"""One arm with a gripper: no motion, gripper open."""
 _VISUAL_GROUP = (1,)
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -63,7 +65,7 @@ def import_robosuite() -> Any:
         sys.modules["robosuite.macros_private"] = macros
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its age: escapes and names that newer Pythons frown upon
+            warnings.simplefilter("ignore")  # about escapes and names deprecated in newer Pythons
             import robosuite
     except ImportError as error:
         raise RobotestError(
@@ -71,7 +73,7 @@ def import_robosuite() -> Any:
         ) from error
     if not robosuite.__version__.startswith("1.4."):
         raise RobotestError(
-            f"robosuite {robosuite.__version__} is installed; 1.4 is needed, as by LIBERO: `robotest install libero`"
+            f"robosuite {robosuite.__version__} is installed; 1.4 is required, as for LIBERO: `robotest install libero`"
         )
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     _guard_contexts()
@@ -79,9 +81,9 @@ def import_robosuite() -> Any:
 
 
 def _guard_contexts() -> None:
-    """Have robosuite's own render contexts, which nothing here uses, made current whenever they are.
+    """Patch robosuite's render contexts, which nothing here uses, to become current before every use.
 
-    Somebody else's environment in this process would otherwise draw into, and free, what belongs to `Pictures`.
+    Otherwise a third party's environment in this process would render into, and free, the contexts of `Pictures`.
     """
     from robosuite.utils.binding_utils import MjRenderContext
 
@@ -133,7 +135,7 @@ def state_layout(n_arms: int, *, grippers: bool = True) -> VectorSpec:
 
 
 class RobosuiteWorld:
-    """A robosuite environment, reset, stepped, restored and looked at.
+    """A robosuite environment: reset, step, snapshot, restore, render.
 
     Args:
         make: builds the robosuite environment when called with the keyword arguments that turn off all rendering.
@@ -168,15 +170,17 @@ class RobosuiteWorld:
         return self.env.sim.data._data
 
     def reset(self, seed: int) -> None:
-        """Start an episode: robosuite's own draws, from `seed` alone."""
+        """Start an episode, drawn by robosuite from `seed` alone."""
         with _seeded(seed):
             self.env.reset()
 
     def set_positions(self, state: Float64[np.ndarray, " N"]) -> None:
-        """Take time, positions and velocities from a flattened state of robosuite's."""
+        """Set time, positions and velocities from a flattened robosuite state; `RobotestError` if its size differs."""
         expected = 1 + self.model.nq + self.model.nv
         if state.shape != (expected,):
-            raise RobotestError(f"a state of {state.shape} numbers for a scene of {expected}; are the assets others?")
+            raise RobotestError(
+                f"the state has shape {state.shape}; the scene needs ({expected},): check that the assets are LIBERO's"
+            )
         self.env.sim.set_state_from_flattened(state)
         self.env.sim.forward()
         self._post_process()
@@ -188,11 +192,11 @@ class RobosuiteWorld:
         return truth(self.env._check_success(), "_check_success()")
 
     def holds(self, predicate: Sequence[str]) -> bool:
-        """Whether one predicate of a LIBERO goal holds."""
+        """Return whether one predicate of a LIBERO goal holds."""
         return truth(self.env._eval_predicate(predicate), f"predicate {' '.join(predicate)}")
 
     def snapshot(self) -> Float64[np.ndarray, " N"]:
-        """What MuJoCo's dynamics depend on, and what robosuite's controllers remember."""
+        """Return MuJoCo's integration state and the state of robosuite's controllers."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
         return np.concatenate([state, *(memory.ravel() for memory in self._memories())])
@@ -205,11 +209,11 @@ class RobosuiteWorld:
             memory[...] = state[size : size + memory.size].reshape(memory.shape)
             size += memory.size
         for robot in self.env.robots:
-            robot.controller.new_update = True  # what it read of the arm at the reset is not the state's
+            robot.controller.new_update = True  # drop the arm's state that it cached at the reset
         self.env.timestep, self.env.done = round(self.data.time * CONTROL_HZ), False
 
     def arm_state(self) -> Float32[np.ndarray, " S"]:
-        """Per arm: position [m] and axis-angle [rad] of the gripper, finger positions [m] if it has fingers."""
+        """Return per arm: position [m] and axis-angle [rad] of the gripper, finger positions [m] if it has fingers."""
         parts = []
         for robot in self.env.robots:
             position = self.data.site_xpos[robot.eef_site_id]
@@ -221,9 +225,9 @@ class RobosuiteWorld:
 
     @contextlib.contextmanager
     def looked_at(self) -> Iterator[None]:
-        """Within it, positions belong to the state as it is; robosuite leaves those of one substep before.
+        """Update derived positions within the context; robosuite leaves those of the previous substep.
 
-        The state itself, the solver's memory included, is afterwards what it was.
+        Afterwards the state, including the solver's warm start, is restored.
         """
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
@@ -235,25 +239,25 @@ class RobosuiteWorld:
             mujoco.mj_setState(self.model, self.data, state, _STATE)
 
     def picture(self, camera: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-        """What a camera sees, upright; call it within `looked_at`."""
+        """Return a camera's picture, upright; call it within `looked_at`."""
         if self._pictures is None:
             self._pictures = Pictures(self.model, _VISUAL_GROUP)
         try:
             number = self.env.sim.model.camera_name2id(camera)
         except ValueError as error:
             names = [mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(self.model.ncam)]
-            raise RobotestError(f"no camera {camera!r}; there are {', '.join(names)}") from error
+            raise RobotestError(f"unknown camera {camera!r}; the scene has {', '.join(names)}") from error
         return self._pictures.render(self.model, self.data, number, height, width)
 
     def close(self) -> None:
-        """Free pictures and simulation."""
+        """Free renderer and simulation."""
         if self._pictures is not None:
             self._pictures.close()
             self._pictures = None
         self.env.close()
 
     def _initialize_sim(self, env: Any, xml_string: str | None = None) -> None:
-        """`MujocoEnv._initialize_sim`, without compiling what has not changed since the last reset."""
+        """Replace `MujocoEnv._initialize_sim`; compile only if the XML has changed since the last reset."""
         from robosuite.utils.binding_utils import MjSim
 
         xml = xml_string or env.model.get_xml()
@@ -267,21 +271,21 @@ class RobosuiteWorld:
         env.initialize_time(env.control_freq)
 
     def _drop_sim(self) -> None:
-        """`MujocoEnv._destroy_sim` without collecting the garbage of the whole process, a third of a reset.
+        """Replace `MujocoEnv._destroy_sim` without its garbage collection, a third of the time of a reset.
 
-        Nothing here is in a cycle: what a simulation holds goes with the last reference to it.
+        The simulation is not part of a reference cycle: it is freed with its last reference.
         """
         self.env.sim = None
 
     def _set(self, state: Float64[np.ndarray, " N"]) -> None:
-        state = np.array(state, np.float64)  # a copy: MuJoCo 3.3 refuses arrays that cannot be written to
+        state = np.array(state, np.float64)  # a copy: MuJoCo 3.3 refuses read-only arrays
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         mujoco.mj_forward(self.model, self.data)
         self._post_process()
-        mujoco.mj_setState(self.model, self.data, state, _STATE)  # `mj_forward` moved the solver's memory
+        mujoco.mj_setState(self.model, self.data, state, _STATE)  # `mj_forward` changed the solver's warm start
 
     def _memories(self) -> list[Float64[np.ndarray, " n"]]:
-        """The arrays that a controller carries from step to step, to be written in place."""
+        """Return the controllers' internal arrays, which `restore` overwrites in place."""
         memories = []
         for robot in self.env.robots:
             controller, gripper = robot.controller, robot.gripper
@@ -295,13 +299,13 @@ class RobosuiteWorld:
         return memories
 
     def _post_process(self) -> None:
-        """LIBERO's lights and burners follow the positions."""
+        """Update LIBERO's lights and burners from the positions."""
         if hasattr(self.env, "_post_process"):
             self.env._post_process()
 
 
 def checked(action: Float32[np.ndarray, " A"], layout: VectorSpec) -> Float32[np.ndarray, " A"]:
-    """Return an action within its bounds.
+    """Return an action clipped to its bounds.
 
     Raises:
         InvalidActionError: it is not finite or has another shape.
@@ -316,7 +320,7 @@ def checked(action: Float32[np.ndarray, " A"], layout: VectorSpec) -> Float32[np
 def axis_angle(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, " 3"]:
     """Return the rotation vector [rad] of a unit quaternion w, x, y, z, with angles in [0, 2 pi] as openpi has them.
 
-    Pointing down is near pi, where the sign of a quaternion decides between two vectors; openpi takes it as it comes.
+    Pointing down is near pi, where the quaternion's sign decides between two vectors; like openpi, this keeps the sign.
     """
     w, xyz = float(np.clip(quaternion[0], -1.0, 1.0)), quaternion[1:]
     sine = np.sqrt(1.0 - w * w)
@@ -325,25 +329,25 @@ def axis_angle(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, " 3
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Within it the global generators, which robosuite draws from, start at `seed`; afterwards they are as before."""
-    ours, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002 - it is what robosuite uses
+    """Seed the global generators, which robosuite draws from, for the context; restore them afterwards."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - robosuite draws from it
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
     try:
         yield
     finally:
-        np.random.set_state(ours)  # noqa: NPY002
-        random.setstate(pythons)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 @contextlib.contextmanager
 def _built_by(initialize: Callable[..., None]) -> Iterator[None]:
-    """Within it robosuite environments make their simulation by `initialize`: theirs would compile it twice."""
+    """Make robosuite environments create their simulation with `initialize`; their own method compiles it twice."""
     from robosuite.environments.base import MujocoEnv
 
-    own = MujocoEnv._initialize_sim
+    original = MujocoEnv._initialize_sim
     MujocoEnv._initialize_sim = lambda env, xml_string=None: initialize(env, xml_string)
     try:
         yield
     finally:
-        MujocoEnv._initialize_sim = own
+        MujocoEnv._initialize_sim = original

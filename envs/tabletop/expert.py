@@ -1,4 +1,4 @@
-"""Experts of `tabletop`'s tasks: one thing after the other to where it belongs."""
+"""Experts of `tabletop`'s tasks."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from robotest.errors import RobotestError
 from robotest.types import Command, Env, EnvOptions
 
 _OPTIONS: Final = EnvOptions(setting="sampled", action_mode="osc_pose", image_size=64)
-_APART_M: Final = 0.05  # from the middle of a tray, of each of two things in it, along its longer side
-_DROP_M: Final = 0.008  # above what it is to stand on: where a thing is let go
-_CLEAR_M: Final = 0.02  # between a carried thing and the highest that it may pass over
+_APART_M: Final = 0.05  # distance of each of two objects in a tray from its middle, along its longer side
+_DROP_M: Final = 0.008  # release height above the supporting surface
+_CLEAR_M: Final = 0.02  # between a carried object and the highest one that it may pass over
 
 
 class TabletopExperts(OscExperts):
     """Implements `robotest.types.Experts`."""
 
     def commands(self, env: Env, style: str, rng: np.random.Generator) -> Iterator[Command]:
-        """Yield OSC_POSE actions: one thing after the other to where it belongs, then stay."""
+        """Yield OSC_POSE actions: carry one object after the other to its target, then stay."""
         table = _tabletop(env)
         nowhere = np.zeros(env.spec.action.size)
         for action in _script(table, Arm(table.world, STYLES[style], rng)):
             yield Command(action.astype(np.float64), nowhere)
 
     def points(self, env: Env) -> Float32[np.ndarray, "K 2"]:
-        """What is to be moved next, and where to."""
+        """Return the projections of the next object to move and its target."""
         table = _tabletop(env)
         camera = table.world.data.camera(CAMERAS[0])
         height = np.tan(np.deg2rad(table.world.model.camera(CAMERAS[0]).fovy[0]) / 2)
-        seen = np.full((N_POINTS, 2), np.nan, np.float32)
+        projections = np.full((N_POINTS, 2), np.nan, np.float32)
         goals = table.task.goals
-        # As for LIBERO: a goal may hold once somebody has looked, before the step that ends the episode.
-        left = [goal for goal in goals if not table.table.reached(goal)] or goals[-1:]
-        for row, name in zip(seen, (left[0].thing, left[0].target), strict=False):
+        # As for LIBERO: a goal may hold after `observe`, before the step that ends the episode.
+        remaining = [goal for goal in goals if not table.table.reached(goal)] or goals[-1:]
+        for row, name in zip(projections, (remaining[0].thing, remaining[0].target), strict=False):
             place = table.world.data.body(root_body(name)).xpos
             x, y, z = camera.xmat.reshape(3, 3).T @ (place - camera.xpos)
             row[:] = np.array([-x, y]) / (z * height)
-        return seen
+        return projections
 
 
 def _script(env: TabletopEnv, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
@@ -59,7 +59,7 @@ def _script(env: TabletopEnv, arm: Arm) -> Iterator[Float32[np.ndarray, " 7"]]:
 
 
 def _place(goal: Goal, goals: tuple[Goal, ...], target: Shape) -> Float64[np.ndarray, " 3"]:
-    """Where the lowest point of a thing is to be let go [m]."""
+    """Return the position at which to release an object's lowest point [m]."""
     sharing = [other for other in goals if other.target == goal.target]
     along = _APART_M * (2 * sharing.index(goal) - len(sharing) + 1)
     ground = target.top if goal.relation == "on" else target.bottom

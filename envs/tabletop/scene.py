@@ -1,8 +1,8 @@
-"""The table of `tabletop`: robosuite's Panda and what comes with it, drawn as cheaply as it can be.
+"""The scene of `tabletop`: robosuite's Panda and objects from its wheel, cheap to render.
 
-Of what a picture of robosuite's own scenes costs, nearly all goes into the 170,000 triangles of the arm and its
-pedestal, into reflections, and into four samples a pixel. Here the arm is drawn by the convex hulls that it collides
-with, and there are none of the others.
+Nearly all of the rendering time of robosuite's own scenes goes into the 170,000 triangles of the arm and its pedestal,
+into reflections, and into four samples per pixel. Here the arm is rendered by its convex collision hulls, without
+reflections and multisampling.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TabletopWorld(RobosuiteWorld):
         super().__init__(lambda **others: _Tabletop(scene, **others))
 
     def place(self, start: Float64[np.ndarray, "things 3"]) -> None:
-        """Put every thing where it belongs at a start, upright: x [m], y [m], turn [rad]; see `Scene.start`."""
+        """Place every object upright at its start pose: x [m], y [m], yaw [rad]; see `Scene.start`."""
         for thing, (x, y, turn) in zip(self._scene.things, start, strict=True):
             body = self.model.body(root_body(thing))
             half = np.array([np.cos(turn / 2), 0.0, 0.0, np.sin(turn / 2)])
@@ -82,7 +82,7 @@ class TabletopWorld(RobosuiteWorld):
         mujoco.mj_forward(self.model, self.data)
 
     def reached(self, goal: Goal) -> bool:
-        """Whether a thing is where it belongs, at rest, and let go."""
+        """Return whether an object is in or on its target, at rest, and released."""
         thing, target = (self.data.body(root_body(name)) for name in (goal.thing, goal.target))
         away = target.xmat.reshape(3, 3).T @ (thing.xpos - target.xpos)
         speed = float(np.linalg.norm(thing.cvel[3:]))
@@ -96,14 +96,14 @@ class TabletopWorld(RobosuiteWorld):
         return bool(np.hypot(away[0], away[1]) < radius and away[2] > 0.0 and self._touch(goal.thing, goal.target))
 
     def _touch(self, thing: str, other: str | None) -> bool:
-        """Whether a thing touches another, or the robot."""
+        """Return whether an object touches another, or the robot if `other` is None."""
         model = self.model
         pairs = model.body_rootid[model.geom_bodyid[self.data.contact.geom]]
         bodies = [model.body(root_body(thing)).id, model.body(root_body(other) if other else "robot0_base").rootid[0]]
         return bool((np.sort(pairs, 1) == np.sort(bodies)).all(1).any())
 
     def _lowest(self, body: int) -> float:
-        """Height of an upright thing's lowest point, from its origin [m]."""
+        """Return the height of an upright object's lowest point relative to its origin [m]."""
         model, rotation, lowest = self.model, np.empty(9), []
         for geom in np.flatnonzero((model.body_rootid[model.geom_bodyid] == body) & (model.geom_contype > 0)):
             mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
@@ -113,12 +113,12 @@ class TabletopWorld(RobosuiteWorld):
 
 
 def root_body(thing: str) -> str:
-    """Return the name of a thing's body."""
+    """Return the name of an object's root body."""
     return thing if thing in FIXTURES else f"{thing}_main"
 
 
 class _Tabletop(SingleArmEnv):  # type: ignore[misc]  # robosuite has no types
-    """What robosuite makes of a scene; its own reward and success are not used."""
+    """The robosuite environment of a scene; its reward and success are not used."""
 
     def __init__(self, scene: Scene, **others: Any) -> None:
         self._scene = scene
@@ -130,7 +130,7 @@ class _Tabletop(SingleArmEnv):  # type: ignore[misc]  # robosuite has no types
         )
 
     def reward(self, action: Any = None) -> float:  # noqa: ARG002 - robosuite's signature
-        """Nothing is rewarded."""
+        """Return 0."""
         return 0.0
 
     def _check_success(self) -> bool:
@@ -153,7 +153,7 @@ class _Tabletop(SingleArmEnv):  # type: ignore[misc]  # robosuite has no types
 
 class _Model(ManipulationTask):  # type: ignore[misc]  # robosuite has no types
     def generate_id_mappings(self, sim: Any) -> None:
-        """Nothing: they are for pictures by segment, and would miss the shapes that are not drawn."""
+        """Skip: the mappings serve segmentation, and would miss the removed geoms."""
 
 
 def _box(name: str, half: float, colour: str) -> Any:
@@ -181,15 +181,15 @@ def _fixture(name: str) -> ET.Element:
 def _add(
     body: ET.Element, name: str, number: int, kind: str, size: tuple[float, ...], pos: tuple[float, float, float]
 ) -> None:
-    """Add a shape twice: robosuite has what collides in group 0 and what is drawn in group 1."""
+    """Add a shape twice: robosuite has collision geoms in group 0 and visual geoms in group 1."""
     shape = {"type": kind, "size": _text(size), "pos": _text(pos), "rgba": _text(_COLOURS[name])}
     ET.SubElement(body, "geom", {**shape, "name": f"{name}_{number}", "group": "0"})
-    seen = {**shape, "name": f"{name}_{number}_visual", "group": "1", "contype": "0", "conaffinity": "0"}
-    ET.SubElement(body, "geom", seen)
+    visual = {**shape, "name": f"{name}_{number}_visual", "group": "1", "contype": "0", "conaffinity": "0"}
+    ET.SubElement(body, "geom", visual)
 
 
 def _draw_cheaply(root: ET.Element) -> None:
-    """Leave out of a scene what costs time to draw and shows nothing of the task."""
+    """Remove from a scene what is slow to render and irrelevant to the tasks."""
     visual = root.find("visual")
     assert visual is not None
     ET.SubElement(visual, "quality", offsamples="0", shadowsize="0")
@@ -203,9 +203,9 @@ def _draw_cheaply(root: ET.Element) -> None:
 
 
 def _draw_hulls(root: ET.Element) -> None:
-    """Replace the robot's detailed meshes, all but the fingers', by copies of what it collides with.
+    """Replace the robot's detailed visual meshes, except the fingers', by copies of its collision geoms.
 
-    Two links collide with detailed meshes too; like the pedestal they are hardly ever seen, and MuJoCo fits a cylinder.
+    Two links have detailed collision meshes too; they are rarely visible, like the pedestal, and become cylinders.
     """
     for body in root.iter("body"):
         for geom in body.findall("geom"):

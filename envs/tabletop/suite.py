@@ -1,7 +1,7 @@
-"""`tabletop`: pick-and-place by instruction, in LIBERO's four families, of nothing but what robosuite comes with.
+"""`tabletop`: pick-and-place by instruction, in LIBERO's four families, with only the assets of robosuite's wheel.
 
-A setting says where starts come from: ``fixed``, episode k starts from stored start k modulo 50, as LIBERO is
-evaluated; ``sampled``, the seed draws it, for demonstrations.
+The setting defines the starts: with ``fixed`` episode k starts from stored start k modulo 50, as in LIBERO's
+evaluation; with ``sampled`` the seed draws the start, for demonstrations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from robotest.envs.options import require_known
 from robotest.envs.physics import SIMULATOR
 from robotest.envs.robosuite.env import RobosuiteEnv, worded
-from robotest.envs.robosuite.world import CONTROL_HZ, action_layout, state_layout
+from robotest.envs.robosuite.world import CONTROL_HZ, NO_ACTION, action_layout, state_layout
 from robotest.envs.tabletop.tasks import TASKS, Scene
 from robotest.randomness import derive, generator
 from robotest.specs import EnvSpec
@@ -29,7 +29,6 @@ N_STARTS: Final = 50
 STARTS: Final = Path(__file__).parents[1] / "assets" / "tabletop.npz"
 """Task -> `Scene.start` of each of its fixed starts; written by `write_starts`."""
 _SETTLE_STEPS = 2
-_NO_ACTION: Final = np.array([0.0] * 6 + [-1.0])
 
 
 class TabletopEnv(RobosuiteEnv):
@@ -41,7 +40,9 @@ class TabletopEnv(RobosuiteEnv):
     """
 
     def __init__(self, task: str, options: EnvOptions) -> None:
-        from robotest.envs.tabletop.scene import TabletopWorld  # here, so that the suite has a name without robosuite
+        from robotest.envs.tabletop.scene import (
+            TabletopWorld,
+        )  # imported here, so that the suite can be listed without robosuite
 
         self.task: Final = TASKS[task]
         self._options = options
@@ -61,13 +62,13 @@ class TabletopEnv(RobosuiteEnv):
         super().__init__(self.table, spec)
 
     def reset(self, seed: int, episode: int = 0) -> None:
-        """Start an episode: from a fixed start, or one drawn from `seed`, which in any case draws the words."""
+        """Start an episode: from a fixed start, or one drawn from `seed`; `seed` always draws the wording."""
         fixed = self._options.setting == FIXED
         start = _fixed_starts()[self.task.name][episode % N_STARTS] if fixed else _draw(self.task.scene, seed)
         self.table.reset(seed)
         self.table.place(start)
         for _ in range(_SETTLE_STEPS):
-            self.table.step(_NO_ACTION)
+            self.table.step(NO_ACTION)
         self._begin(worded(self.task.seen, self.task.unseen, self._options.wording, seed))
 
     def _step(self, action: Float64[np.ndarray, " A"]) -> bool:
@@ -76,7 +77,7 @@ class TabletopEnv(RobosuiteEnv):
 
 
 def make_starts() -> dict[str, Float64[np.ndarray, "50 things 3"]]:
-    """Draw the fixed starts of every task, as they are stored."""
+    """Draw the fixed starts of every task."""
     return {
         name: np.stack([_draw(task.scene, derive("tabletop", name, k)) for k in range(N_STARTS)])
         for name, task in TASKS.items()
@@ -84,7 +85,7 @@ def make_starts() -> dict[str, Float64[np.ndarray, "50 things 3"]]:
 
 
 def write_starts(path: Path = STARTS) -> None:
-    """Store `make_starts`. Once evaluations exist, other starts make their results another benchmark's."""
+    """Store `make_starts`. Other starts would be another benchmark, not comparable with earlier evaluations."""
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, allow_pickle=False, **make_starts())
 

@@ -1,7 +1,7 @@
-"""The tasks of `tabletop`: what stands where, what is to be done, and in which words. Knows no simulator.
+"""The tasks of `tabletop`: layouts, goals and instructions, independent of the simulator.
 
 Positions are in metres from the middle of the table top: x away from the robot and towards the camera, y to the right
-of the picture. So "behind" a thing, as one sees it, is at a smaller x.
+of the picture. So "behind" an object, as seen in the picture, is at a smaller x.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Place = tuple[float, float, float]
 Jitter = Callable[[float], float]
 
 FIXTURES: Final = ("tray", "basket", "plate")
-"""Things that stand fast."""
+"""Objects that do not move."""
 _ONE_STEP, _TWO_STEPS = 220, 400  # LIBERO has 220 and 520
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A thing in, or on, another."""
+    """An object in or on another."""
 
     relation: Relation
     thing: str
@@ -34,29 +34,29 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Things on the table, and how a start is drawn.
+    """Objects on the table, and the distribution of starts.
 
     Attributes:
-        things: names, in the order of `starts`.
-        draw: where each thing stands at a start.
+        things: names of the objects, in the order of `start`.
+        draw: draws the place of each object.
     """
 
     things: tuple[str, ...]
     draw: Callable[[np.random.Generator], dict[str, Place]]
 
     def start(self, rng: np.random.Generator) -> Float64[np.ndarray, "things 3"]:
-        """Draw the start of an episode: x [m], y [m] and turn [rad] of every thing."""
+        """Draw the start of an episode: x [m], y [m] and yaw [rad] of every object."""
         places = self.draw(rng)
         return np.array([places[thing] for thing in self.things])
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be done.
+    """A task in a scene.
 
     Attributes:
         name: of the task.
-        scene: where.
+        scene: its objects and starts.
         goals: all must hold, in any order.
         seen: wordings in training.
         unseen: wordings that no policy was trained on.
@@ -79,12 +79,12 @@ def _jitter(rng: np.random.Generator) -> Jitter:
 
 
 def _spatial(rng: np.random.Generator) -> dict[str, Place]:
-    """Two cubes that only their places tell apart: one beside the can, one behind the tray."""
+    """Draw two cubes that differ only in position: one beside the can, one behind the tray."""
     near, side = _jitter(rng), float(rng.choice((-1.0, 1.0)))
     tray = (0.09 + near(0.02), side * 0.17 + near(0.02), np.pi / 2)
     plate = (0.12 + near(0.02), -side * 0.20 + near(0.015), 0.0)
     can = (-0.03 + near(0.03), -side * 0.05 + near(0.03), near(np.pi))
-    while True:  # in front of the can or behind it, where a hand that takes the cube does not touch the can
+    while True:  # in front of the can or behind it, so that the hand grasps the cube without touching the can
         angle = near(0.6) + float(rng.choice((0.0, np.pi)))
         beside = (can[0] + 0.105 * np.cos(angle), can[1] + 0.105 * np.sin(angle), near(0.35))
         if np.hypot(beside[0] - plate[0], beside[1] - plate[1]) > 0.13 and beside[0] > -0.16:
@@ -94,7 +94,7 @@ def _spatial(rng: np.random.Generator) -> dict[str, Place]:
 
 
 def _object(rng: np.random.Generator) -> dict[str, Place]:
-    """Groceries in any order, and a basket."""
+    """Draw groceries in random order, and a basket."""
     near, side = _jitter(rng), float(rng.choice((-1.0, 1.0)))
     places: dict[str, Place] = {"basket": (0.03 + near(0.02), side * 0.19 + near(0.015), 0.0)}
     slots = [(x, side * y) for x in (-0.09, 0.08) for y in (-0.20, -0.03)]
@@ -104,7 +104,7 @@ def _object(rng: np.random.Generator) -> dict[str, Place]:
 
 
 def _goal(rng: np.random.Generator) -> dict[str, Place]:
-    """Always the same layout, give or take: what is to be done cannot be guessed from it."""
+    """Draw nearly the same layout every time, so that the task cannot be inferred from it."""
     near = _jitter(rng)
     middles = {
         "tray": (0.03, 0.20),
@@ -199,4 +199,4 @@ _ALL = (
     ),
 )
 TASKS: Final = {task.name: task for task in _ALL}
-"""As LIBERO's suites do it: two tasks tell places apart, three things, three goals in one scene, two have two steps."""
+"""As in LIBERO's suites: two tasks vary the position, three the object, three the goal, and two have two steps."""

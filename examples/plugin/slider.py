@@ -1,4 +1,4 @@
-"""A slider on a rail that must reach a mark: the smallest complete environment, policy and verifier."""
+"""A minimal complete environment, policy and verifier: a slider on a rail must reach a mark."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SliderEnv:
         return self._spec
 
     def reset(self, seed: int, episode: int = 0) -> None:
-        """Put the mark somewhere on the task's side."""
+        """Place the mark at random on the task's side."""
         side = {"left": -1.0, "right": 1.0}[self._spec.task]
         self._state = np.array([0.0, side * generator(seed).uniform(0.3, 0.9), 0.0])
 
@@ -47,12 +47,12 @@ class SliderEnv:
         )
 
     def begin_chunk(self, actions: Float32[np.ndarray, "h A"]) -> None:
-        """Nothing to mark: positions are absolute."""
+        """Do nothing: positions are absolute."""
 
     def apply(self, action: Float32[np.ndarray, " A"]) -> StepStatus:
         """See `Env.apply`."""
         if action.shape != (1,) or not np.isfinite(action).all():
-            raise InvalidActionError(f"action {action} given; one finite number is needed")
+            raise InvalidActionError(f"action {action} given; it must be one finite number")
         sent = np.clip(action, ACTION.low, ACTION.high)
         self._state[0] += np.clip(float(sent[0]) - self._state[0], -REACH_M, REACH_M)
         self._state[2] += 1
@@ -60,10 +60,10 @@ class SliderEnv:
         return StepStatus(success=success, done=success, sent=sent)
 
     def stop(self) -> None:
-        """Nothing moves by itself."""
+        """Do nothing: the slider moves only in `apply`."""
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there are no resources to free."""
 
     def snapshot(self) -> Float64[np.ndarray, " N"]:
         """See `SimulatedEnv.snapshot`."""
@@ -84,7 +84,7 @@ class SliderEnv:
 
 
 class SliderSuite:
-    """What the entry point ``robotest.envs`` names."""
+    """The suite, target of the entry point in ``robotest.envs``."""
 
     name = "slider"
     tasks: tuple[str, ...] = ("left", "right")
@@ -93,10 +93,13 @@ class SliderSuite:
 
     def make(self, task: str, options: EnvOptions) -> SliderEnv:
         """See `Suite.make`."""
-        named = (("task", task, self.tasks), ("setting", options.setting, self.settings))
-        for kind, given, known in (*named, ("action mode", options.action_mode, self.action_modes)):
-            if given not in known:
-                raise UnknownNameError(f"{kind} of slider", given, known)
+        for kind, name, known in (
+            ("task", task, self.tasks),
+            ("setting", options.setting, self.settings),
+            ("action mode", options.action_mode, self.action_modes),
+        ):
+            if name not in known:
+                raise UnknownNameError(f"{kind} of slider", name, known)
         return SliderEnv(task, options)
 
 
@@ -104,7 +107,7 @@ suite = SliderSuite()
 
 
 class SliderPolicy:
-    """Goes to the mark, or somewhere near it."""
+    """Goes to the mark, with noise."""
 
     spec = PolicySpec(
         name="slider",
@@ -120,22 +123,22 @@ class SliderPolicy:
     def sample(
         self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
     ) -> list[Candidates]:
-        """See `Policy.sample`; candidate m has a generator of its own, so it does not depend on `n_candidates`."""
-        given = []
+        """See `Policy.sample`; each candidate has its own generator, so it does not depend on `n_candidates`."""
+        batch = []
         for observation, seed in zip(observations, noise_seeds, strict=True):
             noise = [generator(derive(seed, m)).normal(0, 0.05) for m in range(n_candidates)]
             ends = np.clip(observation.state[1] + np.array(noise), -1, 1)
-            given.append(Candidates(np.repeat(ends[:, None, None], HORIZON, axis=1).astype(np.float32)))
-        return given
+            batch.append(Candidates(np.repeat(ends[:, None, None], HORIZON, axis=1).astype(np.float32)))
+        return batch
 
 
 def load_policy(path: Path | None) -> Policy:
-    """What the entry point ``robotest.policies`` names."""
+    """Factory, target of the entry point in ``robotest.policies``."""
     return SliderPolicy()
 
 
 class Calm:
-    """Prefers the chunk that moves least."""
+    """Prefers the chunk with the smallest displacement."""
 
     spec = VerifierSpec("calm")
 
@@ -147,5 +150,5 @@ class Calm:
 
 
 def make_calm(policy: PolicySpec, path: Path | None) -> Verifier:
-    """What the entry point ``robotest.verifiers`` names."""
+    """Factory, target of the entry point in ``robotest.verifiers``."""
     return Calm()

@@ -1,4 +1,4 @@
-"""The words of a command: lists that are given in parts add up, former spellings are understood."""
+"""Preprocess a command's arguments: join repeated list options, accept former spellings."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from collections.abc import Iterator, Sequence, Set
 from robotest.errors import RobotestError
 
 LISTS = frozenset({"conditions", "tasks", "verifiers"})
-"""Fields of commands that hold names, separated by commas."""
+"""Fields of commands that hold comma-separated names."""
 FORMER = {"verifier": "verifiers"}
-"""Options as they were spelt before, where a command has only the present one."""
+"""Former spelling -> present one; used only where a command lacks the former as an option of its own."""
 
 
 def once_each(command: type, words: Sequence[str]) -> list[str]:
-    """Return a command's words with lists that are given in parts put together.
+    """Return a command's arguments with repeated list options joined into one.
 
     Raises:
-        RobotestError: another option is given twice, of which one would count and the other not.
+        RobotestError: an option that is not a list is given twice; one of them would be ignored.
     """
     kinds = set(_options(command))
-    kept: list[str] = []
-    seen: dict[str, int] = {}  # where in `kept` each option stands
+    joined: list[str] = []
+    seen: dict[str, int] = {}  # option -> its index in `joined`
     rest = iter(_present(kinds, word) for word in words)
     for word in rest:
-        kept.append(word)
+        joined.append(word)
         option, assigned, value = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         name = name if name in kinds else name.removeprefix("no_")
         if not option.startswith("--") or name not in kinds:
             continue
         if name not in seen:
-            seen[name] = len(kept) - 1
+            seen[name] = len(joined) - 1
             continue
         if name not in LISTS:
             raise RobotestError(f"--{name.replace('_', '-')} given twice; give it once")
-        del kept[-1]
+        del joined[-1]
         more = value if assigned else next(rest, "")
         first = seen[name]
-        if "=" in kept[first]:
-            kept[first] += f",{more}"
-        elif first + 1 < len(kept) and not kept[first + 1].startswith("--"):  # its value is a word of its own
-            kept[first + 1] += f",{more}"
-    return kept
+        if "=" in joined[first]:
+            joined[first] += f",{more}"
+        elif first + 1 < len(joined) and not joined[first + 1].startswith("--"):  # the value is a separate argument
+            joined[first + 1] += f",{more}"
+    return joined
 
 
 def _options(command: type) -> Iterator[str]:
-    """Yield the names of a command's options, those of the configuration within it too."""
+    """Yield the names of a command's options, including those of nested configurations."""
     hints = typing.get_type_hints(command)
     for field in dataclasses.fields(command):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -57,7 +57,7 @@ def _options(command: type) -> Iterator[str]:
 
 
 def _present(kinds: Set[str], word: str) -> str:
-    """Return an option as it is spelt now."""
+    """Return an argument with a former spelling replaced by the present one."""
     option, assigned, value = word.partition("=")
     former = option.removeprefix("--")
     if not option.startswith("--") or former in kinds or FORMER.get(former) not in kinds:

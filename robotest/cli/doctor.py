@@ -1,4 +1,4 @@
-"""What an installation has and lacks, each finding with what to do about it."""
+"""Checks of an installation; each finding of a problem says how to fix it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from robotest.errors import RobotestError
 from robotest.gl import use_headless_gl
 
 LIBRARIES = ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")
-"""System libraries that MuJoCo draws through on Linux."""
+"""System libraries that MuJoCo renders with on Linux."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
         what: e.g. ``torch``.
-        ok: whether it serves.
-        detail: its version or state; if it does not serve, what to do.
+        ok: whether it works.
+        detail: its version or state; if it does not work, what to do.
     """
 
     what: str
@@ -37,9 +37,9 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at the interpreter, packages, libraries, drawing, video encoding and shipped weights; nothing raises."""
+    """Check interpreter, packages, libraries, rendering, video encoding and shipped weights; never raises."""
     use_headless_gl()
-    looks: dict[str, Callable[[], str]] = {
+    checks: dict[str, Callable[[], str]] = {
         **{name: functools.partial(_library, name) for name in (LIBRARIES if sys.platform == "linux" else ())},
         "python": lambda: sys.version.split()[0],
         "processor": lambda: f"{os.cpu_count()} cores",
@@ -53,20 +53,20 @@ def examine() -> list[Finding]:
         "RealSense": lambda: _extra("pyrealsense2", "realsense"),
         "real time": _real_time,
     }
-    return [*_packages(), *(_finding(what, look) for what, look in looks.items())]
+    return [*_packages(), *(_finding(what, check) for what, check in checks.items())]
 
 
-def _finding(what: str, look: Callable[[], str]) -> Finding:
+def _finding(what: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, ok=True, detail=look())
+        return Finding(what, ok=True, detail=check())
     except RobotestError as error:
         return Finding(what, ok=False, detail=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever is wrong here is the finding
+    except Exception as error:  # noqa: BLE001 - the finding reports whatever is wrong
         return Finding(what, ok=False, detail=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _packages() -> Iterator[Finding]:
-    """What `robotest` requires, without its extras, and whether that can be imported."""
+    """Check that the requirements of `robotest`, without its extras, can be imported."""
     modules: dict[str, list[str]] = {}
     for module, distributions in importlib.metadata.packages_distributions().items():
         for distribution in distributions:
@@ -88,7 +88,7 @@ def _package(requirement: str, name: str, modules: Iterable[str]) -> str:
 
 
 def _canonical(distribution: str) -> str:
-    """Return the form in which two spellings of a distribution's name are equal."""
+    """Return the normalised name of a distribution (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -101,7 +101,7 @@ def _library(name: str) -> str:
 
 
 def _drawing() -> str:
-    """Draw one white ball and look whether it is there."""
+    """Render one white ball and check that the picture is not black."""
     import mujoco
 
     model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1' rgba='1 1 1 1'/></worldbody></mujoco>")
@@ -124,13 +124,13 @@ def _video() -> str:
 
 
 def _gymnasium() -> str:
-    """Import what its MuJoCo tasks are made of, which needs more than gymnasium requires."""
+    """Import the renderer of its MuJoCo tasks, which needs packages that gymnasium does not require."""
     importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
     return "can be imported"
 
 
 def _robosuite() -> str:
-    """Its version, looked up without importing it, which takes seconds."""
+    """Return its version without importing it, which takes seconds."""
     return _optional("robosuite", "1.4.")
 
 
@@ -141,26 +141,27 @@ def _libero() -> str:
     from robotest.envs import physics
     from robotest.envs.libero import files as libero_files
 
-    found = libero_files.assets()
-    if found.missing:
-        found.require()
+    assets = libero_files.assets()
+    if assets.missing:
+        assets.require()
     if physics.is_changed():
         raise RobotestError(
-            f"mujoco {physics.VERSION} is installed; LIBERO's rates are from before 3.4: robotest install libero"
+            f"mujoco {physics.VERSION} is installed; LIBERO's published rates need < 3.4: robotest install libero"
         )
-    return f"{version}, assets {found.describe()}"
+    return f"{version}, assets {assets.describe()}"
 
 
 _ABSENT = "not installed (optional: robotest install libero)"
 
 
-def _optional(name: str, needed: str) -> str:
+def _optional(name: str, prefix: str) -> str:
+    """Return the version of an optional distribution; `RobotestError` unless it starts with `prefix`."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return _ABSENT
-    if not version.startswith(needed):
-        raise RobotestError(f"{name} {version} is installed; {needed}x is needed: robotest install libero")
+    if not version.startswith(prefix):
+        raise RobotestError(f"{name} {version} is installed; {prefix}x is required: robotest install libero")
     return version
 
 
@@ -172,12 +173,12 @@ def _extra(name: str, extra: str) -> str:
 
 
 def _real_time() -> str:
-    """Whether a robot's executor would get its priority; nothing is changed."""
+    """Check whether a robot's executor may request real-time priority; changes nothing."""
     if not hasattr(os, "sched_setscheduler"):
-        return "not on this system (matters for robots)"
+        return "not available on this system (matters for robots only)"
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     allowed = os.geteuid() == 0 or limit > 0
-    return "permitted" if allowed else "not permitted (matters for robots: see docs/safety.md)"
+    return "permitted" if allowed else "not permitted (matters for robots only: see docs/safety.md)"
 
 
 def _weights() -> str:
@@ -185,5 +186,5 @@ def _weights() -> str:
 
     files = sorted((Path(robotest.policies.__path__[0]) / "weights").glob("*/*.safetensors"))
     if not files:
-        raise RobotestError("no shipped weights: this installation is not complete; install robotest again")
+        raise RobotestError("the shipped weights are missing: this installation is incomplete; reinstall robotest")
     return ", ".join(f"{f.parent.name}/{f.name} {f.stat().st_size / 1e6:.1f} MB" for f in files)

@@ -1,4 +1,4 @@
-"""``list``, ``check``, ``doctor``: look without running anything long."""
+"""``list``, ``check``, ``doctor``: quick looks at the installation and its parts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List everything that has a name: environments, policies, verifiers, robots."""
+    """List every registered environment, expert, policy, verifier, dataset format and robot."""
 
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        """Print the registry without importing what it names."""
+        """Print the registry without importing its entries."""
         tables = {kind: registry.table(kind) for kind in get_args(registry.Kind)}
         if self.json:
             sys.stdout.write(json.dumps(tables, indent=2) + "\n")
@@ -47,24 +47,24 @@ class Check:
     """Check that an environment, policy, verifier or robot keeps its contract."""
 
     kind: Positional[Literal["env", "policy", "verifier", "robot"]]
-    """What it is."""
+    """Kind of part."""
     name: Positional[str]
-    """Registered name, module:attribute, or for a policy its folder."""
+    """Registered name or module:attribute; for a policy also a folder."""
     env: str = "dual_arm"
-    """Environment in which a policy or verifier is checked."""
+    """Environment in which to check a policy or verifier."""
     policy: str = "mini_vla"
-    """Policy whose candidates a verifier is checked on."""
+    """Policy on whose candidates to check a verifier."""
     tasks: str = "all"
-    r"""Tasks of an environment to check, separated by commas; one that has a comma itself: \,."""
+    r"""Tasks of an environment to check, separated by commas; write \, for a comma within a name."""
     success: str | None = None
-    """When an episode has succeeded, as for `eval`."""
+    """Rule by which an episode succeeds, as for `eval`."""
     env_arg: UseAppendAction[tuple[str, ...]] = ()
-    """KEY=VALUE for the environment, as for `eval`; once for each."""
+    """KEY=VALUE for the environment, as for `eval`; repeat the option for each."""
     config: Path | None = None
-    """robot.toml of a robot, which is powered but not moved; None: controllers simulated on this machine."""
+    """robot.toml of a real robot (powers it on, does not move it); None: controllers simulated on this machine."""
 
     def run(self) -> int:
-        """Run the conformance checks; exit 2 at the first broken promise, saying which."""
+        """Run the conformance checks; stop with exit code 2 at the first violation."""
         from robotest.report import progress
 
         checks = list(getattr(self, f"_{self.kind}")())
@@ -83,7 +83,7 @@ class Check:
         return 0
 
     def _env(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Every task in every setting and action mode."""
+        """Yield a check for every task in every setting and action mode."""
         from robotest import testing
         from robotest.types import EnvOptions
 
@@ -123,20 +123,20 @@ class Check:
         yield f"{self.name} on {self.policy}", check
 
     def _loaded(self, name: str, suite: Suite) -> tuple[Policy, Path | None]:
-        """Load a policy, or make the expert that acts beside the environment; return it with its folder, if any."""
+        """Load a policy, or make the suite's expert policy; return it with its folder, if any."""
         from robotest import experts, loading
 
         style = experts.style_of(name)
         if style is None:
             return loading.policy_and_folder(name, lambda: self._spec(suite))
-        asked = experts.experts_of(self.env)
-        experts.require_style(asked, style)
-        options = dataclasses.replace(asked.options, cameras=())
-        with closing(experts.make(self.env, suite, asked.tasks[0], options)) as env:
+        suite_experts = experts.experts_of(self.env)
+        experts.require_style(suite_experts, style)
+        options = dataclasses.replace(suite_experts.options, cameras=())
+        with closing(experts.make(self.env, suite, suite_experts.tasks[0], options)) as env:
             return experts.ExpertPolicy(env.spec, style), None
 
     def _spec(self, suite: Suite) -> EnvSpec:
-        """Return what a policy is told that is made for an environment."""
+        """Return the `EnvSpec` passed to policy factories that take one."""
         from robotest import experts
         from robotest.types import EnvOptions
 
@@ -145,7 +145,7 @@ class Check:
             return env.spec
 
     def _environment(self, suite: Suite, policy: Policy, name: str) -> closing[Env]:
-        """Build the first task as `eval` would for a policy of that name."""
+        """Build the first task as `eval` would for the policy `name`."""
         from robotest import experts
         from robotest.types import EnvOptions
 
@@ -155,7 +155,7 @@ class Check:
         if mode not in suite.action_modes:
             raise SpecMismatchError(
                 f"policy {policy.spec.name!r} gives actions of mode {mode!r}; {self.env} takes"
-                f" {', '.join(suite.action_modes)}: give another --env"
+                f" {', '.join(suite.action_modes)}: choose another --env"
             )
         options = EnvOptions(
             setting=suite.settings[0],
@@ -174,9 +174,9 @@ class Check:
         from robotest.hardware.simulated.launcher import simulated_robot
 
         def check() -> None:
-            with ExitStack() as opened:
+            with ExitStack() as stack:
                 if self.config is None:
-                    opened.enter_context(simulated_robot(self.name))
+                    stack.enter_context(simulated_robot(self.name))
                     rig = Rig.simulated(self.name)
                 else:
                     rig = Rig.read(self.name, self.config)
@@ -187,13 +187,13 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Say what this installation has, what it lacks and what to do about it."""
+    """Check this installation and say how to fix what is missing."""
 
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        """Print the findings; exit 1 if anything is missing."""
+        """Print the findings; return 1 if there is a problem."""
         from robotest.cli import doctor
 
         findings = doctor.examine()

@@ -1,7 +1,7 @@
-"""What `robotest install` does: bring into the running environment what a benchmark needs, at the versions that fit it.
+"""Install a benchmark into the running environment: its packages at compatible versions, and its assets.
 
-LIBERO needs more than an extra can say: its package declares what its training needs, its rates were published on
-MuJoCo before 3.4, and its assets come from elsewhere.
+An extra cannot express what LIBERO needs: its package declares the dependencies of its training code, its rates were
+published on MuJoCo before 3.4, and its assets are a separate download.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from typing import Any, Final
 from robotest.errors import RobotestError
 
 PACKAGE: Final = "hf-libero==0.1.4"
-"""Installed without the dependencies it declares: they are its training's."""
+"""Installed without its declared dependencies, which only its training code needs."""
 SHOWN: Final = ("mujoco", "robosuite", "hf-libero", "bddl", "numpy")
 DATA_SET: Final = "lerobot/libero-assets"
-"""Where `hf-libero` itself downloads its assets from."""
+"""The data set from which `hf-libero` itself downloads its assets."""
 _MARK = "scenes"
-"""A folder that lies in LIBERO's assets and nowhere above them."""
+"""A folder at the top of LIBERO's assets, and nowhere above them."""
 _DEPTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One thing that was done.
+    """A completed step of an installation.
 
     Attributes:
         what: e.g. ``packages``.
-        detail: versions, sizes, where.
-        seconds: it took [s].
+        detail: versions, sizes, folder.
+        seconds: duration [s].
     """
 
     what: str
@@ -55,12 +55,12 @@ class Step:
 
 
 def libero(assets: Path | None = None, constraint: Path | None = None, *, with_assets: bool = True) -> Iterator[Step]:
-    """Install LIBERO, robosuite and a MuJoCo that fits them, then the assets; yields each step when it is done.
+    """Install LIBERO, robosuite and a compatible MuJoCo, then the assets; yield each step once it is done.
 
     Args:
-        assets: a folder or an archive of the assets; None: those that are there, or a download from where LIBERO's are.
-        constraint: versions for pip, e.g. ``constraints.txt``.
-        with_assets: whether to see to the assets at all.
+        assets: a folder or an archive of the assets; None: keep installed ones, else download them as LIBERO does.
+        constraint: constraints file for pip, e.g. ``constraints.txt``.
+        with_assets: whether to install the assets.
 
     Raises:
         RobotestError: no installer, no network, the wrong archive, a full disk.
@@ -68,7 +68,7 @@ def libero(assets: Path | None = None, constraint: Path | None = None, *, with_a
     if assets is not None:
         _require_readable(assets)
     if constraint is not None and not constraint.is_file():
-        raise RobotestError(f"--constraint {constraint}: there is no such file")
+        raise RobotestError(f"--constraint {constraint}: no such file")
     yield _timed("packages", functools.partial(_packages, constraint))
     if with_assets:
         yield _timed("assets", functools.partial(_assets, assets))
@@ -84,7 +84,7 @@ def _timed(what: str, work: Callable[[], str]) -> Step:
 
 
 def requirements(extra: str) -> list[str]:
-    """Return what an extra of this package requires, without the markers."""
+    """Return the requirements of an extra of this package, without their markers."""
     declared = importlib.metadata.requires("robotest") or ()
     return [r.split(";")[0].strip() for r in declared if re.search(rf"extra == ['\"]{extra}['\"]", r)]
 
@@ -98,103 +98,105 @@ def _packages(constraint: Path | None) -> str:
 
 
 def pip_install(arguments: Sequence[str]) -> None:
-    """Install into the running environment, with uv where it is and pip otherwise, or where uv cannot.
+    """Install into the running environment with uv; with pip if uv is missing or fails.
 
     Raises:
-        RobotestError: there is neither, or neither could; with the last thing that was said.
+        RobotestError: neither is installed, or neither succeeded; the message quotes the last error.
     """
-    said = ""
+    complaint = ""
     for installer in _installers():
-        # MuJoCo from its sources would be a compiler's work, which fails late and says little.
+        # Building MuJoCo from source would fail late with an unhelpful error.
         done = _run([*installer, "--quiet", "--only-binary", "mujoco", *arguments])
         if done.returncode == 0:
             return
-        said = _complaint(done.stderr or done.stdout)
-    if not said:
-        raise RobotestError(
-            f"neither pip nor uv is in {sys.prefix}; `{sys.executable} -m ensurepip` brings pip, if Python has it"
-        )
-    wanted = " ".join(a for a in arguments if not a.startswith("--"))
+        complaint = _complaint(done.stderr or done.stdout)
+    if not complaint:
+        raise RobotestError(f"{sys.prefix} has neither pip nor uv; install pip with `{sys.executable} -m ensurepip`")
+    packages = " ".join(a for a in arguments if not a.startswith("--"))
     raise RobotestError(
-        f"could not install {wanted} ({said}); is there a network, and a Python from 3.10 to 3.13? MuJoCo before 3.4 is"
-        " built for no others"
+        f"could not install {packages} ({complaint}); check the network, and that Python is 3.10 to 3.13: MuJoCo before"
+        " 3.4 has no wheels for others"
     )
 
 
 def _installers() -> Iterator[list[str]]:
-    uv = Path(sys.executable).with_name("uv")
-    found = str(uv) if uv.is_file() else shutil.which("uv")
-    if found:
-        yield [found, "pip", "install", "--python", sys.executable]
+    beside_python = Path(sys.executable).with_name("uv")
+    uv = str(beside_python) if beside_python.is_file() else shutil.which("uv")
+    if uv:
+        yield [uv, "pip", "install", "--python", sys.executable]
     if importlib.util.find_spec("pip"):
         yield [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed command
 
 
-def _complaint(said: str) -> str:
-    """Return the line that says what is wrong: an installer's first error, or the last line."""
-    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+def _complaint(output: str) -> str:
+    """Return the line of an installer's output that names the problem: its first error, else its last line."""
+    lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error|.*(No space left|because)", line, re.IGNORECASE)]
-    return (errors or lines or ["it said nothing"])[0 if errors else -1][:300]
+    return (errors or lines or ["no output"])[0 if errors else -1][:300]
 
 
 # -- assets ------------------------------------------------------------------------------------------------------------
 
 
-def _assets(given: Path | None) -> str:
+def _assets(source: Path | None) -> str:
     from robotest.envs.libero import files
 
     folder = files.assets().folder
     files.examine.cache_clear()
     with _disk(folder):
-        if given is not None:
-            _put(given, folder)
+        if source is not None:
+            _put(source, folder)
         elif files.examine(folder).missing:
             _download(folder)
     files.examine.cache_clear()
-    found = files.examine(folder)
-    found.require()
+    installed = files.examine(folder)
+    installed.require()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{found.describe()}, {size / 1e6:.0f} MB"
+    return f"{installed.describe()}, {size / 1e6:.0f} MB"
 
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Say in one line what the file system refuses."""
+    """Turn errors of the file system into one line."""
     try:
         yield
     except OSError as error:
-        hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another with LIBERO_ASSETS"
-        raise RobotestError(f"assets cannot be written to {folder}: {error.strerror or error}; {hint}") from error
+        hint = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "set LIBERO_ASSETS to another folder"
+        )
+        raise RobotestError(f"cannot write assets to {folder}: {error.strerror or error}; {hint}") from error
     except shutil.Error as error:  # many files, each with its own reason
         _, _, reason = error.args[0][0]
-        raise RobotestError(f"assets cannot be written to {folder}: {reason}; make room, or name another") from error
+        raise RobotestError(
+            f"cannot write assets to {folder}: {reason}; free some space, or set LIBERO_ASSETS to another folder"
+        ) from error
 
 
-def _put(given: Path, folder: Path) -> None:
-    """Copy or unpack assets into a folder, once they are known to be LIBERO's and complete."""
-    if given.is_dir():
-        source = _complete(given, given)
-        if source.resolve() != folder.resolve():
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+def _put(source: Path, folder: Path) -> None:
+    """Copy or unpack assets into a folder after checking that they are LIBERO's and complete."""
+    if source.is_dir():
+        complete = _complete(source, source)
+        if complete.resolve() != folder.resolve():
+            shutil.copytree(complete, folder, dirs_exist_ok=True)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".libero-assets-", dir=folder.parent) as temporary:
-        _unpack(given, Path(temporary))
-        source = _complete(Path(temporary), given)
+        _unpack(source, Path(temporary))
+        complete = _complete(Path(temporary), source)
         if folder.exists():
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            shutil.copytree(complete, folder, dirs_exist_ok=True)
         else:
-            source.rename(folder)
+            complete.rename(folder)
             folder.chmod(0o755)
 
 
 def _require_readable(assets: Path) -> None:
     if not assets.exists():
-        raise RobotestError(f"--assets {assets}: there is no such file or folder")
+        raise RobotestError(f"--assets {assets}: no such file or folder")
     if not (assets.is_dir() or tarfile.is_tarfile(assets) or zipfile.is_zipfile(assets)):
         raise RobotestError(f"--assets {assets} is neither a tar nor a zip archive, nor a folder")
 
@@ -202,18 +204,18 @@ def _require_readable(assets: Path) -> None:
 def _unpack(archive: Path, to: Path) -> None:
     try:
         if tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as opened:
+            with tarfile.open(archive) as tar:
                 filtered: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                members = [m for m in opened.getmembers() if _stays_inside(m.name) and (m.isfile() or m.isdir())]
-                opened.extractall(to, members, **filtered)  # noqa: S202 - files and folders that stay inside
+                members = [m for m in tar.getmembers() if _stays_inside(m.name) and (m.isfile() or m.isdir())]
+                tar.extractall(to, members, **filtered)  # noqa: S202 - files and folders that stay inside
         else:
             with zipfile.ZipFile(archive) as zipped:
-                zipped.extractall(to)  # noqa: S202 - zipfile takes what leads outside away
+                zipped.extractall(to)  # noqa: S202 - zipfile sanitises member names
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, ValueError) as error:
-        raise RobotestError(f"{archive} is damaged ({error}); get it again") from error
+        raise RobotestError(f"{archive} is damaged ({error}); download it again") from error
     except OSError as error:
-        if error.errno is None:  # the decoders' way of saying that it is damaged
-            raise RobotestError(f"{archive} is damaged ({error}); get it again") from error
+        if error.errno is None:  # raised by a decoder, not by the file system
+            raise RobotestError(f"{archive} is damaged ({error}); download it again") from error
         raise
 
 
@@ -221,8 +223,8 @@ def _stays_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _complete(folder: Path, given: Path) -> Path:
-    """Return where in a folder the assets begin; `RobotestError` if they are not there, or not all."""
+def _complete(folder: Path, source: Path) -> Path:
+    """Return the assets' top folder within `folder`; `RobotestError` if there is none or it is incomplete."""
     from robotest.envs.libero import files
 
     for depth in range(_DEPTH):
@@ -230,10 +232,10 @@ def _complete(folder: Path, given: Path) -> Path:
             missing = files.examine(mark.parent).missing
             if missing:
                 raise RobotestError(
-                    f"{given} lacks {len(missing)} of LIBERO's assets, e.g. {missing[0]}; is it another version's?"
+                    f"{source} lacks {len(missing)} of LIBERO's assets, e.g. {missing[0]}; is it of another version?"
                 )
             return mark.parent
-    raise RobotestError(f"{given} holds no assets of LIBERO: no folder {_MARK!r} in it")
+    raise RobotestError(f"{source} does not contain LIBERO's assets: no folder {_MARK!r} in it")
 
 
 def _download(folder: Path) -> None:
@@ -244,12 +246,12 @@ def _download(folder: Path) -> None:
         " snapshot_download(sys.argv[1], repo_type='dataset', local_dir=sys.argv[2])"
     )
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(  # noqa: S603 - our own
+    done = subprocess.run(  # noqa: S603 - fixed command
         [sys.executable, "-c", program, DATA_SET, str(folder)],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        complaint = (done.stderr.strip().splitlines() or ["no output"])[-1][:300]
         raise RobotestError(
-            f"LIBERO's assets cannot be downloaded ({said}); where there is no network, give --assets FILE-OR-FOLDER"
+            f"cannot download LIBERO's assets ({complaint}); without a network, give --assets FILE-OR-FOLDER"
         )

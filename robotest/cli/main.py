@@ -1,8 +1,8 @@
-"""The command line: parse, run, and turn what went wrong into one line and an exit code.
+"""The command line: parse, run, and turn errors into one line and an exit code.
 
 Exit codes: 0 done; 1 done, but episodes ended in errors (or `doctor` found a problem); 2 bad usage or input, one line
-on standard error; 3 `compare --fail-if-worse` found it worse; 130 interrupted; 141 nobody reads the output any more
-(`robotest list | head -1`), which is not worth a word.
+on standard error; 3 `compare --fail-if-worse` found a loss; 130 interrupted; 141 the reader closed the output
+(`robotest list | head -1`), without a message.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _REFUSALS = {
         "EROFS",
     )
 }
-"""What a disk, its owner or the system refuses, wherever it comes up."""
+"""Errors of the file system or the operating system, not of the program."""
 COMMANDS: dict[str, type[Command]] = {
     "list": List,
     "check": Check,
@@ -77,10 +77,10 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code, that of ``--help`` too.
+    """Run one command and return its exit code, also for ``--help``.
 
     Args:
-        arguments: what follows the program's name; None is this process's own.
+        arguments: what follows the program's name; None: `sys.argv`.
     """
     terminal.prepare()
     return terminal.finish(_run(arguments))
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        sys.path.append(str(Path.cwd()))  # module:attribute also finds modules that lie here; installed ones come first
+        sys.path.append(str(Path.cwd()))  # module:attribute also finds modules here, after the installed ones
         return parse(arguments).run()
     except InterruptedRunError as error:
         terminal.say(error)
@@ -99,7 +99,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         terminal.say("interrupted")
         return 130
-    except SystemExit as exit_:  # --help; what is left in the buffer is still to be written
+    except SystemExit as exit_:  # --help; `finish` flushes the buffer
         return int(exit_.code or 0)
     except BrokenPipeError:
         if not terminal.nobody_reads():
@@ -113,12 +113,12 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _refusal(error: OSError | UnicodeEncodeError) -> str | None:
-    """Say what the system refused; None if that is rather a fault of the program."""
+    """Describe what the operating system refused; None if the error is a bug of the program."""
     if isinstance(error, UnicodeEncodeError):
         if error.encoding != sys.getfilesystemencoding():
             return None
         return (
-            f"this locale ({error.encoding}) has no file names with {error.object[error.start : error.end]!a};"
+            f"this locale ({error.encoding}) cannot encode the file name {error.object[error.start : error.end]!a};"
             " set the environment variable PYTHONUTF8=1"
         )
     if error.errno not in _REFUSALS:
@@ -131,13 +131,13 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     """Parse a command line. ``--help`` prints and exits with 0.
 
     Raises:
-        RobotestError: it is not understood; one line.
+        RobotestError: it cannot be parsed; the message is one line.
     """
     captured = io.StringIO()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with contextlib.redirect_stderr(captured):
-            if words and words[0] in COMMANDS:  # its own parser: what it says of a mistake is about this command alone
+            if words and words[0] in COMMANDS:  # the command's own parser: its errors name this command's options alone
                 kind = COMMANDS[words[0]]
                 return tyro.cli(kind, prog=f"robotest {words[0]}", args=once_each(kind, words[1:]))
             command: Command = tyro.extras.subcommand_cli_from_dict({**COMMANDS}, prog="robotest", args=words)
@@ -149,7 +149,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def _one_line(boxed: str) -> str:
-    """Take title and frame, of either alphabet, off tyro's message and put its parts on one line."""
+    """Strip title and frame (Unicode or ASCII) from tyro's message and join its parts into one line."""
     title, *lines = re.sub(r"\x1b\[[0-9;]*m", "", boxed).strip().splitlines()
     text = " ".join("\n" if _RULE.fullmatch(line) else line.strip(" │") for line in lines)
     return "; ".join(" ".join(part.split()) for part in text.split("\n") if part.strip()) or title

@@ -1,4 +1,4 @@
-"""Standard output and error: letters that they cannot show, and a reader or a disk that takes no more."""
+"""Standard output and error: characters they cannot encode, closed readers and full disks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import sys
 from typing import IO, Any, Final
 
 BROKEN_PIPE: Final = 141
-"""Exit code when nobody reads the output any more: 128 and the signal, as shells say of a program it ended."""
+"""Exit code when the reader closed the output: 128 + SIGPIPE, as shells report it."""
 _ERRORS: Final = "robotest.shown"
 
 
 def prepare() -> None:
-    """Have what an encoding lacks shown as ``?``, and put streams that lead nowhere in the place of closed ones."""
+    """Show characters outside the encoding as ``?``; replace closed streams by the null device."""
     codecs.register_error(_ERRORS, _shown)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - closed at exit
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
 
 
 def say(message: object) -> None:
-    """Write one line to standard error, if it can be written."""
+    """Write one line to standard error, if possible."""
     try:
         sys.stderr.write(f"robotest: {' '.join(str(message).split())}\n")
         sys.stderr.flush()
@@ -36,7 +36,7 @@ def say(message: object) -> None:
 
 
 def finish(code: int) -> int:
-    """Write what is still in standard output's buffer; return the exit code, another one if that fails."""
+    """Flush standard output; return the exit code, or that of the failure to flush."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -44,14 +44,14 @@ def finish(code: int) -> int:
         return code or BROKEN_PIPE
     except OSError as error:
         _abandon(sys.stdout)
-        if code not in (2, 130):  # else it has been said already why there is nothing to show
+        if code not in (2, 130):  # these have printed their reason already
             say(f"error: cannot write to standard output: {error.strerror or error}")
         return code or 2
     return code
 
 
 def nobody_reads() -> bool:
-    """Return whether the other end of one of the streams is closed."""
+    """Return whether the reader of standard output or error has closed it."""
     return _closed(sys.stdout) or _closed(sys.stderr)
 
 
@@ -64,15 +64,15 @@ def _closed(stream: IO[Any]) -> bool:
 
 
 def _abandon(stream: IO[Any]) -> None:
-    """Lead a stream nowhere: the interpreter writes out its buffer once more when it ends."""
+    """Redirect a stream to the null device: the interpreter flushes it once more at exit."""
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _shown(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Keep the bytes of a file's name that are no text, as Python reads them."""
+    """Encode surrogate escapes (undecodable bytes of file names) as these bytes, all else as ``?``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]

@@ -1,1 +1,1 @@
-"""Recorded demonstrations: reading, writing, collecting."""
+"""Demonstrations: reading, writing, collecting."""

@@ -1,7 +1,7 @@
-"""Demonstrations from scripted experts: which seeds, which styles, and what is kept.
+"""Collect demonstrations from scripted experts: seeds, styles, and the file of the successful ones.
 
-While an expert acts, slowly wandering noise is added to what is executed and *not* to the labels, so that the policy
-sees how to come back (DART: Laskey et al. 2017, arXiv 1703.09327).
+Slowly varying noise is added to the executed actions but *not* to the labels, so that the policy learns to recover
+(DART: Laskey et al. 2017, arXiv 1703.09327).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from robotest.types import EnvOptions, Experts, SimulatedEnv
 
 T = TypeVar("T")
 
-_NOISE_DECAY: Final = 0.8  # of the Ornstein-Uhlenbeck noise, per control step
+_NOISE_DECAY: Final = 0.8  # autocorrelation of the Ornstein-Uhlenbeck noise per control step
 
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Of one task: episodes tried and succeeded, per style."""
+    """Episodes of one task that were tried and that succeeded, per style."""
 
     tried: Mapping[str, int]
     succeeded: Mapping[str, int]
@@ -43,13 +43,13 @@ class Tally:
 def demonstrate(
     env: SimulatedEnv, experts: Experts, seed: int, style: str = CLEAN, noise: float = 1.0, *, picture: bool = True
 ) -> Demonstration:
-    """Run the expert for one episode and return what it did, whether it succeeded or not.
+    """Run an expert for one episode and return the demonstration, successful or not.
 
     Args:
-        env: one of the suite whose experts these are.
-        experts: act.
-        seed: of the start; the style's draws and the noise follow from it.
-        style: one of the experts'.
+        env: an environment of the experts' suite.
+        experts: of the suite.
+        seed: of the start, the style's random choices and the noise.
+        style: one of the experts' styles.
         noise: see `CollectConfig`.
         picture: whether to render the cameras.
     """
@@ -67,7 +67,7 @@ def _demonstrate(
     commands = experts.commands(env, style, rng)
     disturbed = np.flatnonzero(experts.noise)
     scale = noise * experts.noise[disturbed]
-    wandering = np.zeros(len(disturbed))
+    drift = np.zeros(len(disturbed))
     images: list[Mapping[str, np.ndarray]] = []
     rows: list[tuple[np.ndarray, ...]] = []
     instruction, success = "", False
@@ -75,9 +75,9 @@ def _demonstrate(
         observation = env.observe() if picture else None
         points, snapshot = experts.points(env), env.snapshot()
         command = next(commands)
-        wandering = _NOISE_DECAY * wandering + np.sqrt(1 - _NOISE_DECAY**2) * scale * rng.standard_normal(len(scale))
+        drift = _NOISE_DECAY * drift + np.sqrt(1 - _NOISE_DECAY**2) * scale * rng.standard_normal(len(scale))
         sent = command.action - command.anchor
-        sent[disturbed] += wandering
+        sent[disturbed] += drift
         action = sent.astype(np.float32)
         env.begin_chunk(action[None])
         status = env.apply(action)
@@ -89,11 +89,11 @@ def _demonstrate(
             success = status.success
             break
     info = DemonstrationInfo(env.spec.task, env.spec.setting, style, seed, instruction, success)
-    films = {camera: np.stack([i[camera] for i in images]) for camera in images[0]}
+    videos = {camera: np.stack([i[camera] for i in images]) for camera in images[0]}
     states, actions, anchors, marks, snapshots = (np.stack(column) for column in zip(*rows, strict=True))
     return Demonstration(
         info,
-        films,
+        videos,
         states.astype(np.float32),
         actions.astype(np.float32),
         anchors.astype(np.float32),
@@ -107,14 +107,14 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
 
     Args:
         config: what to collect.
-        progress: called with (task, demonstrations kept so far, whether the last one succeeded).
+        progress: called with (task, successful demonstrations so far, whether the last one succeeded).
 
     Raises:
         RobotestError: an expert fails so often that the file cannot be filled.
     """
     for name in ("episodes", "workers"):
         if getattr(config, name) < 1:
-            raise RobotestError(f"--{name} {getattr(config, name)} given; at least 1 is needed")
+            raise RobotestError(f"--{name} {getattr(config, name)} given; it must be at least 1")
     _require_free(config)
     experts = experts_of(config.env)
     tasks = config.tasks or experts.tasks
@@ -133,16 +133,16 @@ def collect(config: CollectConfig, progress: Callable[[str, int, bool], None]) -
 
 
 def _require_free(config: CollectConfig) -> None:
-    """Say before the long work that there is something in the way."""
+    """Raise `ArtifactError` if the output exists, before the long work begins."""
     if config.out.is_dir():
-        raise ArtifactError(f"{config.out} is a folder; --out is the file of the demonstrations")
+        raise ArtifactError(f"{config.out} is a folder; --out must name a file")
     if config.out.exists() and not config.overwrite:
         raise ArtifactError(f"{config.out} is there already; choose another --out, or give --overwrite to replace it")
 
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
-    """Processes that free their environments when they end, and end early if something goes wrong here."""
+    """Yield a pool of processes that close their environments at exit; on an error cancel the pending work."""
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin)
     try:
@@ -152,17 +152,17 @@ def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
 
 
 def _result(future: concurrent.futures.Future[T], what: str) -> T:
-    """Return what a worker made.
+    """Return a worker's result.
 
     Raises:
-        RobotestError: of the worker; or it raised something else, or ended.
+        RobotestError: raised by the worker; or it raised another error, or died.
     """
     error = future.exception()
     if error is None:
         return future.result()
     if isinstance(error, concurrent.futures.process.BrokenProcessPool):
         raise RobotestError(
-            f"{what}: a worker process ended, or was killed (out of memory?); fewer --workers need less memory"
+            f"{what}: a worker process died or was killed (out of memory?); try fewer --workers"
         ) from error
     if isinstance(error, RobotestError):
         raise error
@@ -177,8 +177,8 @@ def _mixture(style: str, experts: Experts) -> dict[str, float]:
 
 
 def _options(config: CollectConfig, experts: Experts) -> EnvOptions:
-    given = {name: getattr(config, name) for name in ("setting", "image_size") if getattr(config, name) is not None}
-    return dataclasses.replace(experts.options, **given)
+    overrides = {name: getattr(config, name) for name in ("setting", "image_size") if getattr(config, name) is not None}
+    return dataclasses.replace(experts.options, **overrides)
 
 
 def _collect_task(
@@ -190,29 +190,29 @@ def _collect_task(
     progress: Callable[[str, int, bool], None],
 ) -> Tally:
     tried, succeeded = dict.fromkeys(mixture, 0), dict.fromkeys(mixture, 0)
-    kept = 0
+    n_successes = 0
     limit = 3 * config.episodes + 20
     for demonstration in _attempts(config, task, mixture, pool, limit):
         style = demonstration.info.style
         tried[style] += 1
         succeeded[style] += demonstration.info.success
-        kept += demonstration.info.success
+        n_successes += demonstration.info.success
         if demonstration.info.success:
             writer.append(demonstration)
-        progress(task, kept, demonstration.info.success)
+        progress(task, n_successes, demonstration.info.success)
         interrupt.check()
-        if kept == config.episodes:
+        if n_successes == config.episodes:
             return Tally(tried, succeeded)
     raise RobotestError(
-        f"the expert of {task} succeeded {kept} times in {limit} episodes, {config.episodes} were asked for;"
-        f" per style: {succeeded} of {tried}"
+        f"the expert of {task} succeeded {n_successes} times in {limit} episodes; {config.episodes} successes are"
+        f" required; per style: {succeeded} of {tried}"
     )
 
 
 def _attempts(
     config: CollectConfig, task: str, mixture: Mapping[str, float], pool: concurrent.futures.Executor, limit: int
 ) -> Iterator[Demonstration]:
-    """Yield demonstrations in the order of their attempts, which does not depend on the number of workers."""
+    """Yield demonstrations in the order of their seeds, for any number of workers."""
     window: list[concurrent.futures.Future[Demonstration]] = []
     styles, shares = list(mixture), np.array(list(mixture.values()))
     for attempt in range(limit + 2 * config.workers):
@@ -224,12 +224,12 @@ def _attempts(
             yield _result(window.pop(0), f"{config.env}:{task}")
 
 
-_ENVS: dict[tuple[str, str, EnvOptions], SimulatedEnv] = {}  # of a worker process: to build one costs ten resets
+_ENVS: dict[tuple[str, str, EnvOptions], SimulatedEnv] = {}  # of a worker process; building one costs ten resets
 
 
 def _begin() -> None:
-    """Have a worker process close its environments before its interpreter goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all of them; the parent decides
+    """Initialise a worker process; have it close its environments before the interpreter exits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the parent handles it
     multiprocessing.util.Finalize(None, _close, exitpriority=10)
 
 

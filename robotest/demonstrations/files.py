@@ -1,4 +1,4 @@
-"""Demonstration files: what the experts did, and the chunk labels that a policy learns from.
+"""Demonstration files, and the chunk labels for training.
 
 Layout (HDF5): ``data/demo_N/{obs/images/<camera> uint8[T,h,w,3], obs/state f32[T,S], actions f32[T,A], anchors
 f32[T,A], points f32[T,K,2], states f64[T,N], rewards, dones}``, with the attributes of `DemonstrationInfo` on each
@@ -34,7 +34,7 @@ _GYM_TYPE = 2  # robomimic's EnvType for environments that are not robosuite's o
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What every demonstration of a file has in common.
+    """Properties shared by all demonstrations of a file.
 
     Attributes:
         env: registered name of the suite.
@@ -42,8 +42,8 @@ class DatasetSpec:
         state: layout of `state`.
         cameras: camera -> (height, width) [px].
         control_dt: seconds between two actions [s].
-        mixture: style -> share of the demonstrations that was asked for; shares sum to 1.
-        n_points: K, 0 where nobody marked the pictures.
+        mixture: style -> requested share of the demonstrations; shares sum to 1.
+        n_points: K of `Demonstration.points`; 0 without marked points.
     """
 
     env: str
@@ -68,14 +68,14 @@ class DatasetSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationInfo:
-    """What is known of a demonstration without reading its arrays.
+    """Metadata of a demonstration, read without its arrays.
 
     Attributes:
         task: task name.
         setting: setting of the environment.
         style: style of the expert, e.g. ``clean``.
-        seed: seed that `Env.reset` was given.
-        instruction: the words given.
+        seed: argument of `Env.reset`.
+        instruction: the task in words.
         success: whether the task's predicate held at the end.
     """
 
@@ -92,18 +92,18 @@ _INFO: Final = tuple(field.name for field in dataclasses.fields(DemonstrationInf
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """One demonstration of T steps. Row t is what was seen at step t and the action given there.
+    """One demonstration of T steps. Row t holds the observation at step t and the action executed there.
 
     Attributes:
         info: task, style, instruction.
         images: camera -> RGB.
         state: laid out by `DatasetSpec.state`.
         actions: absolute set-points, laid out by `DatasetSpec.action`.
-        anchors: the value that a ``chunk_start`` component is measured from when a chunk starts at step t; 0 for
+        anchors: reference values of ``chunk_start`` components for a chunk that starts at step t; 0 for
             absolute components.
-        points: where the first camera sees what the instruction speaks of and is to be acted on next: x right, y down,
-            in [-1, 1] inside the picture; NaN where there is less to point at.
-        states: the simulator's, before each action; None if nobody kept them.
+        points: positions, in the first camera's picture, of the objects that the instruction names and that are acted
+            on next: x right, y down, in [-1, 1] inside the picture; NaN for unused rows.
+        states: the simulator's states before each action; None if not recorded.
     """
 
     info: DemonstrationInfo
@@ -130,7 +130,7 @@ def chunk_labels(
 
 @runtime_checkable
 class Demonstrations(Protocol):
-    """A sequence of demonstrations on disk; arrays are read when asked for. Use it in a ``with`` statement."""
+    """A sequence of demonstrations on disk; arrays are read on access. Use it in a ``with`` statement."""
 
     @property
     def path(self) -> Path:
@@ -139,7 +139,7 @@ class Demonstrations(Protocol):
 
     @property
     def spec(self) -> DatasetSpec:
-        """What they have in common."""
+        """Their shared properties."""
         ...
 
     def __enter__(self) -> Demonstrations: ...
@@ -153,33 +153,34 @@ class Demonstrations(Protocol):
     def __iter__(self) -> Iterator[Demonstration]: ...
 
     def info(self, index: int) -> DemonstrationInfo:
-        """What is known of one without reading its arrays."""
+        """Return the metadata of one demonstration without reading its arrays."""
         ...
 
     def steps(self, index: int) -> int:
-        """Its number of steps."""
+        """Return its number of steps."""
         ...
 
 
 def read(path: Path, image_size: int | None = None) -> Demonstrations:
-    """Open demonstrations: a file of `robotest collect`, LIBERO's official files, or robomimic's of robosuite tasks.
+    """Open demonstrations: a file of `robotest collect`, LIBERO's official files, or a robomimic file of robosuite.
 
     Every demonstration is checked; see `robotest.demonstrations.hdf5`.
 
     Args:
         path: a file, or LIBERO's folder of a suite.
-        image_size: other people's pictures are resized to this height and width [px]; ours are as they were collected.
+        image_size: LIBERO's and robomimic's pictures are resized to this height and width [px]; None, and files of
+            `robotest collect`: pictures keep their size.
 
     Raises:
-        ArtifactError: it is none of them, or something in it is missing, damaged or not finite.
+        ArtifactError: it is none of these, or part of it is missing, damaged or not finite.
     """
     reader = resolve("dataset", "libero" if hdf5.is_folder(path) else _kind(path))
-    found: Demonstrations = reader(path, image_size)
-    return found
+    demonstrations: Demonstrations = reader(path, image_size)
+    return demonstrations
 
 
 def _kind(path: Path) -> Literal["robotest", "libero", "robomimic"]:
-    """Tell by the attributes that each writer leaves; what has none of them is for our reader to refuse."""
+    """Return the format of a file by its attributes; files of unknown format go to robotest's reader, which raises."""
     with hdf5.damaged(path), hdf5.opened(path) as file:
         if "format" in file.attrs or "data" not in file:
             return "robotest"
@@ -190,11 +191,11 @@ def _kind(path: Path) -> Literal["robotest", "libero", "robomimic"]:
 
 
 def content(path: Path, progress: Callable[[int, int], None]) -> str:
-    """Return 32 hexadecimal digits that change with any byte of a file, or of LIBERO's files in a folder, or a name.
+    """Return a digest (32 hexadecimal digits) of names and contents of a file, or of LIBERO's files in a folder.
 
     Args:
-        path: as given to `read`.
-        progress: called with megabytes read and megabytes in all.
+        path: as for `read`.
+        progress: called with megabytes read and in total.
 
     Raises:
         ArtifactError: it cannot be read.
@@ -271,10 +272,10 @@ class DemonstrationWriter:
         group = self._data.create_group(f"demo_{len(self._data)}")
         group.attrs.update(dataclasses.asdict(demonstration.info))
         for camera, images in demonstration.images.items():
-            # One chunk a second of pictures: lzf halves to tenths simulated pictures and reads at memory speed.
+            # lzf shrinks simulated pictures to between a half and a tenth, and decompresses at memory speed.
             chunks = (min(len(images), 16), *images.shape[1:])
             group.create_dataset(f"obs/images/{camera}", data=images, compression="lzf", chunks=chunks)
-            group[f"obs/{camera}_image"] = group[f"obs/images/{camera}"]  # a second name for the same bytes
+            group[f"obs/{camera}_image"] = group[f"obs/images/{camera}"]  # a hard link
         group["obs/state"] = demonstration.state
         group["actions"] = demonstration.actions
         group["anchors"] = demonstration.anchors
@@ -286,11 +287,12 @@ class DemonstrationWriter:
         error = self._disk.error
         if error is not None:
             raise ArtifactError(
-                f"cannot write {self.path}: {error.strerror}; free some room or choose another path (nothing was kept)"
+                f"cannot write {self.path}: {error.strerror}; free some space or choose another path"
+                " (nothing was written)"
             ) from error
 
     def _write_as_robomimic(self, group: Any, demonstration: Demonstration) -> None:
-        """Write what robomimic's loader needs beside observations and actions."""
+        """Write what robomimic's loader needs besides observations and actions."""
         last = np.zeros(len(demonstration), np.int64)
         last[-1] = 1
         group["rewards"], group["dones"] = last.astype(np.float64), last
@@ -303,13 +305,13 @@ class DemonstrationWriter:
 
 
 class DemonstrationFile(hdf5.HdfDemonstrations):
-    """A finished demonstration file. Arrays are read when asked for; iterate, or index by number.
+    """A complete demonstration file. Arrays are read on access; iterate, or index by number.
 
     Raises:
-        ArtifactError: it is missing, damaged or of another kind, or a demonstration in it is not what its spec says.
+        ArtifactError: it is missing, damaged or of another kind, or a demonstration does not match its spec.
     """
 
-    def __init__(self, path: Path, image_size: int | None = None) -> None:  # noqa: ARG002 - they are as collected
+    def __init__(self, path: Path, image_size: int | None = None) -> None:  # noqa: ARG002 - pictures keep their size
         with hdf5.damaged(path), contextlib.ExitStack() as stack:
             file = stack.enter_context(hdf5.opened(path))
             self.spec = _spec(path, file)
@@ -318,26 +320,26 @@ class DemonstrationFile(hdf5.HdfDemonstrations):
             super().__init__(path, stack.pop_all(), demos, layout)
 
     def _read(self, demo: hdf5.Demo, info: DemonstrationInfo) -> Demonstration:
-        read = {n.key: demo.numbers(n) for n in self._layout.numbers if n.required or demo.has(n.key)}
+        arrays = {n.key: demo.numbers(n) for n in self._layout.numbers if n.required or demo.has(n.key)}
         return Demonstration(
             info=info,
             images={camera: demo.pictures(f"obs/images/{camera}") for camera in self.spec.cameras},
-            state=read["obs/state"],
-            actions=read["actions"],
-            anchors=read["anchors"],
-            points=read["points"],
-            states=read.get("states"),
+            state=arrays["obs/state"],
+            actions=arrays["actions"],
+            anchors=arrays["anchors"],
+            points=arrays["points"],
+            states=arrays.get("states"),
         )
 
-    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - it is all in the file
+    def _info(self, demo: hdf5.Demo, index: int) -> DemonstrationInfo:  # noqa: ARG002 - all of it is in the file
         types = {"seed": int, "success": bool}
         return DemonstrationInfo(**{name: types.get(name, str)(demo.group.attrs[name]) for name in _INFO})
 
 
 def _spec(path: Path, file: Any) -> DatasetSpec:
-    found = file.attrs.get("format")
-    if found != FORMAT:
-        what = f"its format is {found!r}" if found is not None else "it has no attribute 'format'"
+    format_ = file.attrs.get("format")
+    if format_ != FORMAT:
+        what = f"its format is {format_!r}" if format_ is not None else "it has no attribute 'format'"
         raise ArtifactError(f"{path} is not a {FORMAT} file ({what}); {hdf5.READS}")
     try:
         return DatasetSpec.from_json(json.loads(file.attrs["spec"]))
@@ -346,7 +348,7 @@ def _spec(path: Path, file: Any) -> DatasetSpec:
 
 
 def _layout(spec: DatasetSpec) -> hdf5.Layout:
-    """What each demonstration of a file has."""
+    """Return the layout of each demonstration of a file."""
     return hdf5.Layout(
         numbers=(
             hdf5.Numbers("actions", (spec.action.size,)),
@@ -367,25 +369,25 @@ def _require_finite(path: Path, number: int, demonstration: Demonstration) -> No
         if step is not None:
             task = demonstration.info.task
             raise InvalidActionError(
-                f"{path}: demonstration {number} ({task}): {name} is NaN or infinite at step {step}; it is not written"
+                f"{path}: demonstration {number} ({task}): {name} is NaN or infinite at step {step}; not written"
             )
 
 
 def _require_shapes(spec: DatasetSpec, demonstration: Demonstration) -> None:
     n_steps = len(demonstration)
-    wanted: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         "actions": (n_steps, spec.action.size),
         "anchors": (n_steps, spec.action.size),
         "state": (n_steps, spec.state.size),
         "points": (n_steps, spec.n_points, 2),
         **{f"images of {camera}": (n_steps, *size, 3) for camera, size in spec.cameras.items()},
     }
-    given: dict[str, tuple[int, ...]] = {
+    actual: dict[str, tuple[int, ...]] = {
         "actions": demonstration.actions.shape,
         "anchors": demonstration.anchors.shape,
         "state": demonstration.state.shape,
         "points": demonstration.points.shape,
         **{f"images of {camera}": images.shape for camera, images in demonstration.images.items()},
     }
-    if n_steps == 0 or given != wanted:
-        raise SpecMismatchError(f"demonstration has {given}; the file holds {wanted}, at least one step")
+    if n_steps == 0 or actual != expected:
+        raise SpecMismatchError(f"demonstration has {actual}; the file needs {expected}, and at least one step")

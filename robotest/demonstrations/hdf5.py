@@ -1,8 +1,7 @@
-"""HDF5 files of demonstrations, opened, checked and read: whatever is wrong with one becomes one line.
+"""Open, check and read HDF5 files of demonstrations; every defect becomes a one-line error.
 
-Demonstrations come from many hands, so every one of a file is checked when the file is opened: that keys are there,
-that shapes and lengths belong together, that numbers are finite, that pictures are pictures. That a large file passed
-is remembered in the cache folder under its path, size and time of change.
+Demonstrations come from many sources, so all of a file's are checked when it is opened: keys, shapes, lengths, finite
+numbers, valid pictures. That a large file passed is cached under its path, size and modification time.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ READS: Final = (
 )
 LIBERO_SUFFIX: Final = "_demo.hdf5"
 REMEMBERED_BYTES: Final = 4_000_000
-"""Smaller files are checked every time: it takes no time, and the cache stays small."""
-_CHECKS: Final = 1  # increase when a file that passed may not pass any more
+"""Smaller files are checked every time: it is fast, and the cache stays small."""
+_CHECKS: Final = 1  # increment when checks become stricter
 _MAGIC: Final = {
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"\x1f\x8b": "compressed by gzip: unpack it first",
     b"PAR1": "a Parquet file",
-    b"version https://git-lfs": "a pointer of Git LFS: the data themselves were not downloaded",
+    b"version https://git-lfs": "a Git LFS pointer: the data were not downloaded",
 }
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _ENCODED: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -52,14 +51,14 @@ _ENCODED: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """An array of numbers that every demonstration has, one row a step.
+    """An array of numbers in every demonstration, with one row a step.
 
     Attributes:
-        key: below the demonstration's group.
+        key: within the demonstration's group.
         row: shape of a row; None: a vector of any length.
-        nan: whether a NaN says that there is nothing; infinity never does.
-        required: whether it must be there.
-        dtype: what it is read as.
+        nan: whether NaN is allowed, as a missing value; infinity never is.
+        required: whether it must exist.
+        dtype: type it is read as.
     """
 
     key: str
@@ -71,12 +70,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What every demonstration of a file has.
+    """Contents of every demonstration of a file.
 
     Attributes:
-        numbers: the first of them says how many steps there are.
+        numbers: the first of them defines the number of steps.
         films: key of a camera's pictures -> (height, width) [px], or None for any size.
-        attributes: names that the demonstration's group has.
+        attributes: names of the group's attributes.
     """
 
     numbers: tuple[Numbers, ...]
@@ -93,53 +92,53 @@ class Demo:
     group: Any
 
     def wrong(self, key: str, what: str) -> ArtifactError:
-        """Return the error that says what is wrong with `key`."""
+        """Return an error about `key`."""
         return ArtifactError(f"{self.file}: {self.name}: {key} {what}")
 
     def has(self, key: str) -> bool:
-        """Whether there is something under a key, damaged or not."""
+        """Return whether a key exists, damaged or not."""
         try:
             return key in self.group
         except (RuntimeError, OSError):
             return True
 
     def dataset(self, key: str) -> Any:
-        """Return what is stored under a key, unread."""
+        """Return the dataset of a key, unread."""
         if not self.has(key):
             raise self.wrong(key, "is missing")
         with self._damaged(key):
-            found = self.group[key]
-        if not isinstance(found, h5py.Dataset) or found.shape is None:
-            raise self.wrong(key, "is no array")
-        return found
+            item = self.group[key]
+        if not isinstance(item, h5py.Dataset) or item.shape is None:
+            raise self.wrong(key, "is not an array")
+        return item
 
     def steps(self, key: str) -> int:
         """Return the number of rows under a key."""
         shape = self.dataset(key).shape
         if not shape or shape[0] == 0:
-            raise self.wrong(key, f"has shape {shape}; at least one step is needed")
+            raise self.wrong(key, f"has shape {shape}; it must have at least one step")
         return int(shape[0])
 
-    def numbers(self, wanted: Numbers) -> Any:
-        """Read an array, as float32 or float64, and see that its numbers are finite."""
-        stored = self.dataset(wanted.key)
+    def numbers(self, numbers: Numbers) -> Any:
+        """Read an array as float32 or float64; its numbers must be finite."""
+        stored = self.dataset(numbers.key)
         if stored.dtype.kind not in "fiu":
-            raise self.wrong(wanted.key, f"holds {stored.dtype}; numbers are needed")
+            raise self.wrong(numbers.key, f"has type {stored.dtype}; it must hold numbers")
         with np.errstate(over="ignore"):
-            read = np.asarray(self._load(stored, wanted.key)).astype(wanted.dtype, copy=False)
-        step = first_not_finite(read, nan=wanted.nan)
+            values = np.asarray(self._load(stored, numbers.key)).astype(numbers.dtype, copy=False)
+        step = first_not_finite(values, nan=numbers.nan)
         if step is not None:
-            raise self.wrong(wanted.key, f"is NaN, infinite or too large at step {step}; numbers must be finite")
-        return read
+            raise self.wrong(numbers.key, f"is NaN, infinite or too large at step {step}; numbers must be finite")
+        return values
 
     def pictures(self, key: str) -> UInt8[np.ndarray, "T height width 3"]:
-        """Read a camera's pictures, rows first and colours last however they are stored, decoded if need be."""
+        """Read a camera's pictures as [T, h, w, 3], transposed or decoded as needed."""
         stored = self.dataset(key)
         kind, _ = self._kind(key, stored)
-        read = self._load(stored, key)
+        pictures = self._load(stored, key)
         if kind == "encoded":
-            return np.stack([self._decoded(key, step, row) for step, row in enumerate(read)])
-        upright: UInt8[np.ndarray, "T height width 3"] = read.transpose(0, 2, 3, 1) if kind == "chw" else read
+            return np.stack([self._decoded(key, step, row) for step, row in enumerate(pictures)])
+        upright: UInt8[np.ndarray, "T height width 3"] = pictures.transpose(0, 2, 3, 1) if kind == "chw" else pictures
         return np.ascontiguousarray(upright)
 
     def size(self, key: str) -> tuple[int, int]:
@@ -149,21 +148,21 @@ class Demo:
         return size or self._encoded_size(key, 0, self._load(stored, key, slice(0, 1))[0])
 
     def require_size(self, key: str, size: tuple[int, int] | None) -> None:
-        """See that all pictures are of one size, the given one if there is one."""
+        """Require all pictures to have the same size; that of `size` unless None."""
         stored = self.dataset(key)
-        kind, found = self._kind(key, stored)
+        kind, actual = self._kind(key, stored)
         if kind != "encoded":
-            if size not in (None, found):
-                raise self.wrong(key, f"is {found} px; the others are {size}")
+            if size not in (None, actual):
+                raise self.wrong(key, f"is {actual} px; the others are {size}")
             return
         for step, row in enumerate(self._load(stored, key)):
-            found = self._encoded_size(key, step, row)
-            size = size or found
-            if found != size:
-                raise self.wrong(key, f"is {found} px at step {step}; the others are {size}")
+            actual = self._encoded_size(key, step, row)
+            size = size or actual
+            if actual != size:
+                raise self.wrong(key, f"is {actual} px at step {step}; the others are {size}")
 
     def _kind(self, key: str, stored: Any) -> tuple[Literal["hwc", "chw", "encoded"], tuple[int, int] | None]:
-        """How pictures are stored, and their height and width unless they are encoded."""
+        """Return how pictures are stored, and their height and width unless encoded."""
         shape, dtype = stored.shape, stored.dtype
         if dtype == np.uint8 and len(shape) == 4 and shape[3] == 3:
             return "hwc", (shape[1], shape[2])
@@ -191,7 +190,7 @@ class Demo:
             with _open_image(row.tobytes() if isinstance(row, np.ndarray | np.void) else bytes(row)) as image:
                 yield image
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise self.wrong(key, f"at step {step} is no sound JPEG or PNG picture ({_reason(error)})") from error
+            raise self.wrong(key, f"at step {step} is not a valid JPEG or PNG picture ({_reason(error)})") from error
 
     def _load(self, stored: Any, key: str, rows: slice = slice(None)) -> Any:
         with self._damaged(key):
@@ -202,13 +201,13 @@ class Demo:
 
 
 class HdfDemonstrations(abc.ABC):
-    """What the readers of HDF5 layouts have in common; see `robotest.demonstrations.files.Demonstrations`.
+    """Base of the readers of HDF5 layouts; see `robotest.demonstrations.files.Demonstrations`.
 
     Args:
         path: file or folder.
-        stack: holds the open files.
+        stack: owns the open files.
         demos: in order.
-        layout: they keep it.
+        layout: of every demonstration.
     """
 
     spec: DatasetSpec
@@ -239,7 +238,7 @@ class HdfDemonstrations(abc.ABC):
             yield self[index]
 
     def info(self, index: int) -> DemonstrationInfo:
-        """Return what is known of demonstration `index` without reading its arrays."""
+        """Return the metadata of demonstration `index` without reading its arrays."""
         demo = self._demo(index)
         with damaged(f"{demo.file}: {demo.name}"):
             return self._info(demo, index)
@@ -264,7 +263,7 @@ class HdfDemonstrations(abc.ABC):
 
 @contextlib.contextmanager
 def damaged(what: object) -> Iterator[None]:
-    """Within it, whatever h5py says of a file that is not what it seems becomes an `ArtifactError` about `what`."""
+    """Turn any error of h5py into an `ArtifactError` about `what`."""
     try:
         yield
     except (
@@ -283,17 +282,17 @@ def opened(path: Path) -> Any:
     """Open a file to read.
 
     Raises:
-        ArtifactError: it is missing, may not be read, is something else, or is damaged; the message says which.
+        ArtifactError: it is missing, not readable, not an HDF5 file, or damaged; the message says which.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for somebody to write into it
-            raise ArtifactError(f"demonstrations {path}: is not a file; {READS}")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
+            raise ArtifactError(f"demonstrations {path}: not a file; {READS}")
         with path.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"demonstrations {path}: does not exist; make it with `robotest collect --out {shlex.quote(str(path))}`, or"
-            f" give another: {READS}"
+            f" choose another: {READS}"
         ) from error
     except OSError as error:
         raise ArtifactError(f"demonstrations {path}: cannot be read ({_reason(error)})") from error
@@ -312,7 +311,7 @@ def opened(path: Path) -> Any:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; `ArtifactError` if one may not know."""
+    """Return whether a path is a folder; `ArtifactError` if that cannot be read."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -322,21 +321,21 @@ def is_folder(path: Path) -> bool:
 
 
 def files_of(folder: Path, suffix: str) -> list[Path]:
-    """Return the files of a folder whose names end so, in order.
+    """Return the files of a folder whose names end in `suffix`, sorted.
 
     Raises:
-        ArtifactError: there are none, or the folder may not be read; a LeRobot data set is recognised.
+        ArtifactError: there are none, or the folder cannot be read; the message names LeRobot data sets as unsupported.
     """
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - `Path.iterdir` is lazy
     except OSError as error:
         raise ArtifactError(f"demonstrations {folder}: cannot be read ({_reason(error)})") from error
-    found = [folder / name for name in names if name.endswith(suffix)]
-    if not found:
+    files = [folder / name for name in names if name.endswith(suffix)]
+    if not files:
         lerobot = (folder / "meta" / "info.json").is_file()
         what = "is a LeRobot data set, which is not read (it holds no" if lerobot else "holds no"
         raise ArtifactError(f"{folder} {what} *{suffix} file{')' if lerobot else ''}; {READS}")
-    return found
+    return files
 
 
 def resized(pictures: UInt8[np.ndarray, "T a b 3"], size: int | None) -> UInt8[np.ndarray, "T h w 3"]:
@@ -348,16 +347,16 @@ def resized(pictures: UInt8[np.ndarray, "T a b 3"], size: int | None) -> UInt8[n
 
 
 def group_of(path: Path, file: Any, name: str = "data") -> Any:
-    """Return a group of an open file; `ArtifactError` if it is not there or is damaged."""
+    """Return a group of an open file; `ArtifactError` if it is missing or damaged."""
     with damaged(f"{path}: group {name!r}"):
-        found = file.get(name)
-    if not isinstance(found, h5py.Group):
+        item = file.get(name)
+    if not isinstance(item, h5py.Group):
         raise ArtifactError(f"{path} has no group {name!r}; {READS}")
-    return found
+    return item
 
 
 def demos_of(path: Path, file: Any) -> list[Demo]:
-    """Return the demonstrations under ``data``: by their numbers, those without one after them by name."""
+    """Return the demonstrations under ``data``, sorted by number, then those without a number by name."""
 
     def order(name: str) -> tuple[bool, int, str]:
         number = re.search(r"(\d+)$", name)
@@ -369,16 +368,16 @@ def demos_of(path: Path, file: Any) -> list[Demo]:
         with damaged(f"{path}: {name}"):
             group = data[name]
         if not isinstance(group, h5py.Group):
-            raise ArtifactError(f"{path}: {name} is no group of arrays; {READS}")
+            raise ArtifactError(f"{path}: {name} is not a group of arrays; {READS}")
         demos.append(Demo(path, name, group))
     return demos
 
 
 def check(path: Path, demos: list[Demo], layout: Layout) -> None:
-    """See that all demonstrations of a file keep a layout, unless it is known that they do.
+    """Require all demonstrations of a file to match a layout; skips a file that is known to match.
 
     Raises:
-        ArtifactError: one does not; the message names the file, the demonstration and the key.
+        ArtifactError: one does not match; the message names the file, the demonstration and the key.
     """
     mark = _mark(path, layout)
     if mark is not None and mark.exists():
@@ -387,41 +386,41 @@ def check(path: Path, demos: list[Demo], layout: Layout) -> None:
         with damaged(f"{path}: {demo.name}"):
             check_demo(demo, layout)
     if mark is not None:
-        with contextlib.suppress(OSError):  # it is only ever checked again
+        with contextlib.suppress(OSError):  # the file is then checked again next time
             mark.write_text(f"{path}\n", encoding="utf-8")
 
 
 def check_demo(demo: Demo, layout: Layout) -> None:
-    """See that one demonstration keeps a layout; `ArtifactError` if it does not."""
-    needed = [n.key for n in layout.numbers if n.required]
-    missing = [key for key in (*needed, *layout.films) if not demo.has(key)]
+    """Require one demonstration to match a layout; `ArtifactError` if it does not."""
+    required = [n.key for n in layout.numbers if n.required]
+    missing = [key for key in (*required, *layout.films) if not demo.has(key)]
     if missing:
         raise ArtifactError(f"{demo.file}: {demo.name} lacks {', '.join(missing)}; {READS}")
-    lacking = [name for name in layout.attributes if name not in demo.group.attrs]
-    if lacking:
-        raise ArtifactError(f"{demo.file}: {demo.name} lacks the attributes {', '.join(lacking)}")
+    missing_attributes = [name for name in layout.attributes if name not in demo.group.attrs]
+    if missing_attributes:
+        raise ArtifactError(f"{demo.file}: {demo.name} lacks the attributes {', '.join(missing_attributes)}")
     first = layout.numbers[0].key
     n_steps = demo.steps(first)
-    for wanted in layout.numbers:
-        if not demo.has(wanted.key):
+    for numbers in layout.numbers:
+        if not demo.has(numbers.key):
             continue
-        shape = demo.dataset(wanted.key).shape
-        fits = len(shape) == 2 if wanted.row is None else shape[1:] == wanted.row
+        shape = demo.dataset(numbers.key).shape
+        fits = len(shape) == 2 if numbers.row is None else shape[1:] == numbers.row
         if not fits:
-            row = "a vector" if wanted.row is None else f"of shape {wanted.row}"
-            raise demo.wrong(wanted.key, f"has shape {shape}; each step is {row}")
-        _require_steps(demo, wanted.key, n_steps, first)
+            row = "a vector" if numbers.row is None else f"of shape {numbers.row}"
+            raise demo.wrong(numbers.key, f"has shape {shape}; each step is {row}")
+        _require_steps(demo, numbers.key, n_steps, first)
     for key in layout.films:
         _require_steps(demo, key, n_steps, first)
-    for wanted in layout.numbers:  # now that the file does not promise more than it may hold
-        if demo.has(wanted.key):
-            demo.numbers(wanted)
+    for numbers in layout.numbers:  # read only after all shapes are checked
+        if demo.has(numbers.key):
+            demo.numbers(numbers)
     for key, size in layout.films.items():
         demo.require_size(key, size)
 
 
 def first_not_finite(rows: Any, *, nan: bool = False) -> int | None:
-    """Return the first row with a number that is not finite; a NaN counts as finite if `nan` is set."""
+    """Return the first row with a non-finite number, None if there is none; NaN counts as finite if `nan` is set."""
     good = np.isfinite(rows) | np.isnan(rows) if nan else np.isfinite(rows)
     if good.all():
         return None
@@ -429,40 +428,40 @@ def first_not_finite(rows: Any, *, nan: bool = False) -> int | None:
 
 
 def _require_steps(demo: Demo, key: str, n_steps: int, first: str) -> None:
-    found = demo.steps(key)
-    if found != n_steps:
-        raise demo.wrong(key, f"has {found} steps; {first} has {n_steps}")
+    steps = demo.steps(key)
+    if steps != n_steps:
+        raise demo.wrong(key, f"has {steps} steps; {first} has {n_steps}")
 
 
 def _mark(path: Path, layout: Layout) -> Path | None:
-    """Return the file that says that a file passed; None if that is not to be remembered."""
+    """Return the cache entry of a file that passed the checks; None if the file is not cached."""
     try:
-        found = path.stat()
-        if found.st_size < REMEMBERED_BYTES:
+        status = path.stat()
+        if status.st_size < REMEMBERED_BYTES:
             return None
         folder = cache.folder("demonstrations")
     except (OSError, RobotestError):
         return None
-    told = f"{_CHECKS} {path.resolve()} {found.st_size} {found.st_mtime_ns} {layout!r}"
-    return folder / hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+    identity = f"{_CHECKS} {path.resolve()} {status.st_size} {status.st_mtime_ns} {layout!r}"
+    return folder / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
 def _open_image(content: bytes) -> Image.Image:
     """Open an encoded picture; `ValueError` if it is of another kind."""
     if not content.startswith(_ENCODED):
-        raise ValueError(f"it begins with {content[:4]!r}")
+        raise ValueError(f"it starts with {content[:4]!r}")
     image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     if image.mode != "RGB":
-        raise ValueError(f"its colours are {image.mode}, RGB is needed")
+        raise ValueError(f"its mode is {image.mode}; it must be RGB")
     return image
 
 
 def _holds_files(dtype: Any) -> bool:
-    """Whether each entry is a run of bytes of any length."""
+    """Return whether each entry is a byte string of any length."""
     return h5py.check_vlen_dtype(dtype) == np.uint8 or h5py.check_string_dtype(dtype) is not None
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what an error says, without the path that was given anyway."""
+    """Return the first line of an error's message, without the path."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error.args[0] if error.args else error)
     return (text.splitlines() or [type(error).__name__])[0]

@@ -1,1 +1,1 @@
-"""What the simulated suite and the robot's driver share of a pair of RM75 arms."""
+"""The pair of RM75 arms: kinematics, geometry and action conversion, shared by simulation and real robot."""

@@ -1,4 +1,4 @@
-"""From a policy's action to set-points of both arms: the one conversion of simulation and of the robot."""
+"""Conversion of a policy's actions to set-points of both arms, shared by simulation and real robot."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from robotest.embodiment import rm75, workcell
 from robotest.embodiment.kinematics import DualArmKinematics
 
 HOME_TIP: Final = np.array([[-0.30, -0.06, 0.20, 0.0], [0.30, -0.06, 0.20, 0.0]])
-"""Tips at the start of every episode: x, y, z [m], yaw [rad]."""
+"""Tip poses at the start of every episode: x, y, z [m], yaw [rad]."""
 
 
 class ArmCommands:
-    """Keeps what was commanded, since actions are offsets from it.
+    """Converts actions to set-points; stateful, since actions are offsets from the commanded tips.
 
     Args:
-        mode: ``tip`` or ``joint``, as the dual-arm suite has them.
+        mode: ``tip`` or ``joint``, the action modes of the dual-arm suite.
         control_dt: duration of an action [s].
-        low: corner of the box that tips are kept in [m].
-        high: the opposite corner [m].
+        low: lower corner of the box to which tips are clipped [m].
+        high: upper corner [m].
         kinematics: of both arms.
     """
 
@@ -37,22 +37,22 @@ class ArmCommands:
         self._kinematics = kinematics
         self._max_step = rm75.JOINT_SPEED_RAD_S * control_dt
         self.tips: Float64[np.ndarray, "2 4"] = np.zeros((2, 4))
-        """Tips commanded last: x, y, z [m], yaw [rad]."""
+        """Last commanded tip poses: x, y, z [m], yaw [rad]."""
         self.anchor: Float64[np.ndarray, "2 4"] = np.zeros((2, 4))
-        """Tips that were commanded when the chunk started."""
+        """Tip poses commanded when the chunk started."""
 
     def start(self, tips: Float64[np.ndarray, "2 4"]) -> None:
-        """Begin an episode with these tips commanded."""
+        """Begin an episode at these tip poses."""
         self.tips, self.anchor = tips.copy(), tips.copy()
 
     def begin_chunk(self) -> None:
-        """Measure tip offsets from the tips commanded now."""
+        """Make the currently commanded tips the reference of offsets."""
         self.anchor = self.tips.copy()
 
     def next(
         self, action: Float32[np.ndarray, " A"], joints: Float64[np.ndarray, "2 7"]
     ) -> tuple[Float64[np.ndarray, "2 7"], Float64[np.ndarray, " 2"]]:
-        """Return joint positions [rad] and gripper openings that an action asks for, after `joints` commanded last."""
+        """Return the joint positions [rad] and gripper openings for an action, given the last commanded `joints`."""
         return self._tips(action, joints) if self._mode == "tip" else self._joints(action, joints)
 
     def _tips(
@@ -77,12 +77,12 @@ class ArmCommands:
 def arm_state(
     joints: Float64[np.ndarray, "2 7"], tips: Float64[np.ndarray, "2 4"], openings: Float64[np.ndarray, " 2"]
 ) -> Float32[np.ndarray, " S"]:
-    """Return the state that policies of the dual arm read: per arm joints, commanded tip, measured opening."""
+    """Return the state of the dual-arm suite: per arm joints, commanded tip, measured opening."""
     return np.concatenate([np.concatenate([joints[a], tips[a], openings[a : a + 1]]) for a in (0, 1)], dtype=np.float32)
 
 
 def home_joints(kinematics: DualArmKinematics) -> Float64[np.ndarray, "2 7"]:
-    """Return the joint positions that put the tips at home, found from the rest posture [rad]."""
+    """Return the joint positions [rad] for the home tips, solved from the rest posture."""
     joints: Float64[np.ndarray, "2 7"] = workcell.DOWN_REST_RAD.copy()
     for _ in range(30):
         joints = kinematics.solve(joints, HOME_TIP, np.full(7, 0.2))

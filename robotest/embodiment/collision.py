@@ -1,7 +1,7 @@
-"""A model of both arms, their grippers and the table, that tells where things are and how near they come.
+"""Forward kinematics and collision checks of both arms, their grippers and the table.
 
 The same capsules, made from the vendor's DH values (`rm75`), are the robot of the built-in dual-arm suite and of the
-controller simulator. Fingers count as open: the widest that they get.
+controller simulator. Fingers are modelled as fully open, their widest configuration.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jaxtyping import Float64
 from robotest.embodiment import rm75, workcell
 
 ARM_CLEARANCE_M: Final = 0.02
-"""Between the arms, and between parts of one arm that are not neighbours."""
+"""Minimum distance between the arms, and between parts of one arm that are not neighbours."""
 TABLE_CLEARANCE_M: Final = 0.002
-"""Over the table: grippers take things off it."""
+"""Minimum height above the table, small because grippers pick objects up from it."""
 
 
 class Twin:
     """Forward kinematics and collisions of both arms. Not shared between threads.
 
     Args:
-        table_z: height of the table's surface over the world's origin [m].
+        table_z: height of the table's surface above the world's origin [m].
     """
 
     def __init__(self, table_z: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Twin:
         self._tips = [self._model.site(f"{side}_tip").id for side in workcell.SIDES]
 
     def contact(self, joints: Float64[np.ndarray, "2 7"]) -> str | None:
-        """Say what is nearer to what than allowed at joint positions [rad], None if nothing is; moves the twin there.
+        """Move the twin to joint positions [rad]; describe the first pair of parts that are too close, None if none is.
 
         Afterwards `tips` are those of `joints`.
         """
@@ -47,12 +47,12 @@ class Twin:
         return f"{one} and {other} {f'{1000 * first.dist:.0f} mm apart' if first.dist > 0 else 'meet'}"
 
     def move(self, joints: Float64[np.ndarray, "2 7"]) -> None:
-        """Put the twin's joints there [rad]."""
+        """Move the twin to joint positions [rad]."""
         self._data.qpos[:] = joints.ravel()
         mujoco.mj_kinematics(self._model, self._data)
 
     def tips(self) -> Float64[np.ndarray, "2 3"]:
-        """Both grasp points, world frame [m]."""
+        """Return both grasp points in the world frame [m]."""
         positions: Float64[np.ndarray, "2 3"] = self._data.site_xpos[self._tips]
         return positions
 
@@ -69,23 +69,23 @@ def _xml(table_z: float) -> str:
 
 
 def _pairs() -> str:
-    """Return what is watched for coming near what: explicit pairs, whatever the suite lets collide."""
+    """Return the MJCF contact pairs to check, independent of the collision groups of the suite."""
     left, right = ([f"{side}_{part}" for part in _CHAIN] for side in workcell.SIDES)
     within = [(arm[i], arm[j]) for arm in (left, right) for i, j in _APART]
     under = [(part, thing) for arm in (left, right) for part in arm[_COLUMN:] for thing in _THINGS]
-    watched = [(ARM_CLEARANCE_M, pair) for pair in (*itertools.product(left, right), *within)]
-    watched += [(TABLE_CLEARANCE_M, pair) for pair in under]
-    # Without a gap a contact is reported only where something is nearer than the margin.
-    return "".join(f'<pair geom1="{one}" geom2="{other}" margin="{margin}"/>' for margin, (one, other) in watched)
+    margins = [(ARM_CLEARANCE_M, pair) for pair in (*itertools.product(left, right), *within)]
+    margins += [(TABLE_CLEARANCE_M, pair) for pair in under]
+    # Without a gap, a contact is reported only for geoms closer than the margin.
+    return "".join(f'<pair geom1="{one}" geom2="{other}" margin="{margin}"/>' for margin, (one, other) in margins)
 
 
 _THINGS: Final = ("table", *(f"{side}_pedestal" for side in workcell.SIDES))
 _CHAIN: Final = (*(f"link{i + 1}" for i in range(rm75.N_JOINTS)), "palm", "finger_a", "pad_a", "finger_b", "pad_b")
 _COLUMN = 2  # links 1 and 2 are the column that an arm stands on
-_NEIGHBOURS = 3  # capsules nearer than this along the chain meet at joint positions that the real arm reaches
+_NEIGHBOURS = 3  # capsules closer than this along the chain touch at joint positions that the real arm can reach
 _APART: Final = tuple(
     (i, j)
     for i, j in itertools.combinations(range(len(_CHAIN)), 2)
-    # What is fixed to the last link moves as it does.
+    # Parts of the gripper move with the last link.
     if min(j, rm75.N_JOINTS - 1) - i >= _NEIGHBOURS
 )

@@ -21,7 +21,7 @@ _LIMIT_MARGIN_RAD = 0.02
 
 
 class DualArmKinematics:
-    """Forward and inverse kinematics of both arms on a model without physics.
+    """Forward and inverse kinematics of both arms on a kinematic model.
 
     Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped Least Squares
     methods" (2004), eq. 11, with the null-space posture task of Liegeois (1977).
@@ -52,11 +52,11 @@ class DualArmKinematics:
         """Return joint positions near `joints` whose tips are at `targets`.
 
         Args:
-            joints: where to start from: the last *commanded* positions [rad].
+            joints: initial solution: the last *commanded* positions [rad].
             targets: tip poses (x, y, z [m], yaw [rad]).
             max_step: largest change of each joint [rad]; the result stays within it and within the joint limits.
 
-        A target out of reach gives the nearest pose that damping finds, never an error and never a jump.
+        For a target out of reach it returns the nearest pose that the damped iteration finds, without error or jump.
         """
         limit = rm75.JOINT_LIMIT_RAD - _LIMIT_MARGIN_RAD
         solution: Float64[np.ndarray, "2 7"] = joints.copy()
@@ -81,9 +81,9 @@ class DualArmKinematics:
     def _error(self, site: int, target: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, " 6"]:
         rotation = self._data.site_xmat[site].reshape(3, 3)
         c, s = np.cos(target[3]), np.sin(target[3])
-        # Small-angle rotation error: half the summed cross products of present and wanted axes.
-        wanted = np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
-        turn = 0.5 * np.cross(rotation, wanted, axisa=0, axisb=0).sum(axis=0)
+        # Small-angle rotation error: half the summed cross products of current and target axes.
+        target_axes = np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
+        turn = 0.5 * np.cross(rotation, target_axes, axisa=0, axisb=0).sum(axis=0)
         return np.concatenate([target[:3] - self._data.site_xpos[site], turn])
 
     def _step(

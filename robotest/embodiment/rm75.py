@@ -1,10 +1,10 @@
-"""The RealMan RM75-6F with a Robotiq 2F-85-like gripper: its data, and a capsule model made from them.
+"""The RealMan RM75-6F with a Robotiq 2F-85-like gripper: kinematic data, and a capsule model built from them.
 
 Kinematic data were read from the vendor's SDK (PyPI `Robotic_Arm` 1.1.6, class `Algo` with
 ``RM_MODEL_RM_75_E`` and force type ``RM_MODEL_RM_SF_E``: ``rm_algo_get_dh``, ``rm_algo_get_joint_{min,max}_limit``,
 ``rm_algo_get_joint_max_speed``). The arm is of the S-R-S kind: with every joint at zero it stands straight up, all
-frames are parallel, and the axes alternate z, y, z, y, z, y, z. Capsule radii and masses are ours, round numbers near
-the real arm's; no mesh is used.
+frames are parallel, and the axes alternate z, y, z, y, z, y, z. Capsule radii and masses are round numbers near the
+real arm's; no mesh is used.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def arm_body(side: str, position: tuple[float, float, float], yaw: float, rgba: 
         position: of the base in the world [m].
         yaw: of the base about z [rad].
         rgba: colour of the links.
-        opened: where the fingers' joints are zero, from closed [m].
+        opened: opening of each finger at joint position zero [m].
     """
     gripper = _gripper(side, opened)
     # Joint i sits at the end of the link before it: links 1, 3, 5 start at joints 2, 4, 6 (d = 0 in between).

@@ -1,4 +1,4 @@
-"""Where the two arms stand. The world frame: origin on the table's centre, x to the right, y forward, z up [m]."""
+"""Layout of the workcell. World frame: origin at the table's centre, x to the right, y forward, z up [m]."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ BASE_YAW_RAD: Final = np.pi / 2  # an arm bends towards its own +x, which is the
 
 TABLE_HALF_M: Final = (0.55, 0.27, 0.02)
 TABLE_CENTRE_M: Final = (0.0, 0.05, -0.02)
-"""Of the box, when its surface is at the world's zero."""
+"""Centre of the table's box, with its surface at z = 0."""
 PEDESTAL_M: Final = (0.07, 0.425)
-"""Radius and half height of the column under an arm."""
+"""Radius and half height of the pedestal under an arm."""
 PEDESTAL_Z_M: Final = -0.325
 
 DOWN_REST_RAD: Final = np.array(
     [[0.0, 0.70, 0.0, 1.50, 0.0, 0.94, -np.pi / 2], [0.0, 0.70, 0.0, 1.50, 0.0, 0.94, -np.pi / 2]]
 )
-"""Joint positions with the gripper pointing down, mid-range: the posture the elbows are drawn to [rad]."""
+"""Rest posture for the null space: mid-range joint positions with the gripper pointing down [rad]."""
 
 DEFAULTS: Final = """
 <default>
@@ -37,12 +37,12 @@ DEFAULTS: Final = """
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Return an MJCF attribute."""
+    """Format numbers for an MJCF attribute."""
     return " ".join(f"{v:g}" for v in values)
 
 
 def pedestals(attributes: str = "") -> str:
-    """Return the MJCF geoms of the columns that the arms stand on."""
+    """Return the MJCF geoms of the arms' pedestals."""
     return "".join(
         f'<geom name="{side}_pedestal" type="cylinder" size="{numbers(PEDESTAL_M)}"'
         f' pos="{numbers((*position[:2], PEDESTAL_Z_M))}" {attributes}/>'
@@ -51,12 +51,12 @@ def pedestals(attributes: str = "") -> str:
 
 
 def arms_body() -> str:
-    """Return the MJCF bodies of both arms at their places."""
+    """Return the MJCF bodies of both arms."""
     return _arms(opened=0.0)
 
 
 def fixed_gripper_arms(opened: float) -> str:
-    """Return the MJCF bodies of both arms with fingers that do not move, `opened` [m] from closed."""
+    """Return the MJCF bodies of both arms with fixed fingers, each `opened` [m] from closed."""
     return _without_fingers(_arms(opened))
 
 
@@ -68,7 +68,7 @@ def _arms(opened: float) -> str:
 
 
 def kinematic_xml() -> str:
-    """Return MJCF with nothing but the two arms, without fingers' joints, for kinematics."""
+    """Return MJCF of the two arms alone, without finger joints, for kinematics."""
     return f'<mujoco><compiler angle="radian"/>{DEFAULTS}<worldbody>{fixed_gripper_arms(0.0)}</worldbody></mujoco>'
 
 

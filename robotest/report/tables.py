@@ -1,4 +1,4 @@
-"""A `Summary` as tables for people."""
+"""A `Summary` as tables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOST_ERRORS = 5
 
 
 def report(summary: Summary, *, detail: bool = False, mid_p: bool = False) -> list[Table | Text]:
-    """Return everything a run says: rates, every pair of conditions, what it cost.
+    """Return a run's results: rates, comparisons of all pairs of conditions, errors, cost.
 
     Args:
         summary: of the run.
-        detail: whether to show every pair by task as well, and intervals for other tasks.
+        detail: whether to add comparisons by task, and intervals for other tasks.
         mid_p: whether to show mid-p values in place of exact ones.
     """
     parts: list[Table | Text] = [rates(summary)]
@@ -52,7 +52,7 @@ def markdown(parts: Iterable[Table | Text]) -> str:
 
 
 def _marked(parts: list[Table | Text], *, standin_assets: bool, notes: Iterable[str] = ()) -> list[Table | Text]:
-    """Say in every title what a reader must know: the notes, and if the simulator's assets were not the original's."""
+    """Add the notes, and a warning about stand-in assets, to every title."""
     marks = [*notes, *(["STAND-IN ASSETS, not comparable with published rates"] if standin_assets else [])]
     for part in parts:
         if isinstance(part, Table):
@@ -60,21 +60,21 @@ def _marked(parts: list[Table | Text], *, standin_assets: bool, notes: Iterable[
     return parts
 
 
-def branches(found: Report, *, standin_assets: bool = False, notes: Iterable[str] = ()) -> list[Table | Text]:
-    """Return what `robotest branch` found.
+def branches(results: Report, *, standin_assets: bool = False, notes: Iterable[str] = ()) -> list[Table | Text]:
+    """Return the results of `robotest branch`.
 
     Args:
-        found: by branching.
-        standin_assets: whether the run was made with them.
+        results: of branching.
+        standin_assets: whether the run used them.
         notes: of the run, see `robotest.statistics.summary.Summary`.
     """
     table = Table(
-        title="Verifiers judged by what every candidate led to; 95 % intervals over episodes", title_justify="left"
+        title="Verifiers judged by the outcome of every candidate; 95 % intervals over episodes", title_justify="left"
     )
     table.add_column("verifier")
     for column in ("AUC", "rank correlation", "pick - mean candidate, points"):
         table.add_column(column, justify="right")
-    for name, q in found.verifiers.items():
+    for name, q in results.verifiers.items():
         auc = "-" if q.auc is None else f"{q.auc:.3f}"
         if q.auc_interval:
             auc += f" [{q.auc_interval[0]:.3f}, {q.auc_interval[1]:.3f}]"
@@ -83,23 +83,23 @@ def branches(found: Report, *, standin_assets: bool = False, notes: Iterable[str
     along = Table(title="Where decisions matter", title_justify="left")
     for column in ("part of the episode", "decisions", "candidates differ, %", "best - mean candidate, points"):
         along.add_column(column, justify="right")
-    for fifth, (n, differ, headroom) in enumerate(found.along):
+    for fifth, (n, differ, headroom) in enumerate(results.along):
         along.add_row(f"{20 * fifth}-{20 * fifth + 20} %", str(n), f"{100 * differ:.0f}", f"{100 * headroom:+.1f}")
     parts: list[Table | Text] = [
         table,
         along,
         Text(
-            f"{found.decisions} decisions of {found.episodes} episodes ({found.excluded} left out for errors),"
-            f" {found.steps} control steps: a random candidate succeeds in {100 * found.mean:.1f} %,"
-            f" candidates differ in {100 * found.contested:.0f} % of the decisions,"
-            f" the best is {100 * found.headroom:+.1f} points above the mean"
+            f"{results.decisions} decisions of {results.episodes} episodes ({results.excluded} excluded for errors),"
+            f" {results.steps} control steps: a random candidate succeeds in {100 * results.mean:.1f} %,"
+            f" candidates differ in {100 * results.contested:.0f} % of the decisions,"
+            f" the best is {100 * results.headroom:+.1f} points above the mean"
         ),
     ]
     return _marked(parts, standin_assets=standin_assets, notes=notes)
 
 
 def rates(summary: Summary) -> Table:
-    """Return success rates by task and condition with Wilson's intervals; errors stand beside, never inside."""
+    """Return success rates by task and condition with Wilson intervals; errors are shown beside, not counted."""
     what = f"Success rate, % [{_percent(summary)} interval], successes/episodes"
     table = Table(title=what if summary.judged else "Episodes, not judged", title_justify="left")
     table.add_column("task")
@@ -148,7 +148,7 @@ def unpaired(summary: Summary) -> Table:
 
 def returns(summary: Summary) -> Table:
     """Return the mean return of every condition."""
-    table = Table(title=f"Mean return [{_percent(summary)} interval], errors left out", title_justify="left")
+    table = Table(title=f"Mean return [{_percent(summary)} interval], errors excluded", title_justify="left")
     table.add_column("condition")
     for column in ("episodes", "mean return"):
         table.add_column(column, justify="right")
@@ -160,7 +160,7 @@ def returns(summary: Summary) -> Table:
 def return_comparisons(summary: Summary) -> Table:
     """Return the difference of mean returns of every pair of conditions."""
     how = "the same episodes under a and b" if summary.return_comparisons[0].paired else "UNPAIRED, independent samples"
-    table = Table(title=f"Returns compared: {how}; p is of a permutation test, two-sided", title_justify="left")
+    table = Table(title=f"Comparison of returns: {how}; p is from a permutation test, two-sided", title_justify="left")
     for column in ("a", "b"):
         table.add_column(column)
     n = "pairs" if summary.return_comparisons[0].paired else "episodes"
@@ -171,23 +171,25 @@ def return_comparisons(summary: Summary) -> Table:
     return table
 
 
-def errors(found: Iterable[Failure]) -> Iterator[Text]:
-    """Yield a line for each kind of error, the most frequent first, and then how to run them again."""
+def errors(failures: Iterable[Failure]) -> Iterator[Text]:
+    """Yield a line for each kind of error, the most frequent first, then how to rerun them."""
     lines = [
         f"{e.episodes} error{'s' * (e.episodes > 1)} of {e.condition}, e.g. {e.first[0]} #{e.first[1]}: {e.error}"
-        for e in found
+        for e in failures
     ]
     yield from map(Text, lines[:_MOST_ERRORS])
     if len(lines) > _MOST_ERRORS:
         yield Text(f"... and {len(lines) - _MOST_ERRORS} other errors, in episodes.jsonl")
     if lines:
-        yield Text("tracebacks stand beside the episode files; the same command with --retry errors runs these again")
+        yield Text(
+            "tracebacks are next to the episode files; repeat the command with --retry errors to rerun these episodes"
+        )
 
 
 def other_tasks(summary: Summary) -> Table:
-    """Return what the run says about other tasks like these, which is less than what it says about these."""
+    """Return intervals that generalise to other tasks like these; they are wider than those for these tasks."""
     table = Table(
-        title=f"For other tasks like these: {_percent(summary)} intervals that take the tasks as a sample",
+        title=f"For other tasks like these: {_percent(summary)} intervals that treat the tasks as a sample",
         title_justify="left",
     )
     for column in ("a", "b"):
@@ -201,8 +203,8 @@ def other_tasks(summary: Summary) -> Table:
 
 
 def by_task(summary: Summary) -> Table:
-    """Return every pair of conditions within every task."""
-    table = Table(title="By task; the last column is Holm's, over the tasks of a pair", title_justify="left")
+    """Return the comparison of every pair of conditions within every task."""
+    table = Table(title="By task; the last column is Holm-adjusted over the tasks of a pair", title_justify="left")
     for column in ("a", "b", "task"):
         table.add_column(column)
     for column in ("pairs", "only a", "only b", f"a - b, points [{_percent(summary)}]", "p", "p adjusted"):
@@ -215,27 +217,27 @@ def by_task(summary: Summary) -> Table:
     return table
 
 
-def sequential(found: Monitor) -> Text:
-    """Return the verdict of a run that stops when it is decided; the p-value is the one that may be looked at."""
-    verdict = "told apart" if found.decided_after is not None else "not told apart"
+def sequential(monitor: Monitor) -> Text:
+    """Return the verdict of a run that stops when decided, with its anytime-valid p-value."""
+    m, verdict = monitor, "differ" if monitor.decided_after is not None else "are not yet told apart"
     return Text(
-        f"{found.a} and {found.b} {verdict} at alpha {found.alpha:g} after {found.pairs} pairs (only {found.a}"
-        f" {found.only_a}, only {found.b} {found.only_b}): p = {found.p_value:.2g} at any time; the p-values in the"
-        " table hold for numbers of episodes that were fixed beforehand"
+        f"{m.a} and {m.b} {verdict} at alpha {m.alpha:g} after {m.pairs} pairs (only {m.a} {m.only_a}, only {m.b}"
+        f" {m.only_b}): anytime-valid p = {m.p_value:.2g}; the p-values in the table are valid only for a number of"
+        " episodes fixed in advance"
     )
 
 
-def adaptive(found: Estimate) -> Text:
-    """Return the difference of a run that spent episodes where they inform."""
+def adaptive(estimate: Estimate) -> Text:
+    """Return the difference of a run with adaptive allocation."""
     return Text(
-        f"tasks weighed alike, whatever episodes each had: {100 * found.difference:+.1f}"
-        f" {_interval(found.interval, '+')} points; rates and differences over all tasks in the tables weigh episodes"
-        " alike"
+        f"difference with equal weight for every task: {100 * estimate.difference:+.1f}"
+        f" {_interval(estimate.interval, '+')} points; the rates and differences over all tasks in the tables give"
+        " equal weight to every episode"
     )
 
 
 def performance(cost: Performance) -> Iterator[Text]:
-    """Yield one line on speed, and one for each condition's decisions."""
+    """Yield a line on speed, and one on the time of a decision by condition."""
     if not cost.wall_s:
         return
     yield Text(
@@ -271,7 +273,7 @@ def difference(c: Comparison | TaskDifference | UnpairedComparison) -> str:
 
 
 def _number(value: float | None, interval: Interval | None, sign: str = "") -> str:
-    """Return a return as text, with as many digits as a person reads."""
+    """Return a mean return as text, with four significant digits."""
     if value is None:
         return "-"
     return f"{value:{sign}.4g}" + (f" [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]" if interval else "")

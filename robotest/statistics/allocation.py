@@ -1,14 +1,14 @@
-"""Spending episodes where they inform: more on the tasks in which two conditions disagree unpredictably.
+"""Adaptive allocation: more episodes for the tasks in which the paired difference varies most.
 
 Two passes (Neyman 1934, "On the two different aspects of the representative method", Journal of the Royal Statistical
-Society 97, 558-625, section III). The first gives every task the same; the second gives task t a number of pairs in
-proportion to s_t, the spread of its paired difference (+1, 0, -1) in the first pass: where all pairs come out alike
-there is nothing left to learn.
+Society 97, 558-625, section III). The first gives every task the same number; the second gives task t pairs in
+proportion to s_t, the spread of its paired difference (+1, 0, -1) in the first pass: where all pairs agree
+there is little left to learn.
 
-The overall difference is the mean over tasks, each task's being a weighted mean of its two passes. The weights are the
-planned shares of the passes, the same for all tasks, and not the numbers of pairs: those follow from the first pass's
-outcomes, and weights that do are biased. Given the first pass the second is unbiased, so the whole is, exactly. With
-share w of the first pass, T tasks and n pairs a task its variance is
+The overall difference is the mean over tasks of a weighted mean of the task's two passes. The weights are the planned
+shares of the passes, the same for all tasks, not the numbers of pairs: these depend on the first pass's outcomes, and
+such weights would bias the estimate. Given the first pass the second is unbiased, so the estimate is exactly unbiased.
+With share w of the first pass, T tasks and n pairs a task its variance is
 
     (w sum s_t^2 + (1 - w) (sum s_t)^2 / T) / (n T^2),    never above the sum s_t^2 / (n T^2) of equal numbers.
 """
@@ -22,15 +22,15 @@ from collections.abc import Mapping, Sequence
 from scipy.stats import norm
 
 FIRST_SHARE = 0.25
-"""Of the budget: enough to see where pairs differ, little enough to leave most of what can be gained."""
+"""Share of the budget for the first pass: enough to estimate the spreads, small enough to leave most of the gain."""
 SMALLEST_FIRST = 4
 Differences = Sequence[int]
-"""Of the pairs of one task: +1 where only `a` succeeded, -1 where only `b` did, else 0."""
+"""For each pair of one task: +1 where only `a` succeeded, -1 where only `b` did, else 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A difference that weighs tasks alike, however many pairs each had.
+    """A difference with equal weight for every task, however many pairs each had.
 
     Attributes:
         difference: mean over tasks of the rate of `a` minus the rate of `b`.
@@ -42,16 +42,16 @@ class Estimate:
 
 
 def first_pass(episodes: int) -> int:
-    """Return how many pairs each task gets first when it is to get `episodes` on average."""
+    """Return each task's number of pairs in the first pass, for `episodes` pairs a task on average."""
     return min(episodes, max(SMALLEST_FIRST, round(FIRST_SHARE * episodes)))
 
 
 def second_pass(first: Mapping[str, Differences], episodes: int) -> dict[str, int]:
-    """Return how many more pairs each task gets, at least one, so that the tasks together have the budget.
+    """Return each task's number of pairs in the second pass, at least one, which spends the rest of the budget.
 
     Args:
-        first: task -> the differences of its first pass; pairs that an error excludes are not in it.
-        episodes: pairs a task on average, both passes.
+        first: task -> the differences of its first pass, without pairs that an error excludes.
+        episodes: pairs a task on average over both passes.
     """
     budget = len(first) * (episodes - first_pass(episodes))
     if budget < len(first):
@@ -72,8 +72,8 @@ def estimate(
 
     Args:
         first: as for `second_pass`.
-        second: the same of the second pass; a task that has none there is carried by its first.
-        episodes: pairs a task on average, both passes.
+        second: the same for the second pass; a task without any uses its first pass alone.
+        episodes: pairs a task on average over both passes.
         level: of confidence.
     """
     if not first or not all(first.values()):
@@ -94,6 +94,6 @@ def _mean(differences: Differences) -> float:
 
 
 def _variance(differences: Differences) -> float:
-    """Variance with half an imagined pair of either sign: a task without a discordant pair is not called certain."""
+    """Variance with half a pseudo-pair of either sign, so that it is positive without discordant pairs."""
     n = len(differences) + 1
     return (sum(abs(d) for d in differences) + 1) / n - (sum(differences) / n) ** 2

@@ -1,4 +1,4 @@
-"""Intervals of rates, for these tasks and for others like them. What the data cannot say is None, never nan."""
+"""Intervals of rates, for these tasks and for others like them. Undefined values are None, never NaN."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
     z, p = normal_quantile(level), successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At the ends the bounds are 0 and 1 exactly; the formula misses them by rounding.
+    # At the ends the bounds are exactly 0 and 1; the formula misses them by rounding.
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
 def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
     """Return an interval of ``sum(totals) / sum(sizes)`` for other tasks *like these*; None for fewer than two.
 
-    None also where all tasks came out alike: the spread between tasks is then not zero, it has not been seen, and an
-    interval of no width would claim that other tasks are known exactly.
+    None also where all tasks have the same result: the spread between tasks is then unobserved, not zero, and an
+    interval of zero width would claim that other tasks are known exactly.
 
-    Wilson's and Tango's intervals are about these tasks: they say how the same tasks would come out with other
-    starts. This one takes the tasks themselves as a sample, so it is wider the more they differ.
+    Wilson's and Tango's intervals are about these tasks with other starts. This one treats the tasks themselves as a
+    sample, so it is wider the more they differ.
 
     The cluster-robust variance of a mean with the usual small-sample factor and Student's t with one degree of freedom
     less than there are tasks: Cameron and Miller (2015), A practitioner's guide to cluster-robust inference, Journal of
     Human Resources 50, 317-372, sections II.B and VI.
 
     Args:
-        totals: of each task, successes, or ``only_a - only_b`` for a paired difference.
-        sizes: of each task, episodes or pairs.
+        totals: each task's successes, or ``only_a - only_b`` for a paired difference.
+        sizes: each task's episodes or pairs.
         level: of confidence.
     """
     n_tasks, n = len(sizes), sum(sizes)
@@ -64,16 +64,16 @@ def clustered(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95
 
 
 def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: float = 0.95) -> Interval | None:
-    """Return the bootstrap interval beside `clustered`, which assumes no shape; None for fewer than five tasks.
+    """Return a bootstrap interval for the same purpose as `clustered`; None for fewer than five tasks.
 
-    None also where all tasks came out alike, as for `clustered`.
+    None also where all tasks have the same result, as for `clustered`.
 
     Resampling tasks and taking percentiles is too narrow with few of them (of six, a nominal 95 % covers 86 %). So this
-    is the wild cluster bootstrap-t: each task's residual is kept or turned, and scaled, at random, and the statistic
-    that is resampled is Student's. Cameron, Gelbach and Miller (2008), Bootstrap-based improvements for inference with
+    is the wild cluster bootstrap-t: each task's residual gets a random sign and scale, and the statistic
+    resampled is Student's. Cameron, Gelbach and Miller (2008), Bootstrap-based improvements for inference with
     clustered errors, Review of Economics and Statistics 90, 414-427, section III; with the six weights of Webb (2023),
     Reworking wild bootstrap-based inference for clustered errors, Canadian Journal of Economics 56, 839-858, since the
-    usual two have only 2^tasks outcomes. Of four tasks it is a little too narrow (93.3 %), hence the limit.
+    usual two have only 2^tasks outcomes. With four tasks it is slightly too narrow (covers 93.3 %), hence the limit.
 
     Args:
         totals: as for `clustered`.
@@ -90,24 +90,24 @@ def clustered_bootstrap(totals: Sequence[float], sizes: Sequence[int], level: fl
     moved = weights * residuals
     shift = moved.sum(axis=1, keepdims=True) / n
     errors = np.sqrt(((moved - shift * np.asarray(sizes)) ** 2).sum(axis=1))
-    certain = errors < ROUNDING * n  # then the shift is 0 as well, or no spread is left to measure it in
+    certain = errors < ROUNDING * n  # the shift is 0 as well, or there is no spread to scale it by
     ratios = np.abs(shift[:, 0]) / np.where(certain, math.inf, errors)
     half = float(np.quantile(ratios, checked(level))) * math.sqrt(float((residuals**2).sum()))
     return (mean - half, mean + half)
 
 
 def within(interval: Interval | None, low: float, high: float) -> Interval | None:
-    """Return an interval cut to what is possible."""
+    """Return an interval clipped to [low, high]."""
     return (max(low, interval[0]), min(high, interval[1])) if interval else None
 
 
 def normal_quantile(level: float) -> float:
-    """Return how many standard deviations a two-sided interval of this level reaches."""
+    """Return the normal quantile of a two-sided interval of this level."""
     return float(norm.ppf(0.5 + checked(level) / 2))
 
 
 def checked(level: float) -> float:
-    """Return a confidence level that is one, else raise `RobotestError`."""
+    """Return a confidence level unchanged; raise `RobotestError` unless 0 < level < 1."""
     if not 0.0 < level < 1.0:
-        raise RobotestError(f"confidence level {level} given; it lies between 0 and 1, e.g. 0.95")
+        raise RobotestError(f"confidence level {level} given; it must be between 0 and 1, e.g. 0.95")
     return level

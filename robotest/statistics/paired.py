@@ -1,4 +1,4 @@
-"""Conditions on the same episodes: exact paired tests and intervals. What cannot be said from the data is None."""
+"""Conditions on the same episodes: exact paired tests and intervals. Undefined values are None."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Comparison:
         interval: Tango's interval of it; None if there are none.
         p_value: exact two-sided McNemar; None if there are no pairs.
         mid_p_value: its mid-p; None if there are no pairs.
-        clustered: interval of the difference for other tasks like these; None for fewer than two tasks, and where all
-            tasks differ alike.
-        bootstrap: the same by the bootstrap; None for fewer than five tasks, and where all differ alike.
+        clustered: interval of the difference for other tasks like these; None for fewer than two tasks, or where all
+            tasks have the same difference.
+        bootstrap: the same by the bootstrap; None for fewer than five tasks, or where all have the same difference.
         tasks: by task, in the order of the episodes.
     """
 
@@ -98,8 +98,8 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
         by_task[task].append((x, y))
     pairs = [(x, y) for _, x, y in valid]
     n, only_a, only_b = len(pairs), pairs.count((True, False)), pairs.count((False, True))
-    totals = [own.count((True, False)) - own.count((False, True)) for own in by_task.values() if own]
-    sizes = [len(own) for own in by_task.values() if own]
+    totals = [results.count((True, False)) - results.count((False, True)) for results in by_task.values() if results]
+    sizes = [len(results) for results in by_task.values() if results]
     return Comparison(
         a=a,
         b=b,
@@ -119,7 +119,9 @@ def compare(a: str, b: str, episodes: Iterable[Episode], level: float = 0.95) ->
 
 
 def _by_task(by_task: Mapping[str, Sequence[tuple[bool, bool]]], level: float) -> dict[str, TaskDifference]:
-    counts = {t: (len(own), own.count((True, False)), own.count((False, True))) for t, own in by_task.items()}
+    counts = {
+        t: (len(results), results.count((True, False)), results.count((False, True))) for t, results in by_task.items()
+    }
     p_values = {task: mcnemar(only_a, only_b) for task, (n, only_a, only_b) in counts.items() if n}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {
@@ -137,12 +139,12 @@ def _by_task(by_task: Mapping[str, Sequence[tuple[bool, bool]]], level: float) -
 
 
 def mcnemar(only_a: int, only_b: int, mid: bool = False) -> float:
-    """Return the exact two-sided p-value that `a` and `b` succeed equally often; 1 without discordant pairs.
+    """Return the exact two-sided p-value for equal success rates of `a` and `b`; 1 without discordant pairs.
 
     McNemar, Q. (1947), Note on the sampling error of the difference between correlated proportions, Psychometrika 12,
     153-157: under the null the discordant pairs fall either way like fair coins.
 
-    With `mid`, splits as likely as the one seen count half: less conservative, no longer guaranteed. Fagerland,
+    With `mid`, splits as likely as the observed one count half: less conservative, but not guaranteed. Fagerland,
     Lydersen and Laake (2013), The McNemar test for binary matched-pairs data: mid-p and asymptotic are better than
     exact conditional, BMC Medical Research Methodology 13, 91.
     """
@@ -157,10 +159,10 @@ def mcnemar(only_a: int, only_b: int, mid: bool = False) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Return p-values adjusted for all being looked at, in the order given.
+    """Return p-values adjusted for multiple testing, in the same order.
 
     Holm, S. (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
-    65-70: rejecting where the adjusted value is below alpha errs anywhere at all with a chance of at most alpha.
+    65-70: rejecting where the adjusted value is below alpha bounds the family-wise error rate by alpha.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -192,11 +194,11 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
     numerator = only_a - only_b - n * delta
     if numerator == 0.0:
         return 0.0
-    # The probability of an only_b pair that is most likely when the difference is delta: root of A q^2 + B q + C.
+    # Maximum likelihood of the probability of an only_b pair if the difference is delta: root of A q^2 + B q + C.
     A = 2 * n
     B = (2 * n - only_a + only_b) * delta - only_a - only_b
     C = -only_b * delta * (1 - delta)
     q = (math.sqrt(max(0.0, B * B - 4 * A * C)) - B) / (2 * A)
     variance = n * (2 * q + delta * (1 - delta))
-    # Certain, but finite: the root finder interpolates between values.
+    # Infinite in theory; finite because the root finder interpolates between values.
     return numerator / math.sqrt(variance) if variance > 0 else math.copysign(1e9, numerator)

@@ -1,4 +1,4 @@
-"""How many episodes does a question need? Exact power of the paired test, beside the unpaired number."""
+"""Sample sizes: exact power of the paired test, and for comparison that of the unpaired one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _ROUNDING = 1e-9  # a discordance at the edge of what two rates allow is allowed
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is to be found out.
+    """A difference to detect.
 
     Attributes:
-        rate: success rate of the condition that is there.
-        gain: difference that must not be missed; negative for a loss.
-        discordance: share of pairs in which exactly one side succeeds. To be measured, not assumed: two conditions part
-            at the first decision in which they choose differently, so it is large even where nothing differs.
-        power: chance of finding the difference if it is there.
-        alpha: chance of finding one that is not.
+        rate: success rate of the baseline.
+        gain: smallest difference to detect; negative for a loss.
+        discordance: share of pairs in which exactly one side succeeds. Measure it, do not assume it: two episodes
+            diverge at the first decision in which their conditions choose differently, so it is large even between
+            equally good conditions.
+        power: probability of detecting the difference if it exists.
+        alpha: probability of a false detection.
     """
 
     rate: float
@@ -39,11 +40,11 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("rate", "power", "alpha"):
             if not 0.0 < getattr(self, name) < 1.0:
-                raise RobotestError(f"{name} {getattr(self, name)} given; it lies between 0 and 1, e.g. 0.8")
+                raise RobotestError(f"{name} {getattr(self, name)} given; it must be between 0 and 1, e.g. 0.8")
         other = self.rate + self.gain
         if self.gain == 0 or not 0.0 < other < 1.0:
             raise RobotestError(
-                f"gain {self.gain} given; it is not 0, and {self.rate} + gain lies between 0 and 1, e.g. 0.05"
+                f"gain {self.gain} given; it must not be 0, and {self.rate} + gain must be between 0 and 1, e.g. 0.05"
             )
         most = min(self.rate + other, 2 - self.rate - other)
         if not abs(self.gain) - _ROUNDING <= self.discordance <= most + _ROUNDING:
@@ -55,13 +56,13 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a comparison says about comparisons like it.
+    """The discordance measured in a comparison, for planning similar ones.
 
     Attributes:
-        pairs: it rests on.
-        rate: of the base, the condition that is there.
-        ratio: share of discordant pairs, in terms of what it would be if the two sides were independent.
-        ratios: Wilson's 95 % interval of that share, in the same terms.
+        pairs: number of pairs it is measured on.
+        rate: of the baseline.
+        ratio: share of discordant pairs, relative to its value for independent sides.
+        ratios: Wilson's 95 % interval of that share, relative to the same value.
     """
 
     pairs: int
@@ -70,11 +71,11 @@ class Measured:
     ratios: Interval
 
     def discordance_at(self, rate: float, other: float) -> float:
-        """Return the discordance to expect at two rates: the same ratio, within what the rates allow."""
+        """Return the expected discordance at two rates: the same ratio, clipped to the range the rates allow."""
         return _allowed(self.ratio, rate, other)
 
     def discordances_at(self, rate: float, other: float) -> Interval:
-        """Return its interval."""
+        """Return the interval of `discordance_at`."""
         low, high = (_allowed(ratio, rate, other) for ratio in self.ratios)
         return low, high
 
@@ -89,14 +90,14 @@ MEASURED = Measured(1200, 0.555, 0.80, (0.75, 0.85))
 
 
 def measure(comparison: Comparison, base: str) -> Measured:
-    """Return what a comparison says.
+    """Measure the discordance of a comparison.
 
     Args:
         comparison: of two conditions.
-        base: the one of them that is there, and whose rate counts.
+        base: the baseline, one of the two.
 
     Raises:
-        RobotestError: it has no pairs, or both sides always end alike.
+        RobotestError: it has no pairs, or none of them is discordant.
     """
     n, c = comparison.pairs, comparison
     discordant = c.only_a + c.only_b
@@ -113,22 +114,22 @@ def measure(comparison: Comparison, base: str) -> Measured:
 
 
 def paired_power(question: Question, n: int) -> float:
-    """Return the chance that McNemar's exact test on `n` pairs rejects.
+    """Return the power of McNemar's exact test on `n` pairs.
 
-    The number of discordant pairs is binomial, and so is the split of each number: the sum over both is exact.
+    The number of discordant pairs is binomial, and so is its split between the sides: the sum over both is exact.
     """
     q = question
     discordant = np.arange(n + 1)
     # The largest k with 2 P(X <= k) <= alpha: `ppf` gives the smallest k with P(X <= k) >= alpha / 2.
     critical = binom.ppf(q.alpha / 2, discordant, 0.5)
     critical -= binom.cdf(critical, discordant, 0.5) > q.alpha / 2
-    towards = min(1.0, max(0.0, (q.discordance + q.gain) / (2 * q.discordance)))
-    rejects = binom.cdf(critical, discordant, towards) + binom.cdf(critical, discordant, 1 - towards)
+    favouring = min(1.0, max(0.0, (q.discordance + q.gain) / (2 * q.discordance)))
+    rejects = binom.cdf(critical, discordant, favouring) + binom.cdf(critical, discordant, 1 - favouring)
     return float(binom.pmf(discordant, n, q.discordance) @ rejects)
 
 
 def unpaired_power(question: Question, n: int) -> float:
-    """Return the approximate chance that two independent samples of `n` differ by the pooled z-test.
+    """Return the approximate power of the pooled z-test on two independent samples of `n`.
 
     Fleiss, Levin and Paik (2003), Statistical Methods for Rates and Proportions, section 4.2.
     """
@@ -139,16 +140,16 @@ def unpaired_power(question: Question, n: int) -> float:
 
 
 def pairs_needed(question: Question) -> int:
-    """Return the number of paired episodes from which the paired test has the power asked for."""
+    """Return the smallest number of pairs with which the paired test has the required power."""
     return _smallest(lambda n: paired_power(question, n) >= question.power)
 
 
 def pairs_needed_between(question: Question, discordances: Interval) -> tuple[int, int | None]:
-    """Return the fewest and the most pairs that may be needed if the discordance is uncertain; None: too many to say.
+    """Return the pairs needed at the ends of a range of discordances; None for more than `pairs_needed` can count.
 
     Args:
-        question: at any discordance.
-        discordances: from, to.
+        question: its own discordance is ignored.
+        discordances: smallest and largest.
     """
     low, high = (dataclasses.replace(question, discordance=d) for d in discordances)
     try:
@@ -158,12 +159,12 @@ def pairs_needed_between(question: Question, discordances: Interval) -> tuple[in
 
 
 def episodes_needed_unpaired(question: Question) -> int:
-    """Return the number of episodes *of each condition* that independent samples would need."""
+    """Return the number of episodes *of each condition* needed with independent samples."""
     return _smallest(lambda n: unpaired_power(question, n) >= question.power)
 
 
 def _smallest(enough: Callable[[int], bool]) -> int:
-    """Return the smallest n that is enough, by doubling and bisection: power grows with n but for tiny teeth."""
+    """Return the smallest sufficient n by doubling and bisection; power is monotonic but for a tiny sawtooth."""
     high = 1
     while not enough(high):
         high *= 2

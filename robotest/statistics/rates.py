@@ -14,15 +14,15 @@ JUDGED = frozenset({"success", "failure"})
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A success rate with what it rests on.
+    """A success rate and the counts behind it.
 
     Attributes:
         successes: episodes that succeeded.
         failures: episodes that failed.
-        errors: episodes that broke; they do not enter the rate.
+        errors: episodes that ended in an error; not part of the rate.
         rate: successes / (successes + failures); None if there are none.
         interval: Wilson's interval of it; None if there are none.
-        unjudged: episodes that ended without a rule for success.
+        unjudged: episodes without a rule for success.
     """
 
     successes: int
@@ -39,7 +39,7 @@ class Rate:
 
 
 def rate(episodes: Iterable[Episode], level: float = 0.95) -> Rate:
-    """Count outcomes and put Wilson's interval around the rate."""
+    """Count outcomes; return the rate with Wilson's interval."""
     outcomes = [e.outcome for e in episodes]
     successes, failures = outcomes.count("success"), outcomes.count("failure")
     valid = successes + failures

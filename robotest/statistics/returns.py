@@ -1,4 +1,4 @@
-"""Returns, compared as numbers: paired, or as independent samples."""
+"""Comparison of returns, paired or as independent samples."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Returns:
     """The mean return of a condition.
 
     Attributes:
-        episodes: that have one, without errors.
+        episodes: number with a return, errors excluded.
         mean: None if there are none.
-        interval: Student's interval of it; None for fewer than two, or where all are equal.
+        interval: Student's interval of it; None for fewer than two episodes, or if all returns are equal.
     """
 
     episodes: int
@@ -32,17 +32,17 @@ class Returns:
 
 @dataclasses.dataclass(frozen=True)
 class ReturnComparison:
-    """Returns of two conditions.
+    """Comparison of the returns of two conditions.
 
     Attributes:
         a: one condition.
         b: the other.
-        paired: whether episodes of equal starts were compared.
-        episodes: pairs, or episodes of both where there are no pairs.
+        paired: whether episodes with equal starts were paired.
+        episodes: number of pairs; if not paired, of episodes of both conditions.
         difference: mean of `a` minus mean of `b`; None without episodes.
-        interval: Student's interval of it (Welch's if not paired); None for too few, or where nothing varies.
-        p_value: of a permutation test: signs of the differences, or labels if not paired. Exact up to 10,000
-            permutations, else of that many drawn; None without episodes.
+        interval: Student's interval of it (Welch's if not paired); None for too few episodes, or zero variance.
+        p_value: of a permutation test: of signs, or of labels if not paired. Exact up to 10,000 permutations, else
+            estimated from that many; None without episodes.
     """
 
     a: str
@@ -55,7 +55,7 @@ class ReturnComparison:
 
 
 def mean_return(episodes: Iterable[Episode], level: float = 0.95) -> Returns:
-    """Return the mean return of episodes that have one and did not break."""
+    """Return the mean return of the episodes that have one and no error."""
     values = [e.episode_return for e in episodes if e.episode_return is not None and e.outcome != "error"]
     return Returns(len(values), float(np.mean(values)) if values else None, _mean_interval(values, level))
 
@@ -96,10 +96,10 @@ def _permuted(samples: tuple[np.ndarray, ...], kind: str) -> float:
     rng = generator(derive("permutations", kind, *map(len, samples)))
     if len(samples) == 1 and len(samples[0]) == 1:
         return 1.0
-    found = permutation_test(
+    test = permutation_test(
         samples, statistic, permutation_type=kind, n_resamples=RESAMPLES - 1, vectorized=True, random_state=rng
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -107,7 +107,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _mean_interval(values: Sequence[float] | np.ndarray, level: float) -> Interval | None:
-    """Student's interval of a mean; None where no spread can be measured."""
+    """Student's interval of a mean; None without a measurable spread."""
     n, variance = len(values), _variance(values)
     if not variance:
         return None
@@ -116,7 +116,7 @@ def _mean_interval(values: Sequence[float] | np.ndarray, level: float) -> Interv
 
 
 def _welch(x: np.ndarray, y: np.ndarray, level: float) -> Interval | None:
-    """Welch's interval of the difference of two means; None where no spread can be measured."""
+    """Welch's interval of the difference of two means; None without a measurable spread."""
     if min(len(x), len(y)) < 2:
         return None
     a, b = _variance(x) / len(x), _variance(y) / len(y)
@@ -129,7 +129,7 @@ def _welch(x: np.ndarray, y: np.ndarray, level: float) -> Interval | None:
 
 
 def _variance(values: Sequence[float] | np.ndarray) -> float:
-    """Of a sample; 0 for less than two values, and where only rounding makes them differ."""
+    """Return the sample variance; 0 for fewer than two values, or if they differ only by rounding."""
     if len(values) < 2:
         return 0.0
     spread = float(np.std(values, ddof=1))

@@ -1,4 +1,4 @@
-"""A run in numbers: rates of every condition, comparisons, and what it cost."""
+"""The summary of a run: rates of every condition, comparisons, cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robotest.types import Episode
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSummary:
-    """One condition, over all tasks and by task; `clustered` is for other tasks like these, None for fewer than two."""
+    """Rates of one condition, overall and by task; `clustered` as in `robotest.statistics.intervals`."""
 
     overall: Rate
     clustered: Interval | None
@@ -27,7 +27,7 @@ class ConditionSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Performance:
-    """What the run cost, summed over its episodes.
+    """The cost of a run, summed over its episodes.
 
     Attributes:
         episodes: how many.
@@ -46,11 +46,11 @@ class Performance:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Episodes of a condition that ended in the same error.
+    """The episodes of a condition that ended in the same error.
 
     Attributes:
         condition: of these episodes.
-        error: the line they have in common.
+        error: their message.
         episodes: how many.
         first: task and index of one of them.
     """
@@ -63,22 +63,22 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A run in numbers: `summary.json`.
+    """The summary of a run: `summary.json`.
 
     Attributes:
         conditions: rates.
-        comparisons: of pairs of conditions; empty where starts are no pairs, or nothing is judged.
-        performance: what it cost.
+        comparisons: of pairs of conditions; empty where starts differ, or success is undefined.
+        performance: cost of the run.
         level: of every interval.
-        sequential: verdict of a run that stops when it is decided.
-        adaptive: estimate of a run that spends episodes where they inform.
+        sequential: verdict of a run that stops when decided.
+        adaptive: estimate of a run with adaptive allocation.
         standin_assets: see `EnvSpec`.
-        unpaired: comparisons in the place of the paired ones, where starts differ.
+        unpaired: comparisons that replace the paired ones where starts differ.
         returns: mean return of each condition; empty where the environment gives no rewards.
         return_comparisons: of pairs of conditions.
-        errors: what went wrong, the most frequent first.
+        errors: grouped errors, the most frequent first.
         judged: whether success is defined.
-        notes: what every table must say: the rule of success, the simulator, caveats.
+        notes: shown with every table: the rule of success, the simulator, caveats.
     """
 
     conditions: Mapping[str, ConditionSummary]
@@ -131,22 +131,22 @@ def summarise(
     judged: bool = True,
     unpaired: bool = False,
 ) -> Summary:
-    """Compute the summary of some conditions and tasks.
+    """Summarise the episodes of some conditions and tasks.
 
     Args:
-        episodes: those of other conditions and tasks are left out.
+        episodes: those of other conditions and tasks are ignored.
         conditions: in the order to show them.
         tasks: in the order to show them.
         level: of every interval.
         pairs: of conditions to compare; None: every pair, the later condition against the earlier.
-        judged: whether success is defined; if not, returns alone are compared.
+        judged: whether success is defined; if not, only returns are compared.
         unpaired: compare conditions as independent samples.
     """
     if pairs is None:
         pairs = [(a, b) for i, b in enumerate(conditions) for a in conditions[i + 1 :]]
-    within = [e for e in episodes if e.task in tasks and e.condition in conditions]
-    by_condition = {c: [e for e in within if e.condition == c] for c in conditions}
-    rewarded = any(e.episode_return is not None for e in within)
+    selected = [e for e in episodes if e.task in tasks and e.condition in conditions]
+    by_condition = {c: [e for e in selected if e.condition == c] for c in conditions}
+    rewarded = any(e.episode_return is not None for e in selected)
     return Summary(
         conditions={
             c: ConditionSummary(
@@ -156,19 +156,19 @@ def summarise(
             )
             for c, mine in by_condition.items()
         },
-        comparisons=tuple(compare(a, b, within, level) for a, b in pairs if judged and not unpaired),
-        unpaired=tuple(compare_unpaired(a, b, within, level) for a, b in pairs if judged and unpaired),
+        comparisons=tuple(compare(a, b, selected, level) for a, b in pairs if judged and not unpaired),
+        unpaired=tuple(compare_unpaired(a, b, selected, level) for a, b in pairs if judged and unpaired),
         returns={c: mean_return(mine, level) for c, mine in by_condition.items()} if rewarded else {},
         return_comparisons=tuple(
-            compare_returns(a, b, within, level, paired=not unpaired) for a, b in pairs if rewarded
+            compare_returns(a, b, selected, level, paired=not unpaired) for a, b in pairs if rewarded
         ),
-        errors=_failures(within),
+        errors=_failures(selected),
         judged=judged,
         performance=Performance(
-            episodes=len(within),
-            steps=sum(e.steps for e in within),
-            decisions=sum(e.decisions for e in within),
-            wall_s=sum(e.wall_s for e in within),
+            episodes=len(selected),
+            steps=sum(e.steps for e in selected),
+            decisions=sum(e.decisions for e in selected),
+            wall_s=sum(e.wall_s for e in selected),
             decision_s={c: _decision_time(mine) for c, mine in by_condition.items()},
         ),
         level=level,
@@ -176,13 +176,13 @@ def summarise(
 
 
 def _failures(episodes: Sequence[Episode]) -> tuple[Failure, ...]:
-    """Group errors by what they say."""
+    """Group errors by condition and message."""
     groups: dict[tuple[str, str], list[Episode]] = {}
     for e in episodes:
         if e.outcome == "error":
             groups.setdefault((e.condition, e.error or "no reason recorded"), []).append(e)
-    found = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
-    return tuple(sorted(found, key=lambda failure: -failure.episodes))
+    failures = [Failure(*group, len(mine), (mine[0].task, mine[0].index)) for group, mine in groups.items()]
+    return tuple(sorted(failures, key=lambda failure: -failure.episodes))
 
 
 def _rate_json(rate: Rate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Conditions as independent samples, where episodes are no pairs."""
+"""Conditions as independent samples, where episodes cannot be paired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robotest.types import Episode
 
 @dataclasses.dataclass(frozen=True)
 class UnpairedComparison:
-    """Two conditions as independent samples, where starts differ and episodes are no pairs.
+    """Two conditions as independent samples, where starts differ and episodes cannot be paired.
 
     Attributes:
         a: one condition.
@@ -50,7 +50,7 @@ def compare_unpaired(a: str, b: str, episodes: Iterable[Episode], level: float =
 
 
 def newcombe(x: Rate, y: Rate) -> Interval | None:
-    """Return the interval of the difference of two independent rates, at the level of theirs.
+    """Return the interval of the difference of two independent rates, at the level of their own intervals.
 
     Newcombe, R. G. (1998), Interval estimation for the difference between independent proportions: comparison of eleven
     methods, Statistics in Medicine 17, 873-890: method 10, from both Wilson intervals.

@@ -1,1 +1,1 @@
-"""Verifiers: what scores candidates."""
+"""Verifiers, which score candidates."""

@@ -1,19 +1,19 @@
 """Coin Flipping Network: a learned pseudo-count (Lobel et al. 2023, arXiv 2306.03186; TACO, arXiv 2512.02834).
 
-Every training sample gets its own vector of d fair +-1 coins and f is regressed on them. Where n samples lie together
-the best f is the mean of n coin vectors, and E ||f||^2 / d = 1 / n. The network is a trained part plus a frozen random
-prior of the same shape, standardised to mean 0 and variance 1 over the data, so that f starts at the value of a
-count of one and falls only where there are data.
+Every training sample gets a vector of d fair +-1 coins, and f is regressed on them. Where n samples coincide the best f
+is the mean of n coin vectors, and E ||f||^2 / d = 1 / n. The network is a trained part plus a frozen random prior of
+the same shape, standardised to mean 0 and variance 1 over the data, so that f starts at the value of a count of one and
+falls only where there are data.
 
-What makes it work: the prior never sees dropout; its statistics are exact; a coin is a function of (seed, member,
-sample) and does not change between passes; every sample is used in every pass. A single network is noisy: three are
-summed.
+Details that matter: dropout is not applied to the prior; its statistics are exact; a coin is a function of (seed,
+member, sample) and does not change between passes; every pass uses every sample. A single network is noisy, so the
+scores of three are summed.
 
 When to stop: the error on held-out demonstrations is ||f||^2 alone (their coins are independent of f and would only
-add a constant). It falls while the prior is cancelled, where data are dense first. Then it flattens: what is left is
-variation of the prior inside a cluster that the network cannot follow, which has nothing to do with counts, and later
-single samples' coins learnt by heart. The best ranking is found where the error falls steepest on logarithmic axes
-(`benchmarks/counts.py`), well before its smallest value, so that is the default rule.
+add a constant). It falls while the network learns to cancel the prior, first where data are dense. Then it flattens:
+the rest is variation of the prior within a cluster that the network cannot fit, which is unrelated to counts, and later
+memorised coins of single samples. The ranking is best where the error falls steepest on logarithmic axes
+(`benchmarks/counts.py`), well before its minimum, so this is the default rule.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _START_DIVISOR = 25.0
 def uniform(seed: int, *shape: int) -> Float64[np.ndarray, ...]:
     """Uniform numbers in [0, 1) from Philox's raw bits, whose stream NumPy guarantees never to change.
 
-    The frozen prior is made of them: it is drawn again when a file is loaded and need not be stored.
+    The frozen prior is drawn from them again when a file is loaded, so it need not be stored.
     """
     bits = np.random.Philox(seed).random_raw(math.prod(shape))
     numbers: Float64[np.ndarray, ...] = (bits >> np.uint64(11)).reshape(shape) * 2.0**-53
@@ -123,7 +123,7 @@ def _evaluate(weights: Weights, x: Float[torch.Tensor, "N K"]) -> Float[torch.Te
 def _standardised_prior(
     width: int, x: Float[torch.Tensor, "N K"], settings: CfnSettings, seed: int
 ) -> tuple[Weights, dict[str, np.ndarray]]:
-    """The frozen prior with its output standardised over `x` (folded into its last layer), and the statistics."""
+    """Return the frozen prior, with its output standardised over `x` in its last layer, and the statistics."""
     prior = initial_weights(width, settings, seed, "prior")
     output = _evaluate(prior, x).double()
     mean, spread = output.mean(dim=1, keepdim=True), output.std(dim=1, keepdim=True, correction=0)
@@ -143,22 +143,22 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[torch.Te
 
 
 class _EarlyStopping:
-    """Keeps a copy of the best weights so far; see the module's docstring for what is best."""
+    """Keeps a copy of the best weights so far; see the module's docstring for the criterion."""
 
     def __init__(self, weights: Weights, settings: CfnSettings) -> None:
         self._weights, self._settings = weights, settings
         self._previous, self._best, self._waited, self._due = math.inf, math.inf, 0, _FIRST_EVALUATION
-        self.kept = self._copy()
+        self.best_weights = self._copy()
 
     def due(self, step: int) -> bool:
-        """Whether to evaluate after so many steps: a geometric grid, so that successive ratios are log-log slopes."""
+        """Return whether to evaluate after `step` steps: on a geometric grid, so that ratios are log-log slopes."""
         if step < self._due:
             return False
         self._due = math.ceil(step * _EVALUATION_RATIO)
         return True
 
     def update(self, error: float) -> bool:
-        """Note a held-out error and return whether to stop."""
+        """Record a held-out error; return whether to stop."""
         if not math.isfinite(error):
             raise DivergedError(f"the fit of cfn stopped: its error on held-out demonstrations is {error}")
         fall = error / self._previous if math.isfinite(self._previous) else 1.0
@@ -166,7 +166,7 @@ class _EarlyStopping:
         self._previous = max(error, _TINY)
         self._waited += 1
         if value < self._best:
-            self._best, self._waited, self.kept = value, 0, self._copy()
+            self._best, self._waited, self.best_weights = value, 0, self._copy()
         return self._waited > self._settings.patience
 
     def _copy(self) -> Weights:
@@ -182,7 +182,7 @@ def _train(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> Weights:
-    """Regress `weights` on `targets` and return the ones to keep: the last, if there is nothing held out."""
+    """Regress `weights` on `targets`; return the best on held-out data, or the last without any."""
     rng = torch.Generator().manual_seed(derive(seed, "training") % 2**63)
 
     def drop(value: torch.Tensor) -> torch.Tensor:
@@ -199,8 +199,8 @@ def _train(
         loss = functional.mse_loss(output, targets[:, rows]) * settings.members
         if not math.isfinite(loss.item()):
             raise DivergedError(
-                f"the fit of cfn stopped at step {step + 1} of {n_steps}: its loss is NaN or infinite; a lower learning"
-                f" rate than {settings.learning_rate:g} is needed, or features in a smaller range"
+                f"the fit of cfn stopped at step {step + 1} of {n_steps}: its loss is NaN or infinite; lower the"
+                f" learning rate below {settings.learning_rate:g}, or scale the features to a smaller range"
             )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -208,7 +208,9 @@ def _train(
         progress(step + 1, n_steps)
         if held_out_error is not None and stopping.due(step + 1) and stopping.update(held_out_error()):
             break
-    return {name: value.detach() for name, value in weights.items()} if held_out_error is None else stopping.kept
+    return (
+        {name: value.detach() for name, value in weights.items()} if held_out_error is None else stopping.best_weights
+    )
 
 
 def fit(
@@ -220,7 +222,7 @@ def fit(
 ) -> dict[str, np.ndarray]:
     """Train `members` networks and return the tensors of the verifier.
 
-    Works for any number of samples from one. Without `held_out` samples the last weights are kept.
+    Works for one sample or more. Without `held_out` samples the last weights are returned.
     """
     inputs, validation = (torch.from_numpy(np.asarray(v, np.float32)) * settings.input_gain for v in (x, held_out))
     prior, statistics = _standardised_prior(x.shape[1], inputs, settings, seed)
@@ -234,13 +236,13 @@ def fit(
     def held_out_error() -> float:
         return float(torch.mean((_evaluate(weights, validation) + prior_on_validation) ** 2))
 
-    kept = _train(weights, inputs, targets, held_out_error if len(held_out) else None, settings, seed, progress)
-    stored = {name: value.numpy().astype(np.float16) for name, value in kept.items()}
+    best = _train(weights, inputs, targets, held_out_error if len(held_out) else None, settings, seed, progress)
+    stored = {name: value.numpy().astype(np.float16) for name, value in best.items()}
     return stored | statistics | {"seed": np.array([seed], np.uint64)}
 
 
 def make_score(tensors: Mapping[str, np.ndarray], hyperparameters: Mapping[str, Any]) -> Score:
-    """Return x -> minus the sum over members of ||f(x)||^2 / d; each term estimates one over the count."""
+    """Return x -> minus the sum over members of ||f(x)||^2 / d; each term estimates 1 / count."""
     settings = CfnSettings(**hyperparameters)
     trained = {
         name: torch.from_numpy(value.astype(np.float32))

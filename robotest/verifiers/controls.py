@@ -1,4 +1,4 @@
-"""Controls: what a fitted verifier must beat, choosing among the same candidates without knowing the data."""
+"""Controls: baselines for fitted verifiers that choose among the same candidates without training data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Control:
 
     @property
     def spec(self) -> VerifierSpec:
-        """Its name; it needs nothing."""
+        """Return a spec without requirements."""
         return self._spec
 
     def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:  # noqa: ARG002
@@ -34,7 +34,7 @@ class Control:
 
 
 class Inverted:
-    """The negated score of another verifier. If that one carries signal, this one must do harm."""
+    """The negated score of another verifier. If the score carries signal, this must reduce success."""
 
     def __init__(self, verifier: Verifier) -> None:
         spec = verifier.spec
@@ -43,7 +43,7 @@ class Inverted:
 
     @property
     def spec(self) -> VerifierSpec:
-        """What the other verifier needs."""
+        """Return the other verifier's spec under the inverted name."""
         return self._spec
 
     def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:
@@ -52,19 +52,19 @@ class Inverted:
 
 
 def first(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001 - the factories' signature
-    """Make the control that always takes candidate 0: the policy as it is, without a choice."""
+    """Make the control that always takes candidate 0: the plain policy."""
     return Control("first", lambda candidates, _: -np.arange(len(candidates.actions), dtype=np.float64))
 
 
 def random(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001
-    """Make the control with independent uniform scores from the decision's seed: the fair baseline."""
+    """Make the control with independent uniform scores drawn from the decision's seed."""
     return Control("random", lambda candidates, seed: generator(seed).random(len(candidates.actions)))
 
 
 def medoid(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001
     """Make the control that takes the candidate with the smallest mean L2 distance to the others.
 
-    Distances are between whole chunks, every number in units of `PolicySpec.action_scale`.
+    Distances are between whole chunks, each component in units of `PolicySpec.action_scale`.
     """
     scale = policy.action_scale.astype(np.float64)
 
@@ -79,5 +79,5 @@ def medoid(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: A
 
 
 def inverted(policy: PolicySpec, path: Path | None = None) -> Verifier:
-    """Make `Inverted` of the `leverage` verifier in file `path`; the name ``inverted:NAME`` inverts another one."""
+    """Invert the `leverage` verifier in file `path`; the name ``inverted:NAME`` inverts any other verifier."""
     return Inverted(resolve("verifier", "leverage")(policy, path))

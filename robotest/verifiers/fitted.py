@@ -1,7 +1,7 @@
-"""The file a fitted verifier lives in, and the verifier that scores with it.
+"""The file format of fitted verifiers, and the verifier that scores with such a file.
 
-One safetensors file: arrays, and a JSON text in its metadata that says what they are, which policy they belong to,
-and how held-out demonstrations scored, so that a threshold can be calibrated. Nothing in it is executed.
+One safetensors file: arrays, and JSON metadata with their meaning, the policy they belong to, and the scores of
+held-out demonstrations, for calibrating a threshold. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _KEY = "robotest"
 
 Score = Callable[[Float32[np.ndarray, "M K"]], Float64[np.ndarray, " M"]]
-"""How well each mapped feature vector is supported; higher is better."""
+"""Mapped feature vectors -> their support; higher is better."""
 MakeScore = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Score]
 """Tensors and hyperparameters -> `Score`."""
 
@@ -42,11 +42,11 @@ class Artifact:
     Attributes:
         kind: ``cfn``, ``leverage`` or ``knn``.
         policy_fingerprint: the policy whose features it was fitted to.
-        feature: which of them.
-        features: from token features to the vector scored.
-        hyperparameters: as given to the fit.
+        feature: name of the feature.
+        features: maps token features to the vector that is scored.
+        hyperparameters: of the fit.
         n_samples: training samples.
-        quantiles: (level, score) of held-out demonstrations; a chunk below level 0.01 is rarer than 99 % of them.
+        quantiles: (level, score) of held-out demonstrations; 1 % of them score below that of level 0.01.
         tensors: the kind's own arrays.
     """
 
@@ -60,7 +60,7 @@ class Artifact:
     tensors: Mapping[str, np.ndarray]
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all; `ArtifactError` if it cannot be written or holds no finite numbers."""
+        """Write the file atomically; `ArtifactError` if it cannot be written or a number is not finite."""
         arrays = {f"{self.kind}.{name}": np.ascontiguousarray(value) for name, value in self.tensors.items()}
         arrays |= {"features.mean": self.features.mean, "features.matrix": self.features.matrix}
         meta = {
@@ -79,14 +79,14 @@ class Artifact:
         if broken is not None:
             raise ArtifactError(
                 f"verifier {self.kind!r} is not written to {path}: its {broken} is NaN or infinite; the policy's"
-                " features are too large or too much alike for these settings"
+                " features are too large or too similar for these settings"
             )
         try:
-            # `save_file` hides it from other users.
+            # Not `save_file`, which makes the file unreadable for other users.
             write_whole(path, to_bytes(arrays, {_KEY: json.dumps(meta, allow_nan=False)}))
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError(
-                f"cannot write verifier {path}: {error}; free some room or give another --out"
+                f"cannot write verifier {path}: {error}; free some space or choose another --out"
             ) from error
 
     @classmethod
@@ -97,10 +97,10 @@ class Artifact:
             ArtifactError: it is missing, damaged, not finite, or not a verifier of this `kind`.
         """
         if not path.is_file():
-            raise ArtifactError(f"no {kind} verifier at {path}; make it with `{fit_command(kind, path, path.parent)}`")
-        # To another file: what is there may be anything, and may be dear to somebody.
+            raise ArtifactError(f"no {kind} verifier at {path}; fit it with `{fit_command(kind, path, path.parent)}`")
+        # Suggest another file name: the existing file may be something else, and worth keeping.
         new = path.with_name(f"new-{path.name}")
-        remedy = f"give another file, or make one with `{fit_command(kind, new, path.parent)}`"
+        remedy = f"give another file, or fit one with `{fit_command(kind, new, path.parent)}`"
         try:
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})[_KEY])
@@ -140,26 +140,26 @@ class Artifact:
 
 
 def fit_command(kind: str, out: Path, folder: Path | None = None) -> str:
-    """Return the command that fits a verifier, as it can be typed.
+    """Return the command line that fits a verifier.
 
-    What is not known is in capitals: POLICY where `folder` holds no policy, DEMOS.h5 where the policy does not know of
-    demonstrations that are still there.
+    Unknown parts are placeholders in capitals: POLICY if `folder` holds no policy, DEMOS.h5 if the policy file names no
+    existing demonstrations.
     """
     file = folder / POLICY_FILE if folder else None
     policy = shlex.quote(str(folder)) if file and file.is_file() else "POLICY"
     data = demonstrations_of(file) if file and file.is_file() else None
-    shown = "DEMOS.h5" if data is None else shlex.quote(str(data))
-    return f"robotest fit --verifier {kind} --out {shlex.quote(str(out))} --policy {policy} --data {shown}"
+    demonstrations = "DEMOS.h5" if data is None else shlex.quote(str(data))
+    return f"robotest fit --verifier {kind} --out {shlex.quote(str(out))} --policy {policy} --data {demonstrations}"
 
 
 def demonstrations_of(policy: Path) -> Path | None:
-    """Return the demonstrations that a policy file says it was trained on, if they are there."""
-    noted = notes_of(policy).get(DATA_NOTE)
-    return Path(noted) if noted and Path(noted).exists() else None
+    """Return the demonstrations that a policy was trained on according to its file, if they still exist."""
+    text = notes_of(policy).get(DATA_NOTE)
+    return Path(text) if text and Path(text).exists() else None
 
 
 def notes_of(policy: Path) -> dict[str, str]:
-    """Return the metadata of a policy file; none if it is not one that can be read."""
+    """Return the metadata of a policy file; empty if it cannot be read."""
     try:
         with safe_open(policy, framework="numpy") as file:
             return dict(file.metadata() or {})
@@ -168,7 +168,7 @@ def notes_of(policy: Path) -> dict[str, str]:
 
 
 def _not_finite(arrays: Mapping[str, np.ndarray], quantiles: Iterable[Sequence[float]]) -> str | None:
-    """Return what has a number that is not finite, if anything has."""
+    """Return the name of an array, or of the score, that is not finite; None if all are finite."""
     broken = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
     if not np.isfinite([score for _, score in quantiles]).all():
         broken.append("score of held-out demonstrations")
@@ -192,12 +192,12 @@ class FittedVerifier:
 
     @property
     def spec(self) -> VerifierSpec:
-        """Needs features, of the policy it was fitted to."""
+        """Return the feature it needs, and the policy it was fitted to."""
         return VerifierSpec(self.artifact.kind, self.artifact.feature, self.artifact.policy_fingerprint)
 
     def score(
         self,
-        observation: Observation,  # noqa: ARG002 - the features have seen it
+        observation: Observation,  # noqa: ARG002 - the features depend on it
         candidates: Candidates,
         seed: int,  # noqa: ARG002 - nothing is drawn
     ) -> Float64[np.ndarray, " M"]:
@@ -210,8 +210,8 @@ class FittedVerifier:
         features = candidates.features.get(self.artifact.feature)
         if features is None:
             raise SpecMismatchError(
-                f"verifier {self.artifact.kind!r} needs features {self.artifact.feature!r} and the candidates have"
-                f" {', '.join(candidates.features) or 'none'}; use a policy with them, or the verifier 'medoid'"
+                f"verifier {self.artifact.kind!r} needs the feature {self.artifact.feature!r}; the candidates have"
+                f" {', '.join(candidates.features) or 'none'}; use a policy with it, or the verifier 'medoid'"
             )
         scores = self.score_features(features)
         if not np.isfinite(scores).all():
@@ -219,16 +219,18 @@ class FittedVerifier:
         return scores
 
     def score_features(self, features: Float32[np.ndarray, "N T F"]) -> Float64[np.ndarray, " N"]:
-        """Return the support of token features that belong to no decision, e.g. of demonstrations."""
+        """Return the scores of token features outside a decision, e.g. of demonstrations."""
         return self.score_mapped(self.artifact.features(features))
 
     def threshold(self, level: float) -> float:
         """Return the score that a fraction `level` of held-out demonstration chunks fall below."""
         if not self.artifact.quantiles:
-            raise ArtifactError("this verifier was fitted without held-out demonstrations: it has no threshold")
+            raise ArtifactError(
+                "this verifier was fitted without held-out demonstrations, so it has no threshold; fit it again"
+            )
         levels, scores = zip(*self.artifact.quantiles, strict=True)
         if not levels[0] <= level <= levels[-1]:
-            raise ArtifactError(f"quantile {level} is outside what was stored, {levels[0]} to {levels[-1]}")
+            raise ArtifactError(f"quantile level {level} is outside the stored range, {levels[0]} to {levels[-1]}")
         return float(np.interp(level, levels, scores))
 
 
@@ -236,13 +238,13 @@ def load_verifier(kind: str, policy: PolicySpec, path: Path | None, make_score: 
     """Read the verifier of `policy` from `path`.
 
     Raises:
-        ArtifactError: no path, or a file that is missing, damaged or of another kind.
+        ArtifactError: `path` is None, or the file is missing, damaged or of another kind.
         SpecMismatchError: the file belongs to another policy, or the policy gives no features.
     """
     if path is None:
         raise ArtifactError(
-            f"verifier {kind!r} is fitted to a policy and no file was given: make one with"
-            f" `{fit_command(kind, Path(f'{kind}.safetensors'))}` and name it as {kind}={kind}.safetensors"
+            f"verifier {kind!r} needs a file fitted to the policy, and none was given: fit one with"
+            f" `{fit_command(kind, Path(f'{kind}.safetensors'))}` and select it as {kind}={kind}.safetensors"
         )
     artifact = Artifact.load(path, kind)
     again = f"fit it again with `{fit_command(kind, path, path.parent)} --overwrite`"

@@ -1,7 +1,7 @@
 """Distance to the nearest training features: a non-parametric pseudo-count.
 
 In K dimensions the k-th neighbour's distance r estimates the density as k / (N r^K) (Loftsgaarden and Quesenberry
-1965), so a small mean distance means a large count. Of all verifiers here it has the fewest choices to get wrong.
+1965), so a small mean distance means a large count. Of the verifiers here it has the fewest hyperparameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from robotest.verifiers.hyperparameters import KnnSettings
 
 
 def fit(x: Float32[np.ndarray, "N K"], settings: KnnSettings, seed: int) -> dict[str, np.ndarray]:  # noqa: ARG001
-    """Return the tensor ``rows`` [R, K]: training features, evenly thinned to `max_rows`. Nothing is drawn."""
+    """Return the tensor ``rows`` [R, K]: training features, evenly thinned to `max_rows`; deterministic."""
     keep = np.linspace(0, len(x) - 1, min(len(x), settings.max_rows)).round().astype(int)
     return {"rows": x[keep].astype(np.float16)}
 
@@ -29,7 +29,7 @@ def make_score(tensors: Mapping[str, np.ndarray], hyperparameters: Mapping[str, 
     """Return x -> minus the mean Euclidean distance to the `neighbours` nearest rows (all rows, if fewer)."""
     rows = tensors["rows"].astype(np.float32)
     k = min(KnnSettings(**hyperparameters).neighbours, len(rows))
-    # |x - r|^2 = |x|^2 + |r|^2 - 2 x.r: one matrix product; the 2 is put into the stored rows.
+    # |x - r|^2 = |x|^2 + |r|^2 - 2 x.r: one matrix product, with the factor 2 folded into the rows.
     doubled, squared = np.ascontiguousarray(2 * rows.T), np.square(rows).sum(axis=1)
 
     def score(x: Float32[np.ndarray, "M K"]) -> Float64[np.ndarray, " M"]:

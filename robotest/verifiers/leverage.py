@@ -7,20 +7,20 @@ Coins are independent with variance one, E[c c^T] = I, so that for infinitely ma
 
     E (phi^T w)^2 = phi^T A^-1 Phi^T E[c c^T] Phi A^-1 phi = phi^T A^-1 B A^-1 phi  <=  phi^T A^-1 phi.
 
-On the data the two agree (n copies of one unit feature give n / (n + lambda)^2 against 1 / (n + lambda)). Away from it
-the left side falls back to zero, as the output of any network without a random prior would: the unseen would look
-common. The right side rises to |phi|^2 / lambda. It is the ridge leverage score, the elliptical bonus of count-based
-exploration, and what is used here: no coins, no training noise, no epochs.
+On the data the two agree (n copies of one unit feature give n / (n + lambda)^2 against 1 / (n + lambda)). Away from the
+data the left side falls back to zero, as the output of any network without a random prior would: unseen inputs would
+look common. The right side rises to |phi|^2 / lambda. It is the ridge leverage score, the elliptical bonus of
+count-based exploration, and the score used here: no coins, no training noise, no epochs.
 
 phi are random Fourier features (Rahimi and Recht 2007), cosine and sine of each frequency, so that |phi| = 1 and
 phi(x)^T phi(y) approximates a Gaussian kernel. Its length scale is a fraction of the median distance between training
-samples. Between candidates of one observation little differs, and a wide kernel mostly counts observations: narrow is
-better. With the eigenvectors v_k, s_k of B, and |phi| = 1,
+samples. Candidates of one observation differ little, and a wide kernel mostly counts observations, so a narrow one is
+better. With the eigenvectors v_k and eigenvalues s_k of B, and |phi| = 1,
 
     lambda phi^T A^-1 phi = 1 - sum_k s_k / (s_k + lambda) (v_k^T phi)^2 = 1 - |U^T phi|^2.
 
 Terms with s_k << lambda contribute nothing, so the leading `rank` columns of U suffice: a few hundred times fewer
-numbers to read in a decision than with the Cholesky factor of A, and one matrix product instead of a triangular solve.
+numbers to read per decision than with the Cholesky factor of A, and one matrix product instead of a triangular solve.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def fit(x: Float32[np.ndarray, "N K"], settings: LeverageSettings, seed: int) ->
 
 
 def make_score(tensors: Mapping[str, np.ndarray], hyperparameters: Mapping[str, Any]) -> Score:
-    """Return x -> -phi^T A^-1 phi, that is minus one over the pseudo-count."""
+    """Return x -> -phi^T A^-1 phi, which is -1 / pseudo-count."""
     frequencies, directions = tensors["frequencies"], tensors["directions"].astype(np.float32)
     ridge = LeverageSettings(**hyperparameters).ridge
 
     def score(x: Float32[np.ndarray, "M K"]) -> Float64[np.ndarray, " M"]:
         projected = fourier_features(x, frequencies) @ directions
-        seen: Float64[np.ndarray, " M"] = np.square(projected, dtype=np.float64).sum(axis=1)
-        return (seen - 1.0) / ridge
+        explained: Float64[np.ndarray, " M"] = np.square(projected, dtype=np.float64).sum(axis=1)
+        return (explained - 1.0) / ridge
 
     return score
 

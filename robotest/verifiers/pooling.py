@@ -1,7 +1,7 @@
-"""From a chunk's token features to the one vector a verifier scores.
+"""Maps a chunk's token features to the vector that a verifier scores.
 
-Pool the tokens, bring them to a common scale, project onto principal directions. After pooling all of it is affine, so
-it is kept as one matrix.
+Pool the tokens, scale, project onto principal directions. After pooling everything is affine, so it is stored as one
+matrix.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FeatureMap:
     matrix: Float32[np.ndarray, "D K"]
 
     def __call__(self, features: Float32[np.ndarray, "N T F"]) -> Float32[np.ndarray, "N K"]:
-        """Transform; raises `InvalidActionError` for features of another shape or with a number that is not finite."""
+        """Transform; raises `InvalidActionError` for features of another shape, or not finite."""
         if features.ndim != 3 or features.shape[1:] != self.feature_shape:
             raise InvalidActionError(
                 f"features have shape {features.shape}; the verifier was fitted to [M, {self.feature_shape[0]},"
@@ -76,12 +76,16 @@ class FeatureMap:
         scaling: Scaling = "each",
         seed: int = 0,
     ) -> FeatureMap:
-        """Scale and keep the leading `n_components` principal directions (fewer if D is smaller).
+        """Scale, then project onto the leading `n_components` principal directions (fewer if D is smaller).
 
-        ``each`` number is brought to unit spread; one that hardly varies in training is not blown up: its spread counts
-        as at least 1 % of the root mean square spread. ``common`` divides all by that root mean square, for features
-        whose numbers are of one kind and matter by how large they are. `seed` starts the search for the principal
-        directions.
+        Args:
+            features: of the training samples.
+            pooling: see `pool`.
+            n_components: K.
+            scaling: ``each`` scales every component to unit standard deviation, which counts as at least 1 % of the
+                root mean square over components, so that nearly constant ones are not amplified; ``common`` divides
+                all by that root mean square, for components of one kind whose magnitude matters.
+            seed: of the randomised search for the principal directions.
         """
         pooled = pool(features, pooling)
         mean = pooled.mean(axis=0, dtype=np.float64)

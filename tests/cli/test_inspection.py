@@ -1,4 +1,4 @@
-"""`robotest check`: what `eval` takes it takes, and whatever a part does is one line."""
+"""`robotest check` takes what `eval` takes, and reports any failure of a part in one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Global(Seeded):
 
 
 class Born(Seeded):
-    """What differs was drawn when it was made."""
+    """Instances differ by a number drawn at construction."""
 
     made = 0
 

@@ -1,4 +1,4 @@
-"""`robotest install`: what it asks pip for, what it takes for LIBERO's assets, and one line for whatever goes wrong."""
+"""`robotest install`: arguments of pip, recognition of LIBERO's assets, and one-line errors."""
 
 import errno
 import importlib.metadata
@@ -26,7 +26,7 @@ FILES = ("scenes/floor.xml", "textures/wood.png", "articulated_objects/stove/sto
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where assets go; LIBERO's list of files is three long, and nothing is installed."""
+    """The folder of the assets; the manifest has three files, and installing and downloading are disabled."""
     manifest = tmp_path / "manifest.txt"
     manifest.write_text("# files\n" + "\n".join(FILES), encoding="utf-8")
     monkeypatch.setattr(libero_files, "_MANIFEST", manifest)
@@ -97,7 +97,7 @@ def test_packages_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        (("other/file",), "holds no assets of LIBERO: no folder 'scenes' in it"),
+        (("other/file",), "does not contain LIBERO's assets: no folder 'scenes' in it"),
         (FILES[:1], "lacks 2 of LIBERO's assets, e.g. textures/wood.png"),
     ],
 )
@@ -137,17 +137,18 @@ def test_what_cannot_be_assets_is_refused_before_anything_is_installed(
     monkeypatch.setattr(install, "_packages", lambda constraint: pytest.fail("it installs"))
     note = tmp_path / "note.txt"
     note.write_text("no archive", encoding="utf-8")
-    for given, reason in ((note, "is neither a tar nor a zip archive"), (tmp_path / "none", "there is no such file")):
+    for given, reason in ((note, "is neither a tar nor a zip archive"), (tmp_path / "none", "no such file")):
         assert main(["install", "libero", "--assets", str(given)]) == 2
         said = capsys.readouterr().err
         assert reason in said
         assert said.count("\n") == 1
     assert main(["install", "libero", "--constraint", str(tmp_path / "none")]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ENOSPC, "No space left on device; make room"), (errno.EACCES, "Permission denied")]
+    ("number", "reason"),
+    [(errno.ENOSPC, "No space left on device; free some space"), (errno.EACCES, "Permission denied")],
 )
 def test_a_disk_that_refuses_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
@@ -158,7 +159,7 @@ def test_a_disk_that_refuses_is_one_line(
     def refuse(source: Path, destination: Path, **options: bool) -> None:
         raise OSError(number, os.strerror(number))
 
-    for copy, expected in ((refuse, reason), (full, "assets cannot be written to")):
+    for copy, expected in ((refuse, reason), (full, "cannot write assets to")):
         monkeypatch.setattr(shutil, "copytree", copy)
         with pytest.raises(RobotestError, match=expected) as refused:
             list(install.libero(tree(tmp_path / "mine")))
@@ -167,7 +168,7 @@ def test_a_disk_that_refuses_is_one_line(
 
 def test_without_an_installer_it_says_where_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "_installers", lambda: iter(()))
-    with pytest.raises(RobotestError, match=r"neither pip nor uv .* -m ensurepip"):
+    with pytest.raises(RobotestError, match=r"neither pip nor uv; .* -m ensurepip"):
         install.pip_install(["bddl"])
 
 
@@ -205,8 +206,8 @@ def test_a_download_that_fails_says_what_else_to_do(
 
 
 def test_the_extra_asks_for_the_physics_of_the_published_rates() -> None:
-    wanted = install.requirements("libero")
-    assert "robosuite==1.4.0" in wanted
-    assert [r for r in wanted if r.startswith("mujoco")] in (["mujoco<3.4,>=3.3"], ["mujoco>=3.3,<3.4"])
-    assert not any(r.startswith("pytest") for r in wanted)
+    requirements = install.requirements("libero")
+    assert "robosuite==1.4.0" in requirements
+    assert [r for r in requirements if r.startswith("mujoco")] in (["mujoco<3.4,>=3.3"], ["mujoco>=3.3,<3.4"])
+    assert not any(r.startswith("pytest") for r in requirements)
     assert importlib.metadata.requires("robotest")

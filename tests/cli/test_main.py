@@ -33,7 +33,7 @@ def _eval(out: Path, *more: str) -> int:
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run what must fail; return its one line."""
+    """Run a command that must fail; return its one-line error."""
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -239,7 +239,7 @@ def test_control_c_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def forgetful(path: Path | None) -> object:
-    """A policy whose candidates depend on how many are asked for."""
+    """A policy whose candidates depend on `n_candidates`."""
     from robotest.types import Candidates
     from tests.doubles.fakes import PointPolicy
 

@@ -1,4 +1,4 @@
-"""Whatever becomes of standard output and error, a command ends with a code and without a traceback."""
+"""With any state of standard output and error, a command ends with an exit code and without a traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Worded(PointEnv):
 
 
 class WordedSuite(PointSuite):
-    """Its tasks are called what other languages call them."""
+    """Has task names in other languages."""
 
     tasks = tuple(TASKS)
 
@@ -55,7 +55,7 @@ EVAL = ("eval", "--env", "tests.cli.test_terminal:suite", *FAKES)
 def _robotest(
     *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE, environment: Mapping[str, str] = {}
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in an interpreter of its own, which also ends by itself."""
+    """Run a command in a separate interpreter, up to its exit."""
     return subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "robotest", *arguments],
         stdout=stdout,
@@ -73,7 +73,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of tasks with such names, made where they can be shown."""
+    """A run of tasks with such names, made under an encoding that has them."""
     run = tmp_path_factory.mktemp("runs") / "run"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert main([*EVAL, "--out", str(run), "--videos", "none"]) == 0

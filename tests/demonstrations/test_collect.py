@@ -1,4 +1,4 @@
-"""Collecting: environments are left safe and freed, and what goes wrong in a worker is one line."""
+"""Collecting: environments are stopped and closed, and a worker's failure is a one-line error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ suite, experts = Suite(), PointExperts()
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A suite with experts, installed for this process and its children; what its environments note."""
+    """A suite with experts, installed for this process and its children; yields its environments' notes."""
     site = tmp_path / "site"
     (site / "noting-1.dist-info").mkdir(parents=True)
     (site / "noting.py").write_text(SOURCE)
@@ -119,7 +119,7 @@ def test_every_episode_ends_with_a_stop_and_every_environment_is_closed(notes: P
     [
         ("build", "noting:near failed in a worker process: ValueError: no such scene"),
         ("reset", "noting:near failed in a worker process: RuntimeError: the scene fell over"),
-        ("die", "noting:near: a worker process ended, or was killed"),
+        ("die", "noting:near: a worker process died or was killed"),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_one_line(
@@ -147,12 +147,12 @@ def test_an_unknown_setting_is_named_though_a_worker_found_it(notes: Path, tmp_p
 
 def test_what_is_there_is_not_overwritten_unless_asked(notes: Path, tmp_path: Path) -> None:
     out = tmp_path / "demos.h5"
-    out.write_text("dear to somebody")
+    out.write_text("something valuable")
     with pytest.raises(ArtifactError, match=r"demos.h5 is there already; .*--overwrite"):
         collect(config(tmp_path), ignore)
     with pytest.raises(ArtifactError, match="is a folder"):
         collect(config(tmp_path, out=tmp_path, overwrite=True), ignore)
-    assert out.read_text() == "dear to somebody"
+    assert out.read_text() == "something valuable"
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_what_is_there_is_overwritten_if_asked(notes: Path, tmp_path: Path) -> N
 
 
 class Stubborn:
-    """An expert that gives up, or gives a NaN."""
+    """An expert that stops, or yields a NaN."""
 
     tasks, mixture, options = ("near",), {"clean": 1.0}, EnvOptions()
     noise, n_points = np.zeros(3), 0
@@ -191,7 +191,7 @@ def test_the_world_is_left_safe_however_an_episode_ends(value: float | None) -> 
 
 
 def as_ever(env: SimulatedEnv, experts: Experts, seed: int) -> list[tuple[np.ndarray, ...]]:
-    """What `demonstrate` has always done, written down once more: every number of a row."""
+    """An independent implementation of `demonstrate`: every number of a row."""
     env.reset(seed, 0)
     rng = generator(derive(seed, "expert"))
     commands = experts.commands(env, "clean", rng)

@@ -1,4 +1,4 @@
-"""Other people's files, in LIBERO's and robomimic's layouts: each is read, or refused in one line that says why."""
+"""Files in LIBERO's and robomimic's layouts: each is read, or refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OSC_POSE = {
 
 
 def pictures(n: int, seed: int, px: int = PX) -> np.ndarray:
-    """Smooth ones, so that JPEG changes them little."""
+    """Return smooth pictures, so that JPEG changes them little."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8)
     return np.stack([np.asarray(Image.fromarray(p).resize((px, px), Image.Resampling.BILINEAR)) for p in coarse])
 
@@ -156,7 +156,7 @@ def as_a_group(demo: Any, key: str) -> None:
         (drop_a_frame, "has 2 steps; actions has 3"),
         (of_another_size, r"is \(32, 32\) px; the others are \(16, 16\)"),
         (as_floats, "of float64; pictures are uint8"),
-        (as_a_group, "is no array"),
+        (as_a_group, "is not an array"),
     ],
 )
 def test_pictures_that_do_not_belong_to_the_rest(
@@ -174,9 +174,9 @@ def test_pictures_that_do_not_belong_to_the_rest(
     [
         (np.ones((3, 6)), r"actions has shape \(3, 6\); each step is of shape \(7,\)"),
         (np.ones(3), r"actions has shape \(3,\)"),
-        (np.ones((0, 7)), "at least one step is needed"),
-        (np.full((3, 7), b"left"), "holds |S4; numbers are needed"),
-        (np.float64(1), "at least one step is needed"),
+        (np.ones((0, 7)), "it must have at least one step"),
+        (np.full((3, 7), b"left"), r"has type \|S4; it must hold numbers"),
+        (np.float64(1), "it must have at least one step"),
     ],
 )
 def test_actions_that_are_none(foreign: Path, value: Any, message: str) -> None:
@@ -285,8 +285,8 @@ def test_encoded_pictures_of_two_sizes_and_what_is_no_picture_are_refused(foreig
     small, large = encoded(pictures(2, 0), "JPEG"), encoded(pictures(1, 0, 2 * PX), "JPEG")
     for files, message in (
         ([*small, *large], r"is \(32, 32\) px at step 2; the others are \(16, 16\)"),
-        ([*small, b"GIF89a"], "at step 2 is no sound JPEG or PNG picture"),
-        ([*small, small[0][:20]], "at step 2 is no sound JPEG or PNG picture"),
+        ([*small, b"GIF89a"], "at step 2 is not a valid JPEG or PNG picture"),
+        ([*small, small[0][:20]], "at step 2 is not a valid JPEG or PNG picture"),
     ):
         with changed(foreign) as demo:
             as_vlen(demo, key, files)
@@ -301,7 +301,7 @@ def test_an_encoded_picture_that_is_cut_short_is_one_line_when_it_is_read(foreig
         as_vlen(demo, key, [*files[:2], files[2][:-10]])
     with (
         demonstrations.read(foreign) as data,
-        pytest.raises(ArtifactError, match=f"demo_1: {key} at step 2 is no sound"),
+        pytest.raises(ArtifactError, match=f"demo_1: {key} at step 2 is not a valid"),
     ):
         data[1]
 
@@ -327,7 +327,7 @@ def test_what_is_no_hdf5_file_is_called_by_its_name(tmp_path: Path) -> None:
     assert "a zip archive: unpack it first" in refused(archive)
     assert "not a readable HDF5 file; robotest reads files of" in refused(text)
     assert "the file is empty" in refused(empty)
-    assert "a pointer of Git LFS" in refused(pointer)
+    assert "a Git LFS pointer" in refused(pointer)
     assert "does not exist; make it with `robotest collect --out" in refused(tmp_path / "none.h5")
 
 
@@ -345,12 +345,12 @@ def test_a_folder_of_something_else_is_no_missing_file(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "is not a file" in refused(tmp_path / "pipe")
+    assert "not a file" in refused(tmp_path / "pipe")
 
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """An account that may read nothing here; the superuser may read anything."""
+    """An account without read permission here; the superuser has it everywhere."""
     mine = os.geteuid()
     if mine == 0:
         os.seteuid(65534)
@@ -415,21 +415,24 @@ def test_one_camera_is_enough_and_none_is_not(tmp_path: Path) -> None:
         assert list(data.spec.cameras) == ["agentview"]
     with changed(path, "demo_0") as demo:
         del demo["obs/agentview_image"]
-    assert "make them with robomimic's dataset_states_to_obs.py --camera_names agentview" in refused(path)
+    assert "render them with robomimic's dataset_states_to_obs.py --camera_names agentview" in refused(path)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"name": "ToolHang"}, "only robosuite tasks are read, of these: Lift, "),
-        ({"robots": ["Sawyer"]}, r"says robots \['Sawyer'\], \['Panda'\] is needed"),
-        ({"robots": None}, "says robots None"),
-        ({"control_freq": 10}, "says control_freq 10, 20 is needed"),
-        ({"controller_configs": {**OSC_POSE, "type": "JOINT_VELOCITY"}}, "says controller 'JOINT_VELOCITY'"),
-        ({"controller_configs": {**OSC_POSE, "control_delta": False}}, "says control_delta False"),
-        ({"controller_configs": {**OSC_POSE, "output_max": 0.1}}, "says output_max"),
-        ({"controller_configs": "default"}, "says controller None"),
-        ({"controller_configs": []}, "says controller None"),
+        ({"robots": ["Sawyer"]}, r"robots in 'env_args' is \['Sawyer'\]; it must be \['Panda'\]"),
+        ({"robots": None}, "robots in 'env_args' is None"),
+        ({"control_freq": 10}, "control_freq in 'env_args' is 10; it must be 20"),
+        (
+            {"controller_configs": {**OSC_POSE, "type": "JOINT_VELOCITY"}},
+            "controller in 'env_args' is 'JOINT_VELOCITY'",
+        ),
+        ({"controller_configs": {**OSC_POSE, "control_delta": False}}, "control_delta in 'env_args' is False"),
+        ({"controller_configs": {**OSC_POSE, "output_max": 0.1}}, "output_max in 'env_args' is "),
+        ({"controller_configs": "default"}, "controller in 'env_args' is None"),
+        ({"controller_configs": []}, "controller in 'env_args' is None"),
     ],
 )
 def test_actions_that_mean_something_else_are_refused(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:

@@ -67,7 +67,7 @@ os._exit(0)
 
 @dataclasses.dataclass(frozen=True)
 class Oracle:
-    """What the SDK says of one arm's joint positions.
+    """The SDK's results for joint positions of one arm.
 
     Attributes:
         joints: [rad].
@@ -90,10 +90,10 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     done = subprocess.run(  # noqa: S603 - ours
         [sys.executable, "-c", ORACLE, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
     )
-    told: Mapping[str, Any] = json.loads(done.stdout)
-    poses = np.array(told["poses"])
+    output: Mapping[str, Any] = json.loads(done.stdout)
+    poses = np.array(output["poses"])
     rotations = Rotation.from_quat(poses[:, [4, 5, 6, 3]]).as_matrix()
-    return Oracle(joints, poses[:, :3], rotations, np.array(told["collisions"]) != 0)
+    return Oracle(joints, poses[:, :3], rotations, np.array(output["collisions"]) != 0)
 
 
 @needs_sdk
@@ -112,7 +112,7 @@ def test_flanges_are_where_the_vendor_says(twin: Twin, oracle: Oracle, arm: int)
 
 
 def own_contacts(twin: Twin, joints: np.ndarray) -> list[tuple[str, str]]:
-    """Pairs of parts of the left arm itself that are too near, the right arm at rest."""
+    """Return the self-colliding pairs of parts of the left arm, with the right arm at rest."""
     twin.contact(np.stack([joints, REST[1]]))
     names = (tuple(twin._model.geom(int(g)).name for g in c.geom) for c in twin._data.contact)
     return [(one, other) for one, other in names if all(n.startswith("left_") for n in (one, other))]
@@ -232,7 +232,7 @@ def test_whoever_is_too_near_for_a_clearance_is_too_near_for_a_larger_one(
 
 
 def test_arms_that_come_nearer_come_into_contact_once(twin: Twin) -> None:
-    """Along a motion that closes in, and then on to the other side of the clearance."""
+    """Follow a motion that approaches, and then crosses, the clearance."""
     found = [twin.contact(_changed(l1=-x, r1=x)) is not None for x in np.linspace(0, 0.6, 300)]
     assert found == sorted(found)
     assert found[-1]

@@ -1,21 +1,23 @@
-"""The built-in suite: contracts, physics that holds, and what its settings change."""
+"""The built-in suite: contracts, stable physics, and the effects of its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 
 from robotest.embodiment.actions import HOME_TIP
 from robotest.envs.dual_arm.suite import ACTIONS, DualArmEnv, suite
-from robotest.envs.dual_arm.tasks import TASKS, Wording
+from robotest.envs.dual_arm.tasks import TASKS
 from robotest.envs.dual_arm.world import COLOURS
 from robotest.errors import InvalidActionError, UnknownNameError
 from robotest.testing import check_env
 from robotest.types import EnvOptions
+
+Wording = Literal["seen", "unseen"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The experts succeed in every style, and what they leave behind is what a policy needs."""
+"""The experts succeed in every style, and their demonstrations are suitable for training."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_an_unknown_style_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"episodes": 0}, "--episodes 0 given; at least 1"),
-        ({"workers": 0}, "--workers 0 given; at least 1"),
+        ({"episodes": 0}, "--episodes 0 given; it must be at least 1"),
+        ({"workers": 0}, "--workers 0 given; it must be at least 1"),
         ({"tasks": ("lift_tray", "lift_try")}, "Did you mean 'lift_tray'"),
         ({"env": "tests.doubles.fakes:suite"}, "has no scripted experts"),
     ],

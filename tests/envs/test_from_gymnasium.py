@@ -1,4 +1,4 @@
-"""Environments that know nothing of us, through the whole runtime."""
+"""Third-party environments through the whole runtime."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_it_is_evaluated_from_the_command_line(
 
 
 class Counter(gymnasium.Env[Any, Any]):
-    """Rewards every step; ends when asked to."""
+    """Rewards every step; ends as configured."""
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium declares no ClassVar
     observation_space = gymnasium.spaces.Box(0, 1, (1,))
@@ -127,7 +127,7 @@ def test_success_without_a_word_of_it(id_: str, rule: str | None, actions: list[
 
 
 def test_termination_is_not_taken_for_success() -> None:
-    with pytest.raises(RobotestError, match=r"nothing says when .* --success: info:KEY, return>=X, terminated"):
+    with pytest.raises(RobotestError, match=r"does not define success: .* --success: info:KEY, return>=X, terminated"):
         resolve("env", "gymnasium:tests/Terminates-v0").make("tests/Terminates-v0", OPTIONS)
 
 

@@ -86,7 +86,7 @@ def test_frames_of_another_size_later_on_are_an_error() -> None:
         task.reset(0)
         task.observe()
         task.apply(GO)
-        with pytest.raises(InvalidObservationError, match=r"is \(5, 6\) px now; it was \(4, 6\) at first"):
+        with pytest.raises(InvalidObservationError, match=r"is \(5, 6\) px; it was \(4, 6\) px at first"):
             task.observe()
 
 
@@ -116,9 +116,9 @@ def test_arguments_reach_the_environment() -> None:
     [
         (("speed=1",), "unexpected keyword argument 'speed'; see --env-arg"),
         (("id=1",), "multiple values for argument 'id'"),
-        (("speed",), "--env-arg 'speed' given; KEY=VALUE is needed"),
-        (("=1",), "KEY=VALUE is needed"),
-        (("a b=1",), "KEY=VALUE is needed"),
+        (("speed",), "--env-arg 'speed' given; it must be KEY=VALUE"),
+        (("=1",), "it must be KEY=VALUE"),
+        (("a b=1",), "it must be KEY=VALUE"),
         (("reward=1", "reward=2"), "--env-arg 'reward' given twice"),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_failing_start_closes_what_was_made() -> None:
             closed.append(1)
             raise OSError("late")
 
-    with pytest.raises(RobotestError, match="nothing says"), playing(entry=Closing, info=lambda _: {}):
+    with pytest.raises(RobotestError, match="does not define success"), playing(entry=Closing, info=lambda _: {}):
         pass
     assert closed == [1]
 

@@ -1,4 +1,4 @@
-"""Who says what success is in an environment that has no such notion, and what is refused as an answer."""
+"""Rules for success in environments that do not define it, and invalid answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_reset_and_a_step_tell_the_rule(info: Any, threshold: float | None, ru
 
 @pytest.mark.parametrize("threshold", [None, float("nan"), float("inf")])
 def test_what_nothing_judges_is_refused(threshold: float | None) -> None:
-    with pytest.raises(RobotestError, match="nothing says when"), playing(info=NOTHING, threshold=threshold):
+    with pytest.raises(RobotestError, match="does not define success"), playing(info=NOTHING, threshold=threshold):
         pass
 
 
@@ -82,7 +82,7 @@ def test_a_word_that_comes_late_contradicts_the_threshold(key: str, info: Any) -
     with playing(info=after(2, {key: True}), threshold=3.0) as task:
         task.reset(0)
         task.apply(GO)
-        with pytest.raises(SuccessError, match=rf"'return>=3', and then info\['{key}'\] came.*--success"):
+        with pytest.raises(SuccessError, match=rf"'return>=3', but info now has '{key}'; .*--success"):
             task.apply(GO)
 
 
@@ -90,7 +90,7 @@ def test_a_better_word_that_comes_late_contradicts_too() -> None:
     with playing(info=after(2, {"success": True}, {"is_success": False})) as task:
         task.reset(0)
         task.apply(GO)
-        with pytest.raises(SuccessError, match="success was taken to be 'info:is_success'"):
+        with pytest.raises(SuccessError, match="the default rule was 'info:is_success'"):
             task.apply(GO)
 
 
@@ -129,7 +129,7 @@ def test_an_end_that_is_neither_yes_nor_no_is_an_error(ended: Any) -> None:
 def test_a_reward_that_is_not_one_finite_number_is_an_error(reward: Any) -> None:
     with playing(reward=lambda _: reward, success="none") as task:
         task.reset(0)
-        with pytest.raises(InvalidObservationError, match=r"reward is .* after step 1; one finite number"):
+        with pytest.raises(InvalidObservationError, match=r"reward is .* after step 1; it must be one finite number"):
             task.apply(GO)
 
 
@@ -144,5 +144,5 @@ def test_rewards_are_numbers_of_any_kind(reward: Any) -> None:
 def test_info_that_is_no_dict_is_one_line(info: Any) -> None:
     with playing(info=after(1, info, {}), success="none") as task:
         task.reset(0)
-        with pytest.raises(RobotestError, match=r"info of tests/Scripted-v0 is .* a dict is needed"):
+        with pytest.raises(RobotestError, match=r"info of tests/Scripted-v0 is .* it must be a dict"):
             task.apply(GO)

@@ -93,24 +93,28 @@ def test_choices_are_one_hot_and_start_where_they_start() -> None:
         (Box(-np.inf, np.inf, (1,), np.float64), np.array([1e300]), "holds 1e\\+300 .* float32"),
         (line(2), np.zeros(3), r"has shape \(3,\) after step 3; its space says \(2,\)"),
         (line(1), 0.0, r"has shape \(\)"),
-        (line(2), None, "is None after step 3; numbers are needed"),
-        (line(2), [[1], [1, 2]], "is no array"),
-        (line(1), np.array(["x"]), "numbers are needed"),
-        (spaces.Dict(arm=spaces.Dict(p=line())), {"arm": {"q": np.zeros(1)}}, "'arm/p' is missing .* there is 'q'"),
-        (spaces.Dict(p=line()), np.zeros(1), "'p' is missing after step 3; there is a ndarray"),
+        (line(2), None, "is None after step 3; it must hold numbers"),
+        (line(2), [[1], [1, 2]], "is not an array"),
+        (line(1), np.array(["x"]), "it must hold numbers"),
+        (
+            spaces.Dict(arm=spaces.Dict(p=line())),
+            {"arm": {"q": np.zeros(1)}},
+            "'arm/p' is missing .* the observation has 'q'",
+        ),
+        (spaces.Dict(p=line()), np.zeros(1), "'p' is missing after step 3; the observation has a ndarray"),
         (spaces.Dict(arm=spaces.Dict(p=line())), {"arm": {"p": np.array([np.inf])}}, "'p' holds inf"),
-        (spaces.Tuple([line(), line()]), (np.zeros(1),), "a tuple of 2 is needed"),
-        (spaces.Tuple([line()]), (np.zeros(1), np.zeros(1)), "a tuple of 1 is needed"),
+        (spaces.Tuple([line(), line()]), (np.zeros(1),), "it must be a tuple of 2"),
+        (spaces.Tuple([line()]), (np.zeros(1), np.zeros(1)), "it must be a tuple of 1"),
         (spaces.Discrete(3), 3, "is 3 after step 3; its choices are 0 to 2"),
         (spaces.Discrete(3), -1, "is -1 after step 3; its choices are 0 to 2"),
         (spaces.Discrete(3), 0.5, "is 0.5"),
-        (spaces.Discrete(3), None, "numbers are needed"),
+        (spaces.Discrete(3), None, "it must hold numbers"),
         (spaces.MultiDiscrete([2, 2]), np.array([0, 2]), "its choices are 0 to 1"),
-        (picture(2, 2, 3), np.zeros((2, 2, 3)), "is float64 after step 3, its space uint8"),
-        (Box(0, 1, (2, 2, 3)), np.zeros((2, 2, 3), np.uint8), "is uint8 after step 3, its space float32"),
+        (picture(2, 2, 3), np.zeros((2, 2, 3)), "is float64 after step 3, but its space uint8"),
+        (Box(0, 1, (2, 2, 3)), np.zeros((2, 2, 3), np.uint8), "is uint8 after step 3, but its space float32"),
         (picture(2, 2, 3), np.zeros((2, 3, 3), np.uint8), "has shape"),
         (Box(0, 1, (2, 2, 3)), np.full((2, 2, 3), np.nan), "holds nan"),
-        (spaces.Dict(instruction=spaces.Text(5)), {"instruction": 3}, "a text is needed"),
+        (spaces.Dict(instruction=spaces.Text(5)), {"instruction": 3}, "it must be a string"),
     ],
 )
 def test_what_is_not_laid_out_as_the_space_says_is_an_error(space: Any, value: Any, says: str) -> None:
@@ -195,9 +199,9 @@ def test_other_spaces_are_refused_by_name(kind: str) -> None:
         "OneOf": spaces.OneOf([line(), line()]),
     }
     space = made[kind]
-    with pytest.raises(RobotestError, match=f"observation 'x' is a {kind}; Box, .* can be read"):
+    with pytest.raises(RobotestError, match=f"observation 'x' is a {kind}; supported are Box, "):
         Observations(spaces.Dict(x=space))
-    with pytest.raises(RobotestError, match=f"action 'x' is a {kind}; Box, .* can be sent"):
+    with pytest.raises(RobotestError, match=f"action 'x' is a {kind}; supported are Box, "):
         Actions(spaces.Dict(x=space))
 
 
@@ -206,9 +210,9 @@ def test_other_limits_are_one_line() -> None:
         Actions(spaces.Text(3))
     with pytest.raises(RobotestError, match="at least one number"):
         Actions(spaces.Dict({}))
-    with pytest.raises(RobotestError, match="choices from -1048576 to 1048576"):
+    with pytest.raises(RobotestError, match="choices must be from -1048576 to 1048576"):
         Actions(spaces.Discrete(10**9))
-    with pytest.raises(RobotestError, match="one of 1000000000 choices"):
+    with pytest.raises(RobotestError, match="has 1000000000 choices; a one-hot state holds at most 1048576"):
         Observations(spaces.Discrete(10**9))
 
 
@@ -254,11 +258,11 @@ kinds = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.uint8, 
 
 @given(kinds, st.floats(-300, 300), st.floats(0, 300), st.floats(-1e3, 1e3, width=32))
 @settings(max_examples=200, deadline=None)
-def test_no_box_is_left_and_no_rounding_goes_unrecorded(kind: Any, low: float, width: float, wanted: float) -> None:
+def test_no_box_is_left_and_no_rounding_goes_unrecorded(kind: Any, low: float, width: float, requested: float) -> None:
     info: Any = np.iinfo(kind) if np.issubdtype(kind, np.integer) else np.finfo(kind)
     ends = np.clip([low, low + width], float(info.min), float(info.max)).astype(kind)
     space = Box(ends[:1], ends[1:], dtype=kind)
-    native, sent = Actions(space).native(np.array([wanted], np.float32))
+    native, sent = Actions(space).native(np.array([requested], np.float32))
     assert space.contains(native)
     nearest = np.float32(ends[0])
     first = np.nextafter(nearest, np.float32(np.inf)) if float(nearest) < float(ends[0]) else nearest

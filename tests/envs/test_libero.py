@@ -1,4 +1,4 @@
-"""LIBERO itself, run beside ours: the same states and pixels, without its prompts, its logs and its rendering."""
+"""Comparison with LIBERO's own loop: the same states and pixels, without its prompts, logs and rendering."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.doubles.thorough import some
 
 require_libero()
 
-from robotest.envs.libero import files  # noqa: E402 - they need what was just asked for
+from robotest.envs.libero import files  # noqa: E402 - after the requirements
 from robotest.envs.libero import suite as libero  # noqa: E402
 from robotest.envs.libero.suite import PROTOCOLS, LiberoEnv  # noqa: E402
 
@@ -236,7 +236,7 @@ def test_a_reset_that_finds_no_place_ends(bowl: LiberoEnv, monkeypatch: pytest.M
         raise RandomizationError("no room")
 
     monkeypatch.setattr(bowl.world, "reset", full)
-    with pytest.raises(RobotestError, match="found no place for its objects in 100 attempts"):
+    with pytest.raises(RobotestError, match="could not place its objects in 100 attempts"):
         bowl.reset(0, 0)
 
 
@@ -315,5 +315,5 @@ def test_initial_states_are_fifty_and_only_arrays_are_unpickled(
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(os.system))
     monkeypatch.setattr(files, "package", lambda: tmp_path)
-    with pytest.raises(RobotestError, match="which is no array"):
+    with pytest.raises(RobotestError, match="which is not an array"):
         files.initial_states("s", "t")

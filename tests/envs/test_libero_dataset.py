@@ -1,4 +1,4 @@
-"""LIBERO's official files are read as ours are. Written here in their layout: the originals lie on a model hub."""
+"""Reading LIBERO's official files, written here in the same layout: the originals are downloads."""
 
 from __future__ import annotations
 

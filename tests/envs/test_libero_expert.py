@@ -22,7 +22,7 @@ from tests.doubles.thorough import some
 
 require_libero()
 
-from robotest.envs.libero.expert import TASKS  # noqa: E402 - it needs what was just asked for
+from robotest.envs.libero.expert import TASKS  # noqa: E402 - after the requirements
 
 
 def successes(suite: str, starts: int) -> dict[str, int]:
@@ -77,7 +77,7 @@ def test_the_policy_expert_is_evaluated_on_what_it_knows(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ("libero/libero_10", "no scripted expert; these tasks have one: libero_object: 0, 1"),
+        ("libero/libero_10", "no scripted expert; tasks with one: libero_object: 0, 1"),
         ("libero/libero_spatial:9", "no scripted expert"),
         ("gymnasium:CartPole-v1", "has no scripted experts; these have: dual_arm"),
     ],

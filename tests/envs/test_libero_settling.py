@@ -21,8 +21,8 @@ from tests.doubles.simulators import require_robosuite
 
 require_robosuite()
 
-from robotest.envs import physics  # noqa: E402 - they need what was just asked for
-from robotest.envs.libero import files  # noqa: E402 - they need what was just asked for
+from robotest.envs import physics  # noqa: E402 - after the requirements
+from robotest.envs.libero import files  # noqa: E402 - after the requirements
 
 ROOT = Path(robotest.__file__).resolve().parent.parent
 DATA = Path(__file__).parents[1] / "data"

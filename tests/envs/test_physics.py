@@ -28,7 +28,7 @@ SUITES = {
     "libero/libero_object": EnvOptions("openpi", "osc_pose", cameras=()),
 }
 HUGE = 1e13
-"""A speed that MuJoCo takes for a broken state."""
+"""A speed at which MuJoCo considers the state diverged."""
 
 
 def make(name: str, **changes: Any) -> Any:
@@ -57,7 +57,7 @@ def test_arguments_that_a_suite_does_not_know_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (("mujoco",), r"--env-arg mujoco given; it is key=value, and fake knows mujoco"),
+        (("mujoco",), r"--env-arg mujoco given; it must be key=value, with a key of mujoco"),
         (("muyoco=any",), r"unknown argument of fake 'muyoco'. Did you mean 'mujoco'\?"),
         (("mujoco=4",), r"unknown value of fake's argument mujoco '4'. Known: any"),
         (("mujoco=any", "mujoco=any"), r"--env-arg mujoco given twice"),
@@ -119,7 +119,7 @@ def diverge(env: Any) -> None:
 def test_a_simulation_that_diverges_is_an_error_and_the_next_episode_is_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MuJoCo began the scene anew without a word, and the episode went on, to fail or even to succeed."""
+    """MuJoCo used to reset the scene silently, and the episode continued, to fail or even to succeed."""
     monkeypatch.chdir(tmp_path)  # where MuJoCo leaves its log
     with closing(make(name)) as env:
         still = np.zeros(env.spec.action.size, np.float32)

@@ -1,4 +1,4 @@
-"""Two scenes at once: each shows itself, whatever the other does."""
+"""Two scenes at once: each renders itself, whatever the other does."""
 
 from __future__ import annotations
 

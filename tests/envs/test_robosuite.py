@@ -26,7 +26,7 @@ BLIND = EnvOptions(setting="default", action_mode="osc_pose", cameras=())
 VARIANTS = ("NutAssemblyRound", "NutAssemblySquare", *(f"PickPlace{o}" for o in ("Bread", "Can", "Cereal", "Milk")))
 """Tasks of another's class, with fewer objects to move."""
 SEEN = ("Lift", "Door", "NutAssembly", "TwoArmPegInHole")
-"""Tasks whose pictures are looked at; the others differ in what lies on the table, and are checked without."""
+"""Tasks checked with pictures; the others differ only in the objects on the table, and are checked without."""
 
 
 @pytest.fixture(scope="module")

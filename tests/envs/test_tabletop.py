@@ -1,4 +1,4 @@
-"""The tabletop suite: contracts, starts, what counts as done, pictures, and experts that succeed."""
+"""The tabletop suite: contracts, starts, goals, pictures, and experts that succeed."""
 
 from __future__ import annotations
 

@@ -151,7 +151,8 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
-    for name, said in {"cut": "damaged", "text": "damaged", "changed": "fingerprint", "foreign": "no mini_vla"}.items():
+    reasons = {"cut": "damaged", "text": "damaged", "changed": "fingerprint", "foreign": "not a mini_vla policy"}
+    for name, said in reasons.items():
         with pytest.raises(ArtifactError, match=said) as caught:
             mini_vla.load(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -93,5 +93,5 @@ def test_conditions_choose_differently(whole: list[str]) -> None:
 
 @pytest.mark.usefixtures("whole")
 def test_a_session_says_in_which_arithmetic_the_policy_acted(config: EvalConfig) -> None:
-    told = json.loads((config.directory / "run.json").read_text())["sessions"]
-    assert [session["precision"] for session in told] == ["bfloat16" if mini_vla.HAS_BF16 else "float32"]
+    sessions = json.loads((config.directory / "run.json").read_text())["sessions"]
+    assert [session["precision"] for session in sessions] == ["bfloat16" if mini_vla.HAS_BF16 else "float32"]

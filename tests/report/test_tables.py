@@ -100,8 +100,8 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     summary = summarise([_episode(condition, task, 0, "success")], (condition,), (task,))
     for part in tables.report(dataclasses.replace(summary, notes=("success: info:[key]",))):
         progress.console().print(part)
-    told = capsys.readouterr().out
-    assert all(text in told for text in (task, condition, "info:[key]"))
+    output = capsys.readouterr().out
+    assert all(text in output for text in (task, condition, "info:[key]"))
 
 
 def test_every_table_says_what_its_run_must_say() -> None:
@@ -115,8 +115,8 @@ def test_every_table_says_what_its_run_must_say() -> None:
 
 def test_notes_of_a_run() -> None:
     assert identity().notes == ()
-    told = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ("other physics",), "repeatable": False}
-    assert identity(**told).notes == (
+    facts = {"success": "info:won", "simulator": "mujoco 3.3.7", "caveats": ("other physics",), "repeatable": False}
+    assert identity(**facts).notes == (
         "success: info:won",
         "mujoco 3.3.7",
         "other physics",

@@ -151,9 +151,9 @@ def test_render_run_writes_beside_the_episodes_and_keeps_what_is_there(tmp_path:
         )
     )
     keys = list(directory.read_episodes(run))
-    told: list[Path] = []
-    paths = video.render_run(run, keys[:1], done=told.append)
-    assert paths == told == [directory.episode_path(run, keys[0]).with_suffix(".mp4")]
+    reported: list[Path] = []
+    paths = video.render_run(run, keys[:1], done=reported.append)
+    assert paths == reported == [directory.episode_path(run, keys[0]).with_suffix(".mp4")]
     written = paths[0].stat().st_mtime_ns
     assert len(video.render_run(run, keys)) == 2
     assert paths[0].stat().st_mtime_ns == written

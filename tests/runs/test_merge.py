@@ -90,8 +90,8 @@ def run(tmp_path: Path) -> Path:
     [
         (f"random:{TOWARDS}", 3, "random is worse than"),
         (f"{TOWARDS}:random", 0, "is not worse than random"),
-        ("random:leverage", 2, "two different conditions are needed as A:B"),
-        ("random", 2, "two different conditions are needed as A:B"),
+        ("random:leverage", 2, "name two different conditions as A:B"),
+        ("random", 2, "name two different conditions as A:B"),
     ],
 )
 def test_the_gate_of_continuous_integration(

@@ -102,7 +102,8 @@ def test_bad_pairs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RobotestError, match="3 conditions given; say which two"):
         evaluate(three)
     for pair in ("rondom:medoid", "random:random", "random"):
-        with pytest.raises(RobotestError, match=f"'{pair}' given; two different conditions .* out of random, medoid"):
+        message = f"'{pair}' given; name two different conditions .* out of random, medoid"
+        with pytest.raises(RobotestError, match=message):
             evaluate(config(tmp_path / "run", pair=pair, stop_when_decided=True))
         with pytest.raises(RobotestError, match=f"'{pair}' given"):
             evaluate(config(tmp_path / "run", pair=pair))

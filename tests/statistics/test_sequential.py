@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -11,8 +12,17 @@ from scipy.integrate import quad
 from scipy.stats import beta
 
 from robotest.errors import RobotestError
-from robotest.statistics.sequential import CONCENTRATION, Monitor, anytime_p, decided, log_e_value
+from robotest.statistics.sequential import CONCENTRATION, Monitor, decided, log_e_value
 from robotest.types import Outcome
+
+
+def anytime_p(a_won: Iterable[bool]) -> float:
+    """Return 1 / the largest E so far; `a_won` says of every discordant pair, in order, whether `a` succeeded."""
+    counts, largest = [0, 0], 0.0
+    for won in a_won:
+        counts[0 if won else 1] += 1
+        largest = max(largest, log_e_value(*counts))
+    return math.exp(-largest)
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

@@ -115,7 +115,7 @@ def test_early_stopping_keeps_the_best_and_not_the_last(stopping: Literal["steep
             break
     assert stops[-1]
     assert len(stops) == best + 4
-    assert rule.kept["a"].item() == best
+    assert rule.best_weights["a"].item() == best
 
 
 def test_the_seed_decides() -> None:
@@ -125,10 +125,10 @@ def test_the_seed_decides() -> None:
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
-    cfn.fit(samples(64), samples(0), TINY, 0, lambda done, total: told.append((done, total)))
-    assert told[0] == (1, 12)
-    assert told[-1] == (12, 12)
+    reported: list[tuple[int, int]] = []
+    cfn.fit(samples(64), samples(0), TINY, 0, lambda done, total: reported.append((done, total)))
+    assert reported[0] == (1, 12)
+    assert reported[-1] == (12, 12)
 
 
 def test_half_precision_changes_no_ranking_that_matters() -> None:

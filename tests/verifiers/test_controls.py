@@ -16,7 +16,7 @@ HERE = Observation({}, np.array([0, 0, 0.3, 0], np.float32), "reach the target",
 
 
 def chunks(*ends: float) -> Candidates:
-    """One-parameter chunks: every number of the chunk is the value given."""
+    """Return one-parameter chunks: every number of a chunk is its value."""
     return Candidates(np.array(ends, np.float32)[:, None, None] * np.ones((1, 6, 3), np.float32))
 
 
@@ -75,12 +75,12 @@ def test_inverted_takes_what_the_other_verifier_likes_least() -> None:
 
 
 def test_the_inverted_factory_inverts_leverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    resolved: list[tuple[str, str]] = []
 
     def resolve(kind: str, name: str) -> object:
-        asked.append((kind, name))
+        resolved.append((kind, name))
         return lambda policy, path: TowardsVerifier(policy)
 
     monkeypatch.setattr(controls, "resolve", resolve)
     assert controls.inverted(SPEC, Path("leverage.safetensors")).spec.name == "inverted:towards"
-    assert asked == [("verifier", "leverage")]
+    assert resolved == [("verifier", "leverage")]
