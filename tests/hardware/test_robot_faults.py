@@ -331,16 +331,18 @@ def test_an_implausible_chunk_is_rejected_whole(bridge: Bridge, change: Any, wor
     assert_latched(bridge, HOLD, then_moves=False)
 
 
+KINEMATICS = DualArmKinematics()  # made here: while it is made the arms would go on, and the chunk would be a jump
+
+
 def led(chunk: Any, x: float = 0.0, z: float = 0.0) -> np.ndarray:
     """Lead both tips towards each other by `x`, and up by `z`, at every step [m]."""
-    kinematics = DualArmKinematics()
     joints = chunk.joints[0]
-    tips = kinematics.tips(joints)
+    tips = KINEMATICS.tips(joints)
     way = []
     for _ in chunk.joints:
         tips[:, 0] += (x, -x)
         tips[:, 2] += z
-        joints = kinematics.solve(joints, tips, np.full(7, 0.1))
+        joints = KINEMATICS.solve(joints, tips, np.full(7, 0.1))
         way.append(joints)
     return np.stack(way)
 
