@@ -30,7 +30,7 @@ test: .venv/installed-dev
 check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py examples/*.py
 	$(DOCS)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from robotest import registry
 from robotest.randomness import derive, generator
 from robotest.specs import PolicySpec, VectorSpec
-from robotest.types import Candidates, Observation
+from robotest.types import Candidates, Env, EnvOptions, Observation, Suite
 
 CAMERAS = {"agentview": (64, 64), "robot0_eye_in_hand": (64, 64)}
 HORIZON = 40
+STEPS = 2 * HORIZON + HORIZON // 2
 
 
 class Witness:
@@ -49,3 +53,24 @@ def one_arm(path: Path | None = None) -> Witness:
     from robotest.envs.robosuite.world import action_layout, state_layout
 
     return Witness(action_layout(1), state_layout(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Short:
+    """A suite whose episodes end after `STEPS`: a whole one of LIBERO's takes half a minute."""
+
+    suite: Suite
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.suite, name)
+
+    def make(self, task: str, options: EnvOptions) -> Env:
+        env = self.suite.make(task, options)
+        vars(env)["spec"] = dataclasses.replace(env.spec, max_steps=STEPS)
+        return env
+
+
+def __getattr__(name: str) -> Short:
+    if name != "libero":
+        raise AttributeError(name)
+    return Short(registry.resolve("env", "libero/libero_object:7"))  # made late: LIBERO is not everywhere

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.doubles.thorough import some
 require_libero()
 
 from robotest.envs.libero.expert import TASKS  # noqa: E402 - after the requirements
+from robotest.envs.libero.suite import LiberoEnv  # noqa: E402 - after the requirements
 
 
 def successes(suite: str, starts: int) -> dict[str, int]:
@@ -46,7 +48,9 @@ def test_the_experts_succeed(suite: str, tasks: int, starts: int) -> None:
 
 
 @pytest.mark.slow
-def test_demonstrations_show_what_happened() -> None:
+def test_demonstrations_show_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One picture stands for all: a hundred take half a minute, and what they show is tested where they are made.
+    monkeypatch.setattr(LiberoEnv, "_picture", functools.cache(LiberoEnv._picture))
     experts, family = experts_of("libero/libero_object:7"), registry.resolve("env", "libero/libero_object:7")
     options = dataclasses.replace(experts.options, cameras=("agentview",), image_size=32)
     with closing(family.make(family.tasks[0], options)) as env:

@@ -395,7 +395,7 @@ def test_the_sdk_understands_every_answer(sdk: dict[str, Any]) -> None:
     assert [code for code, _ in sdk["state"]] == [0, 0]
     assert sdk["controller"]["return_code"] == 0
     assert sdk["movej"] == [0, 1]
-    assert sdk["home"] < 0.05
+    assert sdk["home"] < 0.051  # it arrives within 0.05 degrees and is reported to a thousandth
 
 
 # -- faults, as sockets see them ---------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def whole(config: EvalConfig) -> list[str]:
     return lines(config)
 
 
-def test_the_same_command_gives_the_same_lines_on_any_number_of_threads(
+def test_the_same_command_gives_the_same_lines_on_any_number_of_threads_and_workers(
     config: EvalConfig, whole: list[str], tmp_path: Path
 ) -> None:
     before = torch.get_num_threads()
@@ -69,11 +69,11 @@ def test_conditions_in_another_order_or_alone_give_the_same_episodes(
         assert alone == [line for line in whole if json.loads(line)["condition"] == name]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_lines_and_states(
-    config: EvalConfig, whole: list[str], tmp_path: Path, workers: int
+def test_one_worker_gives_the_same_lines_and_states_as_none(
+    config: EvalConfig, whole: list[str], tmp_path: Path
 ) -> None:
-    assert lines(dataclasses.replace(config, out=tmp_path, workers=workers)) == whole
+    """Two are tried above, on another number of threads."""
+    assert lines(dataclasses.replace(config, out=tmp_path, workers=1)) == whole
     assert_same_recordings(config.directory, tmp_path)
 
 
