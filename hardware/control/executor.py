@@ -18,6 +18,7 @@ from robotest.hardware.control.governor import Governor, JointTrajectory, Reject
 from robotest.hardware.control.messages import Beat, Enable, Follow, Halt, Hold, Quit, Request, Reset, Unknown
 from robotest.hardware.control.status import Fault, Measured, Mode, Status
 from robotest.hardware.robot import Robot, RobotState, Setpoint, Stop
+from robotest.types import Clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +51,18 @@ class Executor:
         robot: connected.
         governor: with the robot's limits.
         box: records every tick.
-        now: current time [s].
+        clock: that times the ticks.
         watchdogs: thresholds.
     """
 
     def __init__(
-        self, robot: Robot, governor: Governor, box: BlackBox, now: float, watchdogs: Watchdogs | None = None
+        self, robot: Robot, governor: Governor, box: BlackBox, clock: Clock, watchdogs: Watchdogs | None = None
     ) -> None:
-        self._robot, self._governor, self._box = robot, governor, box
+        self._robot, self._governor, self._box, self._clock = robot, governor, box, clock
         self._watchdogs = watchdogs or Watchdogs()
         self._mode = Mode.DISABLED
         self._fault: Fault | None = None
-        self._beat = now
+        self._beat = now = clock.now()
         self._ticked: float | None = now
         self._absent = 0.0
         self._chunk = -1
@@ -93,7 +94,7 @@ class Executor:
         state = self._state()
         if state is not None:
             self._watch(state, now)
-        sent = self._move() if self.powered else None
+        sent = self._move(now) if self.powered else None
         status = self._status(now, state)
         self._record(now, state, sent)
         return status
@@ -116,9 +117,12 @@ class Executor:
         gap = now - before if before is not None else 0.0
         self._absent = max(0.0, gap - self._governor.tick)
         if self.powered and gap > self._watchdogs.late:
-            self._governor.halt()
-            text = f"the executor did not run for {1000 * gap:.0f} ms"
-            self.trip(Fault("starved", text, Stop.DECEL_THEN_DISABLE))
+            self._starve(gap, self._governor.commanded)
+
+    def _starve(self, gap: float, last: Setpoint) -> None:
+        self._governor.halt(last)
+        text = f"the executor did not run for {1000 * gap:.0f} ms"
+        self.trip(Fault("starved", text, Stop.DECEL_THEN_DISABLE))
 
     def _handle(self, request: Request | Unknown, now: float) -> None:
         self._beat = now  # any message proves that the rollout is alive
@@ -235,21 +239,31 @@ class Executor:
             return Fault("following", f"a joint is {behind:.2f} rad behind its set-point", stop)
         return None
 
-    def _move(self) -> Setpoint | None:
-        """Send the next set-point; return it as sent, None if that failed."""
+    def _move(self, now: float) -> Setpoint | None:
+        """Send the next set-point; return it as sent, None if nothing was."""
+        last = self._governor.commanded
         shaped = self._governor.follow() if self._mode is Mode.FOLLOWING else self._governor.brake()
-        if self._mode is Mode.FOLLOWING:
-            self._followed(shaped)
-        try:
-            sent = self._robot.command(shaped.setpoint)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._blame("link" if isinstance(error, RobotestError) else "internal", error)
+        gap = self._clock.now() - now
+        if gap > self._watchdogs.late and self._ticked is not None:  # which it is not while powering up
+            # Stopped in the middle of this tick: the arms rest at the last set-point, so this one would be a jump.
+            self._starve(gap, last)
             sent = None
+        else:
+            sent = self._send(shaped)
         if self._mode is Mode.STOPPING and self._governor.at_rest:
             assert self._fault is not None
             if self._fault.stop is not Stop.HOLD:
                 self._switch_off(self._fault.stop)
         return sent
+
+    def _send(self, shaped: Shaped) -> Setpoint | None:
+        if self._mode is Mode.FOLLOWING:
+            self._followed(shaped)
+        try:
+            return self._robot.command(shaped.setpoint)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._blame("link" if isinstance(error, RobotestError) else "internal", error)
+            return None
 
     def _blame(self, name: str, error: Exception) -> None:
         self.trip(Fault(name, str(error) or type(error).__name__, Stop.DECEL_THEN_DISABLE))

@@ -223,9 +223,11 @@ class Governor:
         self._move(_braked(self._velocity, self._acceleration), self._openings)
         return Shaped(self.commanded)
 
-    def halt(self) -> None:
-        """Assume that the arms stand still at the last set-point, because nothing was sent for a while."""
+    def halt(self, setpoint: Setpoint) -> None:
+        """Assume that the arms stand still at `setpoint`, the last one sent: nothing was sent for a while since."""
         self._plan, self._velocity = None, np.zeros((2, 7), np.int64)
+        self._position = np.rint(setpoint.joints / self.resolution).astype(np.int64)
+        self._openings = setpoint.openings
 
     def _require_timely(self, chunk: JointTrajectory, now: float) -> None:
         age = now - chunk.observed

@@ -50,7 +50,7 @@ def main() -> None:
         _exit()
     rollout = PeerProcess(os.getppid())
     watchdogs = Watchdogs() if rollout.known else Watchdogs(heartbeat=_BEATS_ONLY_S)
-    station = Station(Executor(robot, governor, box, clock.now(), watchdogs), connection, clock, rollout)
+    station = Station(Executor(robot, governor, box, clock, watchdogs), connection, clock, rollout)
     signal.signal(signal.SIGTERM, station.end)
     connection.send(wire.pack(Greeting(prioritized, robot.capabilities).to_message()))
     gc.collect()

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from robotest.clock import SimClock
 from robotest.embodiment import workcell
 from robotest.embodiment.collision import Twin
 from robotest.hardware.control import messages as module
@@ -128,11 +129,15 @@ class Rig:
     arms: Arms
     governor: Governor
     box: FullBox
-    now: float = 0.0
+    clock: SimClock
     number: int = 0
 
+    @property
+    def now(self) -> float:
+        return self.clock.now()
+
     def tick(self, *messages: object, after: float = TICK) -> Status:
-        self.now += after
+        self.clock.sleep_until(self.now + after)
         self.arms.advance(self.now)
         status = self.executor.tick(self.now, [request_from_message(message) for message in messages])
         assert len(wire.pack(status.to_message())) < PACKET_BYTES
@@ -187,7 +192,8 @@ def rig_of(twin: Twin, folder: Path) -> Rig:
     arms = Arms()
     governor = Governor(arms.limits, twin, TICK, UNIT)
     box = FullBox(folder / "black_box", 1000)
-    return Rig(Executor(arms, governor, box, 0.0, Watchdogs(heartbeat=0.12)), arms, governor, box)
+    clock = SimClock()
+    return Rig(Executor(arms, governor, box, clock, Watchdogs(heartbeat=0.12)), arms, governor, box, clock)
 
 
 @pytest.fixture
@@ -316,7 +322,7 @@ def test_an_arm_that_cannot_be_switched_on_leaves_neither_with_power(rig: Rig, e
 
 def test_switching_on_may_take_its_time(rig: Rig) -> None:
     def wait() -> None:
-        rig.now += 6.0
+        rig.clock.sleep_until(rig.now + 6.0)
         rig.arms.advance(rig.now)
 
     rig.arms.on_enable = wait
@@ -409,7 +415,7 @@ def no_room(rig: Rig) -> object:
 def into_the_way(rig: Rig) -> object:
     """Waypoints that are allowed, with the other arm between them."""
     here = rig.governor.commanded.joints
-    rig.governor.halt()
+    rig.governor.halt(rig.governor.commanded)
     joints = here.copy()
     joints[1, 0] = 0.55
     joints[0, 0] = -0.45
@@ -650,6 +656,20 @@ def test_a_process_that_did_not_run_takes_the_power_away_without_moving_further(
     fault = rig.executor.fault
     assert fault is not None
     require_latched(rig, fault)
+
+
+def test_a_process_stopped_within_a_tick_does_not_send_what_it_had_computed(rig: Rig) -> None:
+    rig.moving()
+    before = rig.positions()
+    rig.arms.on_state = lambda: rig.clock.sleep_until(rig.now + 0.5)
+    status = rig.tick(BEAT)
+    rig.arms.on_state = lambda: None
+    assert (status.mode, fault_of(status).name) == (Mode.DISABLED, "starved")
+    assert "500 ms" in fault_of(status).text
+    np.testing.assert_array_equal(rig.positions(), before)
+    assert [kind for _, kind in rig.arms.stops] == [Stop.DECEL_THEN_DISABLE]
+    rig.ticks(5)
+    np.testing.assert_array_equal(rig.positions(), before)
 
 
 def test_a_tick_that_is_a_little_late_is_no_fault(rig: Rig) -> None:
