@@ -294,7 +294,7 @@ def test_collect_train_fit_eval(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert main(["train", "--data", demos, "--out", policy, "--steps", "2", "--batch", "2", "--threads", "1"]) == 0
     assert main(["train", "--data", demos, "--out", policy, "--steps", "2", "--batch", "2", "--threads", "1"]) == 0
     assert "where it was already: nothing was changed" in capsys.readouterr().out
-    assert main(["fit", "--data", demos, "--policy", policy, "--candidates", "2", "--stride", "10"]) == 0
+    assert main(["fit", "--data", demos, "--policy", policy, "--candidates", "2", "--max-samples", "20"]) == 0
     for again in (["collect", "--out", demos], ["fit", "--data", demos, "--policy", policy]):
         assert main(again) == 2
         assert "is there already; choose another --out, or give --overwrite" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_wrong_names_say_what_there_is() -> None:
 @pytest.mark.slow
 def test_experts_succeed() -> None:
     """With the noise of collection."""
-    failed, tried = [], some(suite.tasks, 3)
+    failed, tried = [], some(suite.tasks, 5)
     for task in tried:
         with closing(suite.make(task, experts.options)) as env:
             info = demonstrate(env, experts, derive("test", task, 0), picture=False).info

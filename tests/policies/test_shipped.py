@@ -16,7 +16,7 @@ from robotest.policies import mini_vla
 from robotest.runs import episode_file
 
 pytestmark = pytest.mark.slow
-CONDITIONS = ("random", "medoid", "cfn", "leverage")
+CONDITIONS = ("random", "cfn", "leverage")
 
 
 def lines(config: EvalConfig) -> list[str]:
@@ -87,7 +87,7 @@ def test_more_episodes_continue_the_run(config: EvalConfig, whole: list[str], tm
 def test_conditions_choose_differently(whole: list[str]) -> None:
     records = [json.loads(line) for line in whole]
     chosen = {(r["task"], r["index"], r["condition"]): r["chosen"] for r in records}
-    for verifier in ("medoid", "cfn", "leverage"):
+    for verifier in ("cfn", "leverage"):
         assert any(chosen[t, i, verifier] != chosen[t, i, "random"] for t, i, _ in chosen)
 
 

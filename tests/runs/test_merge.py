@@ -79,10 +79,12 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
         merge.pair(tmp_path / "a", tmp_path / "a")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    evaluate(config(tmp_path / "run", verifiers=("random", TOWARDS), tasks=("far",), episodes=30))
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It is only read."""
+    out = tmp_path_factory.mktemp("merge") / "run"
+    evaluate(config(out, verifiers=("random", TOWARDS), tasks=("far",), episodes=30))
+    return out
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_the_gate_of_continuous_integration(
     assert says in capsys.readouterr().err
 
 
-def test_a_gate_without_data_does_not_pass(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "episodes.jsonl").write_text("")
-    assert main(["compare", str(run), "--fail-if-worse", f"random:{TOWARDS}"]) == 2
+def test_a_gate_without_data_does_not_pass(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    assert main(["compare", str(tmp_path), "--fail-if-worse", f"random:{TOWARDS}"]) == 2
     assert "not enough data" in capsys.readouterr().err
 
 

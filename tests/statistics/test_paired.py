@@ -14,6 +14,7 @@ from scipy.stats import binom, binomtest, multinomial, norm, ttest_1samp
 from robotest.errors import RobotestError
 from robotest.statistics import intervals, paired, rates
 from robotest.types import Episode, Outcome
+from tests.doubles.thorough import some
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 SHORT: dict[str, Outcome] = {"+": "success", "-": "failure", "!": "error"}
@@ -275,7 +276,7 @@ def test_the_bootstrap_agrees_with_every_set_of_weights(tasks: list[tuple[int, i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_tasks", [5, 6, 10])
+@pytest.mark.parametrize("n_tasks", some([6, 5, 10], 3))
 def test_coverage_of_what_is_said_about_other_tasks(n_tasks: int) -> None:
     rng, runs = np.random.default_rng(7), 3000
     covered = {intervals.clustered: 0, intervals.clustered_bootstrap: 0}

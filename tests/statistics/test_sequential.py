@@ -40,6 +40,7 @@ def test_under_the_null_the_next_pair_is_a_fair_bet(only_a: int, only_b: int) ->
     assert np.mean(np.exp(np.array(then) - now)) == pytest.approx(1, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.01])
 def test_looks_after_every_pair_keep_the_error_rate(alpha: float) -> None:
     """The chance that two equal conditions are ever called different within 2,000 pairs, exactly."""
