@@ -34,7 +34,7 @@ check: .venv/installed-dev
 	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py examples/*.py
 	$(DOCS)
 
-# Not --quiet: it would not count warnings either. The theme's banner is none about these pages.
+# Without --quiet, which would keep strict mode from counting warnings. The variable turns off an advertisement.
 DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 docs: .venv/installed-dev
 	$(DOCS)
@@ -44,7 +44,7 @@ tutorial: .venv/installed
 	$(call requirements,--editable '.[tutorial]')
 	$(BIN)/jupyter lab examples/tutorial.ipynb
 
-# Runs the notebook and keeps its outputs, which is how it is committed: after every change of it.
+# Run this after every change of the notebook: it is committed with its outputs.
 notebook: .venv/installed-dev
 	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace examples/tutorial.ipynb
 
