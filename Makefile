@@ -25,7 +25,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --durations=25 -n 2 --dist worksteal -m "not realtime"
-	$(BIN)/python -m pytest --durations=25 -m realtime tests/hardware
+	$(BIN)/python -m pytest --durations=25 -n 2 --dist worksteal -m realtime tests/hardware
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -48,6 +48,8 @@ SWEEP_DT: Final = 0.1
 SWEEP_RAD: Final = 0.05
 """Of joint 7 in a step of a sweep: 0.5 rad/s."""
 UNITS_PER_DEG: Final = 1000
+SWEEP_TICK: Final = np.rad2deg(SWEEP_RAD) * UNITS_PER_DEG * TICK_S / SWEEP_DT + 1
+"""A tick of a sweep, rounded up [0.001 deg]."""
 MAX_SPEED: Final = 180 * UNITS_PER_DEG * TICK_S
 MAX_CHANGE: Final = 600 * UNITS_PER_DEG * TICK_S**2
 """Of set-points on the wire, a tick apart and in the velocity of a tick [0.001 deg]."""

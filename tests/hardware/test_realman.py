@@ -42,7 +42,7 @@ from tests.doubles.robots import (
 )
 
 require_sdk()
-pytestmark = [pytest.mark.slow, pytest.mark.realtime]
+pytestmark = pytest.mark.slow
 LEFT, RIGHT = 0, 1
 OPEN = np.ones(2)
 SIX_JOINTS: dict[str, Any] = {

@@ -30,10 +30,7 @@ from robotest.hardware.simulated.server import RobotSimulator
 from robotest.runtime.wire import Channel
 from robotest.types import EnvOptions
 
-pytestmark = [
-    pytest.mark.realtime,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
 slow = pytest.mark.slow
 PATIENCE_S = 30.0
 STOPPED = {"command": "set_arm_stop", "arm_stop": True}
