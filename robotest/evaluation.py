@@ -389,7 +389,7 @@ def _identity(
         env_args=options.env_args,
         success=env.success,
         simulator=env.simulator,
-        caveats=env.caveats,
+        caveats=env.caveats + policy.caveats,
         repeatable=env.repeatable,
         standin_assets=env.standin_assets,
         policy=policy.name,

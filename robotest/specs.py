@@ -160,6 +160,9 @@ class PolicySpec:
         concurrent: whether `Policy.sample` may be called from several threads at once, and is faster that way than with
             larger batches.
         precision: of its arithmetic, if that depends on the processor, e.g. ``bfloat16``; a run records it.
+        max_candidates: how many different candidates there can be, e.g. 1 if it is deterministic; None for no limit.
+        seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
+            and every table says so.
     """
 
     name: str
@@ -172,6 +175,21 @@ class PolicySpec:
     action_scale: Float32[np.ndarray, "H A"]
     concurrent: bool = False
     precision: str = ""
+    max_candidates: int | None = None
+    seeded: bool = True
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What every table of a run must say, in addition to `EnvSpec.caveats`."""
+        return () if self.seeded else (f"{self.name} draws its own noise: conditions do not share their candidates",)
+
+    def require_offers(self, n_candidates: int) -> None:
+        """Raise `SpecMismatchError` unless there can be so many candidates."""
+        if self.max_candidates is not None and n_candidates > self.max_candidates:
+            raise SpecMismatchError(
+                f"{n_candidates} candidates asked for; policy {self.name!r} has at most {self.max_candidates}:"
+                f" give --candidates {self.max_candidates}"
+            )
 
     @classmethod
     def blind(cls, name: str, env: EnvSpec, action_scale: Float32[np.ndarray, "H A"]) -> PolicySpec:

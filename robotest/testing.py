@@ -5,6 +5,7 @@ Each check returns None, or raises a `ConformanceError` that names the promise a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -18,6 +19,7 @@ from robotest.specs import EnvSpec
 from robotest.success import NONE, PREDICATE, truth
 from robotest.types import (
     Candidates,
+    Context,
     Env,
     EnvOptions,
     Observation,
@@ -66,24 +68,32 @@ def check_env(suite: Suite, task: str, options: EnvOptions | None = None) -> Non
 def check_policy(policy: Policy, env: Env) -> None:
     """Check a policy in an environment that it fits: layout, and that a candidate depends on nothing but its noise.
 
-    A policy without noise gives equal candidates, whatever the seed; where they differ, the seed must matter.
+    A policy without noise gives equal candidates, whatever the seed; where they differ, the seed must matter. One that
+    draws its own noise (`PolicySpec.seeded`) is checked for its layout only.
     """
     policy.spec.require_fits(env.spec)
     scale = policy.spec.action_scale
     require(scale.shape == (policy.spec.horizon, policy.spec.action.size), f"action_scale has shape {scale.shape}")
     require(bool(np.isfinite(scale).all() and (scale > 0).all()), "action_scale is not finite and positive")
+    most = policy.spec.max_candidates
+    require(most is None or most >= 1, f"max_candidates is {most}")
+    n = 3 if most is None else min(3, most)
     here, there = _two_observations(env)
-    alone = policy.sample([here], [_SEED], 3)
+    alone = policy.sample([here], [_SEED], n)
     require(len(alone) == 1, f"sample() returned {len(alone)} results for one observation")
-    _check_candidates(policy, alone[0], 3)
-    again = policy.sample([here], [_SEED], 3)[0]
+    _check_candidates(policy, alone[0], n)
+    later = dataclasses.replace(here, context=Context(1, alone[0].actions[0], 1))
+    _check_candidates(policy, policy.sample([later], [_SEED], n)[0], n)
+    if not policy.spec.seeded:
+        return
+    again = policy.sample([here], [_SEED], n)[0]
     _require_close(policy, alone[0], again, 0.0, "the same call twice gives different candidates")
-    other = policy.sample([here], [_OTHER_SEED], 3)[0]
+    other = policy.sample([here], [_OTHER_SEED], n)[0]
     draws = bool((alone[0].actions != alone[0].actions[:1]).any())
     require(not draws or not np.array_equal(alone[0].actions, other.actions), "the noise seed changes nothing")
     fewer = policy.sample([here], [_SEED], 1)[0]
     _require_close(policy, fewer, alone[0], TOLERANCE, "candidate 0 depends on n_candidates")
-    batch = policy.sample([there, here], [_OTHER_SEED, _SEED], 3)
+    batch = policy.sample([there, here], [_OTHER_SEED, _SEED], n)
     require(len(batch) == 2, f"sample() returned {len(batch)} results for two observations")
     _require_close(policy, alone[0], batch[1], TOLERANCE, "candidates depend on the rest of the batch")
 
@@ -94,6 +104,8 @@ def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
     observation, _ = _two_observations(env)
     name = verifier.spec.name
     for n in (1, 4):
+        if n > (policy.spec.max_candidates or n):
+            break
         candidates = policy.sample([observation], [_SEED], n)[0]
         before = candidates.actions.copy()
         scores = verifier.score(observation, candidates, _SEED)

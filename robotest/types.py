@@ -12,7 +12,41 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from robotest.specs import EnvSpec, PolicySpec, VerifierSpec
+from robotest.specs import EnvSpec, PolicySpec, VectorSpec, VerifierSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an episode executed before a decision: policies and verifiers stay pure functions, and need no memory.
+
+    Attributes:
+        step: actions executed since the episode's start.
+        previous: the whole chunk chosen at the last decision, as it was sampled: components with reference
+            ``chunk_start`` are offsets from where *it* started. None at the first decision.
+        executed: how many of its actions were executed.
+    """
+
+    step: int = 0
+    previous: Float32[np.ndarray, "H A"] | None = None
+    executed: int = 0
+
+    def rest(self, layout: VectorSpec) -> Float32[np.ndarray, "h A"]:
+        """Return what was not executed of the previous chunk, as a chunk that starts now; empty if there is nothing.
+
+        Components with reference ``chunk_start`` become offsets from the last command, which the new chunk's are.
+
+        Args:
+            layout: of the actions.
+        """
+        if self.previous is None:
+            return np.zeros((0, layout.size), np.float32)
+        rest = self.previous[self.executed :].copy()
+        if self.executed:
+            for component in layout.components:
+                if component.reference == "chunk_start":
+                    where = layout.slice(component.name)
+                    rest[:, where] -= self.previous[self.executed - 1, where]
+        return rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +60,7 @@ class Observation:
         time: seconds since the episode's start [s].
         proposal: what the suite's scripted expert would do next, if the environment was built with one
             (`EnvOptions.expert`); only the policy ``expert`` has it.
+        context: what was executed before; the loop fills it in, an environment leaves it alone.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
@@ -33,6 +68,7 @@ class Observation:
     instruction: str
     time: float
     proposal: Float32[np.ndarray, "H A"] | None = None
+    context: Context = Context()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +370,8 @@ class Policy(Protocol):
         """Sample `n_candidates` chunks for each observation.
 
         Each observation is encoded once. Candidate m of an observation is a function of the observation, its noise
-        seed and m alone: not of `n_candidates`, and not of what else is in the batch.
+        seed and m alone: not of `n_candidates`, and not of what else is in the batch. A policy that cannot promise it,
+        because it draws noise of its own, says so (`PolicySpec.seeded`).
         """
         ...
 

@@ -70,7 +70,7 @@ def assert_rest_is_reproduced(run: Path, env: str, policy_name: str, key: spec.K
     seeds = EpisodeSeeds(asked.identity.seed, key[1], key[2])
     with contextlib.closing(InProcessRunner(env, WallClock())) as runner:
         for number, step in enumerate(whole.decision_steps):
-            origin = Origin(whole.snapshots[step], int(step), number)
+            origin = Origin(whole.snapshots[step], number, whole.context(number))
             work = EpisodeJob(key[0], seeds, whole.scene.options, asked.identity.execute, origin)
             (again,) = runner.run(selector, [work])
             assert again.episode.outcome == whole.episode.outcome

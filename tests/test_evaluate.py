@@ -337,3 +337,14 @@ def test_tasks_may_have_commas_in_their_names(tmp_path: Path, monkeypatch: pytes
         out = tmp_path / str(len(given))
         evaluate(config(out, tasks=given, episodes=1, verifiers=("first",)))
         assert {task for _, task, _ in read_episodes(out)} == set(names)
+
+
+def unseeded(path: Path | None = None) -> fakes.PointPolicy:
+    policy = fakes.PointPolicy()
+    policy._spec = dataclasses.replace(policy.spec, seeded=False)
+    return policy
+
+
+def test_every_table_says_that_noise_is_not_shared(tmp_path: Path) -> None:
+    summary = evaluate(config(tmp_path, policy=f"{__name__}:unseeded"))
+    assert "fake draws its own noise: conditions do not share their candidates" in summary.notes

@@ -38,6 +38,43 @@ def test_the_fake_policy_and_all_controls_conform() -> None:
         check_verifier(verifier, policy, env)
 
 
+class DrawsItsOwn(PointPolicy):
+    """Like a server that takes no seed."""
+
+    calls = 0
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        self._spec = dataclasses.replace(self._spec, **changes)
+
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        self.calls += 1
+        return super()._one(observation, seed + 1000 * self.calls, n)
+
+
+def test_a_policy_with_noise_of_its_own_conforms_if_it_says_so() -> None:
+    check_policy(DrawsItsOwn(seeded=False), make_env())
+    with pytest.raises(ConformanceError, match="the same call twice gives different candidates"):
+        check_policy(DrawsItsOwn(), make_env())
+
+
+def test_a_policy_of_one_candidate_is_asked_for_no_more() -> None:
+    asked = []
+
+    class One(PointPolicy):
+        def sample(
+            self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+        ) -> list[Candidates]:
+            asked.append(n_candidates)
+            return super().sample(observations, noise_seeds, n_candidates)
+
+    policy = One()
+    policy._spec = dataclasses.replace(policy._spec, max_candidates=1)
+    check_policy(policy, make_env())
+    check_verifier(controls.medoid(policy.spec), policy, make_env())
+    assert set(asked) == {1}
+
+
 class Unseeded(PointEnv):
     """Starts somewhere else each time."""
 

@@ -72,13 +72,13 @@ def planned(plan: Plan) -> Iterator[PlannedBranch]:
         for decision, candidate, continuation in itertools.product(
             range(0, n_decisions, plan.every), range(n_candidates), range(plan.continuations)
         ):
-            step = int(recorded.decision_steps[decision])
+            context = recorded.context(decision)
             job = EpisodeJob(
                 condition=plan.condition,
                 seeds=EpisodeSeeds(identity.seed, task, index, continuation),
                 options=recorded.scene.options,
                 execute=identity.execute,
-                origin=Origin(recorded.snapshots[step], step, decision),
+                origin=Origin(recorded.snapshots[context.step], decision, context),
                 candidate=candidate,
             )
             yield PlannedBranch(Place(task, index, decision, candidate, continuation), job, n_decisions)

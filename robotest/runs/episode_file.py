@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from robotest import files
 from robotest.errors import ArtifactError
 from robotest.runtime.rollout import Trace
-from robotest.types import Decision, EnvOptions, Episode
+from robotest.types import Context, Decision, EnvOptions, Episode
 
 FORMAT = "robotest-episode-1"
 
@@ -71,6 +71,14 @@ class Recording:
     candidates: Float32[np.ndarray, "D M H A"]
     scores: Float64[np.ndarray, "D M"]
     chosen: Int64[np.ndarray, " D"]
+
+    def context(self, decision: int) -> Context:
+        """Return what was executed before a decision."""
+        step = int(self.decision_steps[decision])
+        if decision == 0:
+            return Context(step)
+        previous = self.candidates[decision - 1, self.chosen[decision - 1]]
+        return Context(step, previous, step - int(self.decision_steps[decision - 1]))
 
 
 def from_trace(episode: Episode, scene: Recipe, trace: Trace, numbered: Mapping[int, Decision]) -> Recording:

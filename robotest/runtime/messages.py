@@ -25,7 +25,7 @@ from robotest.runtime.rollout import Attempt, Origin, Trace
 from robotest.runtime.runner import SuiteInfo
 from robotest.runtime.wire import WireError
 from robotest.specs import EnvSpec
-from robotest.types import EnvOptions, Observation
+from robotest.types import Context, EnvOptions, Observation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +125,9 @@ def to_wire(message: FromPool | FromWorker) -> dict[str, Any]:
             return {"do": "suite", "env": env}
         case SpecRequest(env, task, options):
             return {"do": "spec", "env": env, "task": task, "options": dataclasses.asdict(options)}
-        case RunRequest(seeds=seeds, options=options, origin=origin):
-            structured = {"seeds": dataclasses.asdict(seeds), "options": dataclasses.asdict(options)}
-            return {"do": "run", **vars(message), **structured, "origin": vars(origin) if origin else None}
+        case RunRequest():
+            parts = ("seeds", "options", "origin")
+            return {"do": "run", **vars(message), **{part: _map(getattr(message, part)) for part in parts}}
         case Chunk(actions):
             return {"do": "chunk", "actions": actions}
         case Refused():
@@ -140,7 +140,8 @@ def to_wire(message: FromPool | FromWorker) -> dict[str, Any]:
             return {"do": "spec", "spec": spec.to_json()}
         case ChunkRequest(observation, number):
             images = {camera: np.asarray(image) for camera, image in observation.images.items()}
-            return {"do": "ask", "observation": {**vars(observation), "images": images}, "number": number}
+            parts = {**vars(observation), "images": images, "context": vars(observation.context)}
+            return {"do": "ask", "observation": parts, "number": number}
         case EpisodeEnded(attempt, trace):
             return {"do": "ended", "attempt": dataclasses.asdict(attempt), **_trace_to_wire(trace)}
         case Failed(text):
@@ -155,7 +156,7 @@ def from_pool(data: Any) -> FromPool:
         case {"do": "spec", "env": env, "task": task, "options": options}:
             return SpecRequest(env, task, EnvOptions.from_json(options))
         case {"do": "run", "seeds": seeds, "options": options, "origin": origin}:
-            where = Origin(**origin) if origin else None
+            where = Origin(**{**origin, "context": Context(**origin["context"])}) if origin else None
             settings = EnvOptions.from_json(options)
             return RunRequest(data["env"], EpisodeSeeds(**seeds), settings, data["execute"], where, data["film"])
         case {"do": "chunk", "actions": actions}:
@@ -175,12 +176,16 @@ def from_worker(data: Any) -> FromWorker:
         case {"do": "spec", "spec": spec}:
             return SpecReply(EnvSpec.from_json(spec))
         case {"do": "ask", "observation": observation, "number": number}:
-            return ChunkRequest(Observation(**observation), number)
+            return ChunkRequest(Observation(**{**observation, "context": Context(**observation["context"])}), number)
         case {"do": "ended", "attempt": attempt}:
             return EpisodeEnded(Attempt(**attempt), _trace_from_wire(data))
         case {"do": "error", "text": text}:
             return Failed(text)
     raise WireError(f"{data!r:.100} is no message of a worker")
+
+
+def _map(part: EpisodeSeeds | EnvOptions | Origin | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(part) if part else None
 
 
 def _trace_to_wire(trace: Trace) -> dict[str, Any]:

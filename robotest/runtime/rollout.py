@@ -19,6 +19,7 @@ from robotest.randomness import EpisodeSeeds, GlobalGenerators
 from robotest.specs import EnvSpec
 from robotest.types import (
     Clock,
+    Context,
     Decision,
     Env,
     Episode,
@@ -44,13 +45,13 @@ class Origin:
 
     Attributes:
         state: a snapshot of the same episode.
-        step: actions that led there.
         number: decisions that led there.
+        context: of decision `number`.
     """
 
     state: Float64[np.ndarray, " N"]
-    step: int
     number: int
+    context: Context
 
 
 def rollout(
@@ -82,12 +83,14 @@ def rollout(
             env.reset(seeds.reset, seeds.episode)
             if generators.begin_again():
                 env.reset(seeds.reset, seeds.episode)
-            step, number = _go_to(env, origin) if origin else (0, 0)
+            number, context = _go_to(env, origin) if origin else (0, Context())
+            step = context.step
             recorder.begin(env)
             while True:
-                observation = env.observe()
+                observation = dataclasses.replace(env.observe(), context=context)
                 require_valid(observation, spec)
-                actions = decide(observation, number)[:execute]
+                chunk = decide(observation, number)
+                actions = chunk[:execute]
                 recorder.chunk(step, observation)
                 env.begin_chunk(actions)
                 start = clock.now()
@@ -98,16 +101,16 @@ def rollout(
                     clock.sleep_until(start + k * spec.control_dt)
                     if success.truth(status.done, "done") or step == spec.max_steps:
                         return success.truth(status.success)
-                number += 1
+                number, context = number + 1, Context(step, chunk, len(actions))
     finally:
         env.stop()
 
 
-def _go_to(env: Env, origin: Origin) -> tuple[int, int]:
+def _go_to(env: Env, origin: Origin) -> tuple[int, Context]:
     if not isinstance(env, SimulatedEnv):
         raise RobotestError(f"{env.spec.name} cannot be put into a state; only simulated environments can")
     env.restore(origin.state)
-    return origin.step, origin.number
+    return origin.number, origin.context
 
 
 def require_valid(observation: Observation, spec: EnvSpec) -> None:

@@ -68,12 +68,13 @@ class VerifierSelector:
 
     Raises:
         RobotestError: `n_candidates` is below 1.
-        SpecMismatchError: a verifier does not fit the policy.
+        SpecMismatchError: a verifier does not fit the policy, or the policy has fewer candidates.
     """
 
     def __init__(self, policy: Policy, verifiers: Mapping[str, Verifier], n_candidates: int, clock: Clock) -> None:
         if n_candidates < 1:
             raise RobotestError(f"{n_candidates} candidates given; at least 1 is needed")
+        policy.spec.require_offers(n_candidates)
         for verifier in verifiers.values():
             verifier.spec.require_fits(policy.spec)
         self._policy = policy

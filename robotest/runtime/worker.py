@@ -50,7 +50,7 @@ from robotest.runtime.runner import SuiteInfo
 from robotest.runtime.wire import Channel, DisconnectedError
 from robotest.types import Env, EnvOptions, Observation, Suite
 
-PROTOCOL = 2
+PROTOCOL = 3
 DUMP_SIGNAL = signal.SIGUSR1
 """Makes a worker write its stack, for the parent to read before it ends it."""
 

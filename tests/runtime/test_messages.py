@@ -28,13 +28,13 @@ from robotest.runtime.messages import (
 )
 from robotest.runtime.rollout import Attempt, Origin, Trace
 from robotest.runtime.runner import SuiteInfo
-from robotest.types import EnvOptions
+from robotest.types import Context, EnvOptions
 from tests.doubles.fakes import PointEnv
 
 OPTIONS = EnvOptions(image_size=16, cameras=("top",), env_args=("size=5",))
 SEEDS = EpisodeSeeds(2**63, "near", 3, 1)
-ORIGIN = Origin(np.arange(7.0), 4, 2)
 CHUNK = np.arange(18, dtype=np.float32).reshape(6, 3)
+ORIGIN = Origin(np.arange(7.0), 2, Context(4, CHUNK, 1))
 
 
 def trace() -> Trace:

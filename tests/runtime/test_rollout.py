@@ -8,7 +8,7 @@ from robotest.clock import SimClock, WallClock
 from robotest.randomness import EpisodeSeeds
 from robotest.runtime.rollout import Decide, Trace, attempt, result, rollout
 from robotest.types import Candidates, Decision, EnvOptions, Episode, Observation
-from tests.doubles.fakes import FakeClock, PointEnv
+from tests.doubles.fakes import ACTION, FakeClock, PointEnv
 
 SEEDS = EpisodeSeeds(0, "near", 3)
 Chunk = Float32[np.ndarray, "H A"]
@@ -147,3 +147,22 @@ def test_real_time_waits() -> None:
     clock.sleep_until(deadline)
     assert clock.now() >= deadline
     clock.sleep_until(deadline - 1.0)
+
+
+def test_a_decision_knows_what_was_executed_before() -> None:
+    contexts = []
+
+    def moving(observation: Observation, number: int) -> Chunk:
+        contexts.append(observation.context)
+        return chunk(np.stack([0.01 * np.arange(1 + number, 7 + number), np.zeros(6), np.full(6, number)], axis=1))
+
+    run(make_env("far"), moving, execute=4)
+    first, second, third = contexts[:3]
+    assert (first.step, first.previous, first.executed) == (0, None, 0)
+    assert first.rest(ACTION).shape == (0, 3)
+    assert (second.step, second.executed, third.step) == (4, 4, 8)
+    assert second.previous is not None
+    assert second.previous.shape == (6, 3)
+    # Offsets of 0.05 and 0.06 m from the old start, 0.04 m from which the new chunk starts; the gripper is absolute.
+    np.testing.assert_allclose(second.rest(ACTION), [[0.01, 0, 0], [0.02, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(third.rest(ACTION)[:, 2], 1)

@@ -155,3 +155,11 @@ def test_a_verifier_is_given_the_seed_of_its_decision() -> None:
     listening = Listening(0, 0, 0, 0)
     selector(a=listening).decide([DecisionRequest("a", SEEDS, number, observe()) for number in (0, 3)])
     assert listening.seeds == (SEEDS.verifier(0), SEEDS.verifier(3))
+
+
+def test_more_candidates_than_the_policy_has_are_refused() -> None:
+    policy = PointPolicy()
+    policy._spec = dataclasses.replace(policy.spec, max_candidates=1)
+    with pytest.raises(SpecMismatchError, match=r"2 candidates asked for; policy 'fake' has at most 1: give --cand"):
+        VerifierSelector(policy, {"first": controls.first(policy.spec)}, 2, FakeClock())
+    VerifierSelector(policy, {"first": controls.first(policy.spec)}, 1, FakeClock())
