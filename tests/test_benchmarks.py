@@ -18,6 +18,7 @@ import pytest
 import robotest
 from robotest.types import Episode, Observation
 from tests.doubles.simulators import require_libero
+from tests.doubles.thorough import THOROUGH
 
 ROOT = Path(robotest.__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -59,6 +60,7 @@ def test_the_short_mode_does_its_work(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not THOROUGH, reason="starts LIBERO's own renderer; set ROBOTEST_THOROUGH=1")
 def test_the_short_mode_of_libero_steps_does_its_work() -> None:
     require_libero()
     done = run("libero_steps.py", "--short")

@@ -59,7 +59,7 @@ def bowl() -> Iterator[LiberoEnv]:
 def test_every_task_resets_to_its_first_state_and_steps(suite: str) -> None:
     found = registry.resolve("env", f"libero/{suite}")
     assert len(found.tasks) == 10
-    for task in some(found.tasks, 5):
+    for task in some(found.tasks, 10):
         with closing(found.make(task, EnvOptions(setting="openpi", action_mode="osc_pose", cameras=()))) as env:
             env.reset(0, 0)
             start = env.snapshot()
@@ -96,7 +96,7 @@ def test_states_and_pixels_are_libero_s_own() -> None:
         for _ in range(10):
             theirs.step([0.0] * 6 + [-1.0])
         env.reset(0, episode)
-        for action in actions(15):
+        for action in actions(8):
             status = env.apply(action)
             _, _, done, _ = theirs.step(action.astype(np.float64))
             assert np.array_equal(env.world.data.qpos, theirs.env.sim.data.qpos)

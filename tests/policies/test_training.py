@@ -251,7 +251,7 @@ def test_left_and_right_share_a_trunk() -> None:
 def test_it_learns_to_see_to_listen_and_both_modes(tmp_path: Path) -> None:
     data = write(tmp_path / "demos.h5", 400)
     config = TrainConfig(
-        data, tmp_path, steps=220, batch=16, draws=2, horizon=HORIZON, warmup=30, ema=0.98, shift_px=0, log_every=40
+        data, tmp_path, steps=220, batch=16, draws=2, horizon=HORIZON, warmup=30, ema=0.98, shift_px=0, log_every=44
     )
     policy = mini_vla.load(train(config, ignore))
     lines = [json.loads(line) for line in (tmp_path / training.LOG_NAME).read_text().splitlines()]

@@ -24,7 +24,7 @@ from tests.doubles.thorough import THOROUGH
 
 FAKES = ("--env", "tests.doubles.fakes:suite", "--policy", "tests.doubles.fakes:policy", "--verifiers", "random,medoid")
 EVAL = ("eval", *FAKES, "--episodes", "2")
-SIZES = 30 if THOROUGH else 8
+SIZES = 30 if THOROUGH else 5
 
 
 @dataclasses.dataclass(frozen=True)

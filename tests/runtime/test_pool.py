@@ -249,7 +249,7 @@ import sys
 from pathlib import Path
 from robotest.evaluation import evaluate
 from tests.test_evaluate import config
-evaluate(config(Path(sys.argv[1]), env="tests.doubles.fragile:suite", tasks=("slow", "sound"), episodes=30,
+evaluate(config(Path(sys.argv[1]), env="tests.doubles.fragile:suite", tasks=("slow", "sound"), episodes=15,
     workers=int(sys.argv[2])))
 """
 
@@ -259,7 +259,7 @@ KILLS = some(("worker", "worker", "both", "both", "parent", "parent"), 2)
 
 def test_killed_at_random_moments_a_run_ends_as_if_never_killed(tmp_path: Path) -> None:
     whole = config(
-        tmp_path / "whole", env="tests.doubles.fragile:suite", tasks=("slow", "sound"), episodes=30, workers=0
+        tmp_path / "whole", env="tests.doubles.fragile:suite", tasks=("slow", "sound"), episodes=15, workers=0
     )
     evaluate(whole)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), "2"]
