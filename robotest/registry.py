@@ -41,6 +41,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "first": "robotest.verifiers.controls:first",
         "random": "robotest.verifiers.controls:random",
         "medoid": "robotest.verifiers.controls:medoid",
+        "keystone": "robotest.verifiers.keystone:make",
         "inverted": "robotest.verifiers.controls:inverted",
         "cfn": "robotest.verifiers.cfn:load",
         "leverage": "robotest.verifiers.leverage:load",
