@@ -42,6 +42,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "random": "robotest.verifiers.controls:random",
         "medoid": "robotest.verifiers.controls:medoid",
         "keystone": "robotest.verifiers.keystone:make",
+        "coherence": "robotest.verifiers.coherence:make",
         "inverted": "robotest.verifiers.controls:inverted",
         "cfn": "robotest.verifiers.cfn:load",
         "leverage": "robotest.verifiers.leverage:load",

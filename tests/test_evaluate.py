@@ -351,7 +351,7 @@ def test_every_table_says_that_noise_is_not_shared(tmp_path: Path) -> None:
 
 
 def test_verifiers_without_training_data_compare_like_any_other(tmp_path: Path) -> None:
-    names = ("first", "medoid", "keystone")
+    names = ("first", "medoid", "keystone", "coherence")
     summary = evaluate(config(tmp_path, verifiers=names, episodes=2, candidates=8, execute=3))
     assert {name: c.overall.errors for name, c in summary.conditions.items()} == dict.fromkeys(names, 0)
     chosen = {
