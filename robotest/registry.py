@@ -43,6 +43,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "medoid": "robotest.verifiers.controls:medoid",
         "keystone": "robotest.verifiers.keystone:make",
         "coherence": "robotest.verifiers.coherence:make",
+        "likelihood": "robotest.verifiers.likelihood:make",
         "inverted": "robotest.verifiers.controls:inverted",
         "cfn": "robotest.verifiers.cfn:load",
         "leverage": "robotest.verifiers.leverage:load",

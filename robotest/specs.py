@@ -163,6 +163,7 @@ class PolicySpec:
         max_candidates: how many different candidates there can be, e.g. 1 if it is deterministic; None for no limit.
         seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
             and every table says so.
+        log_probs: whether it knows the probability of what it samples (`Candidates.log_probs`).
     """
 
     name: str
@@ -177,6 +178,7 @@ class PolicySpec:
     precision: str = ""
     max_candidates: int | None = None
     seeded: bool = True
+    log_probs: bool = False
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -230,11 +232,13 @@ class VerifierSpec:
         name: for tables and records.
         feature: which of `Candidates.features` it needs; None for none.
         policy_fingerprint: of the policy it was fitted to; None if it works with any.
+        log_probs: whether it needs `Candidates.log_probs`.
     """
 
     name: str
     feature: str | None = None
     policy_fingerprint: str | None = None
+    log_probs: bool = False
 
     def require_fits(self, policy: PolicySpec) -> None:
         """Raise `SpecMismatchError` unless this verifier can score candidates of `policy`."""
@@ -242,6 +246,11 @@ class VerifierSpec:
             raise SpecMismatchError(
                 f"verifier {self.name!r} needs features {self.feature!r}; policy {policy.name!r} gives"
                 f" {', '.join(policy.feature_shapes) or 'none'}"
+            )
+        if self.log_probs and not policy.log_probs:
+            raise SpecMismatchError(
+                f"verifier {self.name!r} needs log-probabilities; policy {policy.name!r} gives none: use an"
+                " autoregressive policy, or the verifier 'medoid'"
             )
         if self.policy_fingerprint not in (None, policy.fingerprint):
             raise SpecMismatchError(

@@ -349,6 +349,11 @@ def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
     for name, values in features.items():
         require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
         require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
+    given = candidates.log_probs
+    require((given is not None) == spec.log_probs, f"spec.log_probs is {spec.log_probs}; the candidates say otherwise")
+    if given is not None:
+        require(given.shape == (n,), f"log_probs have shape {given.shape} for {n} candidates")
+        require(bool(np.isfinite(given).all()), "log_probs are not finite")
 
 
 def _two_observations(env: Env) -> tuple[Observation, Observation]:
