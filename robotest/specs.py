@@ -164,6 +164,7 @@ class PolicySpec:
         seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
             and every table says so.
         log_probs: whether it knows the probability of what it samples (`Candidates.log_probs`).
+        control_dt: seconds between two actions of a chunk [s]; None if any will do.
     """
 
     name: str
@@ -179,6 +180,7 @@ class PolicySpec:
     max_candidates: int | None = None
     seeded: bool = True
     log_probs: bool = False
+    control_dt: float | None = None
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -212,6 +214,11 @@ class PolicySpec:
         """Raise `SpecMismatchError` unless this policy can act in `env`."""
         self.action.require_equal(env.action, f"actions of policy {self.name!r} for {env.name}:{env.task}")
         self.state.require_equal(env.state, f"state of policy {self.name!r} for {env.name}:{env.task}")
+        if self.control_dt is not None and abs(self.control_dt / env.control_dt - 1) > 1e-3:
+            raise SpecMismatchError(
+                f"policy {self.name!r} acts every {self.control_dt:.4g} s; {env.name} takes an action every"
+                f" {env.control_dt:.4g} s"
+            )
         for camera, size in self.cameras.items():
             if camera not in env.cameras:
                 raise SpecMismatchError(
