@@ -33,6 +33,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "tabletop": "robotest.envs.tabletop.expert:experts",
     },
     "policy": {
+        "llava": "robotest.policies.transformers_llava:load",
         "mini_vla": "robotest.policies.mini_vla:load",
         "random": "robotest.policies.baselines:random",
         "zero": "robotest.policies.baselines:zero",
