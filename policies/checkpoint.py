@@ -11,15 +11,19 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from robotest import interface
 from robotest.errors import ArtifactError, RobotestError
 from robotest.interface import Interface
+from robotest.policies.pictures import resize_with_pad
 
 VERSION: Final = "5.23"
 """Of transformers: methods have other names and arguments in other versions."""
@@ -134,6 +138,20 @@ class Checkpoint:
                     f" {CONFIG} are of different models"
                 )
         return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def pixels(
+    images: Mapping[str, UInt8[np.ndarray, "h w 3"]], meant: Interface, size: int
+) -> Float32[Tensor, "cameras 3 size size"]:
+    """Return the pictures of an interface's cameras, in its order and in [-1, 1], as SigLIP reads them.
+
+    Args:
+        images: of an observation.
+        meant: says which cameras, and how to pad.
+        size: of the model's pictures [px].
+    """
+    resized = [resize_with_pad(images[slot.camera], size, meant.padding) for slot in meant.cameras]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def shards_of(folder: Path) -> list[Path]:

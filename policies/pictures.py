@@ -1,30 +1,10 @@
-"""Pictures as foreign vision towers read them."""
+"""Pictures of an environment at the size of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
-
-from robotest.interface import Interface
-
-
-def pixels(
-    images: Mapping[str, UInt8[np.ndarray, "h w 3"]], interface: Interface, size: int
-) -> Float32[Tensor, "cameras 3 size size"]:
-    """Return the cameras of an interface in its order, in [-1, 1] as SigLIP reads them.
-
-    Args:
-        images: of an observation.
-        interface: says which cameras, and how to pad.
-        size: of the tower's pictures [px].
-    """
-    resized = [resize_with_pad(images[slot.camera], size, interface.padding) for slot in interface.cameras]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def resize_with_pad(

@@ -35,8 +35,7 @@ from torch import Tensor
 from robotest import interface
 from robotest.errors import InvalidActionError, InvalidObservationError, SpecMismatchError
 from robotest.interface import Interface
-from robotest.policies.checkpoint import Checkpoint, Tokenizer
-from robotest.policies.pictures import pixels
+from robotest.policies.checkpoint import Checkpoint, Tokenizer, pixels
 from robotest.randomness import generator
 from robotest.threads import one_thread
 from robotest.types import Candidates, Observation

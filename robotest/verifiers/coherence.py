@@ -2,7 +2,8 @@
 
 Source: Liu et al. 2024, "Bidirectional Decoding", arXiv 2408.17355, the first of its two criteria; the second contrasts
 the policy with a weaker one. The distance of a candidate is the mean, over the steps that both chunks plan, of the L2
-distance between their actions, where step j has weight 0.5**j (``DECAY`` in the authors' scripts).
+distance between their actions. Step j has weight 0.5**j, as in the scripts of the authors' code
+(github.com/YuejiangLIU/bid_diffusion).
 
 What is not from the paper: distances are in units of `PolicySpec.action_scale`, and components with reference
 ``chunk_start`` are compared as offsets from the last command (`Context.rest`).

@@ -1,13 +1,14 @@
 """KeyStone: the medoid of the larger of two clusters, or of all candidates where these have one mode.
 
-Source: Dai et al. 2026, "Geometry Guided Self-Consistency for Physical AI", arXiv 2605.08638, Listing 2, with its
-defaults. The candidates count as unimodal where their mean lies close to their medoid, |mean - medoid| <= 0.3 times the
-median distance between two of them. Otherwise they are split by 2-means, and the medoid of the larger cluster is taken.
-Distances are L2 over the steps that will be executed, since the others are discarded.
+Source: Dai et al. 2026, "Geometry Guided Self-Consistency for Physical AI", arXiv 2605.08638, Listing 2, as in the
+authors' code (github.com/dywsjtu/keystone) with its defaults. The candidates count as unimodal where their mean lies
+close to their medoid, |mean - medoid| <= 0.3 times the median distance between two of them. Otherwise they are split by
+2-means, and the medoid of the larger cluster is taken. Distances are L2 over the steps that will be executed, since the
+others are discarded.
 
 What is not from the paper:
 
-- Distances are in units of `PolicySpec.action_scale`; the authors measure in the policy's normalised actions.
+- Distances are in units of `PolicySpec.action_scale`; the authors use the policy's numbers as they are.
 - 2-means starts from the two candidates farthest apart, and not from the first two, so that the order of the candidates
   does not matter. For the same reason the tighter of two clusters of one size is the larger.
 - A verifier is not told how many steps will be executed. It takes the number executed of the chunk before, which is the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import json
@@ -27,7 +28,8 @@ from robotest.evaluation import evaluate
 from robotest.interface import CameraSlot, Interface, Normalisation
 from robotest.loading import load_condition
 from robotest.policies import transformers_llava
-from robotest.policies.pictures import pixels, resize_with_pad
+from robotest.policies.checkpoint import pixels
+from robotest.policies.pictures import resize_with_pad
 from robotest.policies.transformers_llava import CENTRES, Llava, inverse_cdf
 from robotest.randomness import generator
 from robotest.testing import check_policy, check_verifier
@@ -89,7 +91,9 @@ def write_checkpoint(folder: Path) -> Path:
 
 @functools.cache
 def checkpoint() -> Path:
-    return write_checkpoint(Path(tempfile.mkdtemp()))
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_checkpoint(folder)
 
 
 @functools.cache
