@@ -159,11 +159,11 @@ class PolicySpec:
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
         concurrent: whether `Policy.sample` may be called from several threads at once, and is faster that way than with
             larger batches.
+        log_probs: whether it knows the probability of what it samples (`Candidates.log_probs`).
         precision: of its arithmetic, if that depends on the processor, e.g. ``bfloat16``; a run records it.
         max_candidates: how many different candidates there can be, e.g. 1 if it is deterministic; None for no limit.
         seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
             and every table says so.
-        log_probs: whether it knows the probability of what it samples (`Candidates.log_probs`).
         control_dt: seconds between two actions of a chunk [s]; None if any will do.
     """
 
@@ -176,10 +176,10 @@ class PolicySpec:
     feature_shapes: Mapping[str, tuple[int, int]]
     action_scale: Float32[np.ndarray, "H A"]
     concurrent: bool = False
+    log_probs: bool = False
     precision: str = ""
     max_candidates: int | None = None
     seeded: bool = True
-    log_probs: bool = False
     control_dt: float | None = None
 
     @property
