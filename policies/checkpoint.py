@@ -89,18 +89,6 @@ class Checkpoint:
             digest.update(f"{part.name} {_sha256(part)} ".encode())
         return digest.hexdigest()
 
-    def read_tokenizer(self) -> Tokenizer:
-        """Read the tokenizer; `ArtifactError` if it is damaged."""
-        try:
-            if self.tokenizer.suffix == ".json":
-                fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(self.tokenizer))
-                size = fast.get_vocab_size(with_added_tokens=False)
-                return Tokenizer(lambda text: list(fast.encode(text, add_special_tokens=False).ids), size)
-            pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(self.tokenizer))
-            return Tokenizer(lambda text: list(pieces.encode(text)), pieces.get_piece_size())
-        except Exception as error:  # what the libraries raise for a damaged file
-            raise ArtifactError(f"tokenizer {self.tokenizer} cannot be read ({error}); copy it again") from error
-
     def read_model(self, architecture: str) -> Any:
         """Load the weights onto the accelerator, if there is one.
 
@@ -154,6 +142,19 @@ def pixels(
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def read_tokenizer(file: Path) -> Tokenizer:
+    """Read the tokenizer of a file by the library that wrote it; `ArtifactError` if it is damaged."""
+    try:
+        if file.suffix == ".json":
+            fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))
+            size = fast.get_vocab_size(with_added_tokens=False)
+            return Tokenizer(lambda text: list(fast.encode(text, add_special_tokens=False).ids), size)
+        pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(file))
+        return Tokenizer(lambda text: list(pieces.encode(text)), pieces.get_piece_size())
+    except Exception as error:  # what the libraries raise for a damaged file
+        raise ArtifactError(f"tokenizer {file} cannot be read ({error}); copy it again") from error
+
+
 def shards_of(folder: Path) -> list[Path]:
     """Return the files of a checkpoint's weights.
 
@@ -199,7 +200,7 @@ def _tokenizer(folder: Path) -> Path:
 
 
 def _library(kind: str) -> Any:
-    install = f"pip install 'transformers=={VERSION}.*' tokenizers sentencepiece"
+    install = "pip install 'robotest[pi0]'"
     try:
         version = importlib.metadata.version("transformers")
         library = importlib.import_module("transformers")

@@ -35,7 +35,7 @@ from torch import Tensor
 from robotest import interface
 from robotest.errors import InvalidActionError, InvalidObservationError, SpecMismatchError
 from robotest.interface import Interface
-from robotest.policies.checkpoint import Checkpoint, Tokenizer, pixels
+from robotest.policies.checkpoint import Checkpoint, Tokenizer, pixels, read_tokenizer
 from robotest.randomness import generator
 from robotest.threads import one_thread
 from robotest.types import Candidates, Observation
@@ -72,7 +72,7 @@ def load(path: Path | None = None) -> Llava:
     """
     checkpoint = Checkpoint.find(path, "llava")
     model = checkpoint.read_model("LlavaForConditionalGeneration")
-    return Llava(checkpoint.interface, model, checkpoint.read_tokenizer(), checkpoint.fingerprint)
+    return Llava(checkpoint.interface, model, read_tokenizer(checkpoint.tokenizer), checkpoint.fingerprint)
 
 
 class Llava:
