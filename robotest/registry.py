@@ -33,6 +33,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "tabletop": "robotest.envs.tabletop.expert:experts",
     },
     "policy": {
+        "llava": "robotest.policies.transformers_llava:load",
         "mini_vla": "robotest.policies.mini_vla:load",
         "random": "robotest.policies.baselines:random",
         "zero": "robotest.policies.baselines:zero",
@@ -41,6 +42,9 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "first": "robotest.verifiers.controls:first",
         "random": "robotest.verifiers.controls:random",
         "medoid": "robotest.verifiers.controls:medoid",
+        "keystone": "robotest.verifiers.keystone:make",
+        "coherence": "robotest.verifiers.coherence:make",
+        "likelihood": "robotest.verifiers.likelihood:make",
         "inverted": "robotest.verifiers.controls:inverted",
         "cfn": "robotest.verifiers.cfn:load",
         "leverage": "robotest.verifiers.leverage:load",

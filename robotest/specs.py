@@ -159,10 +159,12 @@ class PolicySpec:
         action_scale: spread of every number of a normalised chunk [H, A]; distances between chunks are measured in it.
         concurrent: whether `Policy.sample` may be called from several threads at once, and is faster that way than with
             larger batches.
+        log_probs: whether it knows the probability of what it samples (`Candidates.log_probs`).
         precision: of its arithmetic, if that depends on the processor, e.g. ``bfloat16``; a run records it.
         max_candidates: how many different candidates there can be, e.g. 1 if it is deterministic; None for no limit.
         seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
             and every table says so.
+        control_dt: seconds between two actions of a chunk [s]; None if any will do.
     """
 
     name: str
@@ -174,9 +176,11 @@ class PolicySpec:
     feature_shapes: Mapping[str, tuple[int, int]]
     action_scale: Float32[np.ndarray, "H A"]
     concurrent: bool = False
+    log_probs: bool = False
     precision: str = ""
     max_candidates: int | None = None
     seeded: bool = True
+    control_dt: float | None = None
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -210,6 +214,11 @@ class PolicySpec:
         """Raise `SpecMismatchError` unless this policy can act in `env`."""
         self.action.require_equal(env.action, f"actions of policy {self.name!r} for {env.name}:{env.task}")
         self.state.require_equal(env.state, f"state of policy {self.name!r} for {env.name}:{env.task}")
+        if self.control_dt is not None and abs(self.control_dt / env.control_dt - 1) > 1e-3:
+            raise SpecMismatchError(
+                f"policy {self.name!r} acts every {self.control_dt:.4g} s; {env.name} takes an action every"
+                f" {env.control_dt:.4g} s"
+            )
         for camera, size in self.cameras.items():
             if camera not in env.cameras:
                 raise SpecMismatchError(
@@ -230,11 +239,13 @@ class VerifierSpec:
         name: for tables and records.
         feature: which of `Candidates.features` it needs; None for none.
         policy_fingerprint: of the policy it was fitted to; None if it works with any.
+        log_probs: whether it needs `Candidates.log_probs`.
     """
 
     name: str
     feature: str | None = None
     policy_fingerprint: str | None = None
+    log_probs: bool = False
 
     def require_fits(self, policy: PolicySpec) -> None:
         """Raise `SpecMismatchError` unless this verifier can score candidates of `policy`."""
@@ -242,6 +253,11 @@ class VerifierSpec:
             raise SpecMismatchError(
                 f"verifier {self.name!r} needs features {self.feature!r}; policy {policy.name!r} gives"
                 f" {', '.join(policy.feature_shapes) or 'none'}"
+            )
+        if self.log_probs and not policy.log_probs:
+            raise SpecMismatchError(
+                f"verifier {self.name!r} needs log-probabilities; policy {policy.name!r} gives none: use an"
+                " autoregressive policy, or the verifier 'medoid'"
             )
         if self.policy_fingerprint not in (None, policy.fingerprint):
             raise SpecMismatchError(

@@ -99,22 +99,30 @@ def check_policy(policy: Policy, env: Env) -> None:
 
 
 def check_verifier(verifier: Verifier, policy: Policy, env: Env) -> None:
-    """Check a verifier on a policy's candidates: one finite score each, equal when scored again."""
+    """Check a verifier on a policy's candidates: one finite score each, equal when scored again.
+
+    This is done for a first and for a later decision, since verifiers may use what was executed before.
+    """
     verifier.spec.require_fits(policy.spec)
     observation, _ = _two_observations(env)
-    name = verifier.spec.name
     for n in (1, 4):
         if n > (policy.spec.max_candidates or n):
             break
         candidates = policy.sample([observation], [_SEED], n)[0]
-        before = candidates.actions.copy()
-        scores = verifier.score(observation, candidates, _SEED)
-        require(scores.shape == (n,), f"verifier {name!r} gave scores of shape {scores.shape} for {n} candidates")
-        require(scores.dtype == np.float64, f"verifier {name!r} gave scores of dtype {scores.dtype}, not float64")
-        require(bool(np.isfinite(scores).all()), f"verifier {name!r} gave non-finite scores {scores.tolist()}")
-        again = verifier.score(observation, candidates, _SEED)
-        require(np.array_equal(scores, again), f"verifier {name!r} gave other scores for the same call")
-        require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
+        _check_scores(verifier, observation, candidates)
+        later = dataclasses.replace(observation, context=Context(1, candidates.actions[0], 1))
+        _check_scores(verifier, later, candidates)
+
+
+def _check_scores(verifier: Verifier, observation: Observation, candidates: Candidates) -> None:
+    name, n, before = verifier.spec.name, len(candidates.actions), candidates.actions.copy()
+    scores = verifier.score(observation, candidates, _SEED)
+    require(scores.shape == (n,), f"verifier {name!r} gave scores of shape {scores.shape} for {n} candidates")
+    require(scores.dtype == np.float64, f"verifier {name!r} gave scores of dtype {scores.dtype}, not float64")
+    require(bool(np.isfinite(scores).all()), f"verifier {name!r} gave non-finite scores {scores.tolist()}")
+    again = verifier.score(observation, candidates, _SEED)
+    require(np.array_equal(scores, again), f"verifier {name!r} gave other scores for the same call")
+    require(np.array_equal(before, candidates.actions), f"verifier {name!r} wrote to the candidates")
 
 
 def _make(suite: Suite, task: str, options: EnvOptions) -> Env:
@@ -341,6 +349,11 @@ def _check_candidates(policy: Policy, candidates: Candidates, n: int) -> None:
     for name, values in features.items():
         require(values.shape == (n, *spec.feature_shapes[name]), f"features {name!r} have shape {values.shape}")
         require(bool(np.isfinite(values).all()), f"features {name!r} are not finite")
+    given = candidates.log_probs
+    require((given is not None) == spec.log_probs, f"spec.log_probs is {spec.log_probs}; the candidates say otherwise")
+    if given is not None:
+        require(given.shape == (n,), f"log_probs have shape {given.shape} for {n} candidates")
+        require(bool(np.isfinite(given).all()), "log_probs are not finite")
 
 
 def _two_observations(env: Env) -> tuple[Observation, Observation]:

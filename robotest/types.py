@@ -79,7 +79,7 @@ class Candidates:
         actions: in the environment's units, laid out by `EnvSpec.action`.
         features: the policy's representations of (observation, chunk) by name, one vector for each token of the chunk
             in its order; a verifier takes one and pools it as when it was fitted. Empty if the policy has none.
-        log_probs: log-probability of each chunk, if the policy knows it.
+        log_probs: log-probability of each chunk, if the policy knows it (`PolicySpec.log_probs`).
     """
 
     actions: Float32[np.ndarray, "M H A"]

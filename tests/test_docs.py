@@ -15,7 +15,7 @@ from PIL import Image
 
 import robotest
 from robotest.hardware.deployment.config import Rig
-from robotest.registry import resolve
+from robotest.registry import BUILTIN, resolve
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -134,3 +134,8 @@ def test_a_page_that_loads_from_the_network_is_refused(html: str, refused: bool)
 def test_every_option_of_every_command_is_documented() -> None:
     page = "\n".join(module(ROOT / "docs" / "hooks.py")._options())
     assert all(text in page for text in ("### robotest eval", "--fail-if-worse", "--stop-when-decided", "--shadow"))
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN["verifier"]))
+def test_every_verifier_is_described(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")

@@ -348,3 +348,20 @@ def unseeded(path: Path | None = None) -> fakes.PointPolicy:
 def test_every_table_says_that_noise_is_not_shared(tmp_path: Path) -> None:
     summary = evaluate(config(tmp_path, policy=f"{__name__}:unseeded"))
     assert "fake draws its own noise: conditions do not share their candidates" in summary.notes
+
+
+def test_verifiers_without_training_data_compare_like_any_other(tmp_path: Path) -> None:
+    names = ("first", "medoid", "keystone", "coherence", "likelihood")
+    policy = "tests.doubles.fakes:knowing_policy"
+    summary = evaluate(config(tmp_path, policy=policy, verifiers=names, episodes=2, candidates=8, execute=3))
+    assert {name: c.overall.errors for name, c in summary.conditions.items()} == dict.fromkeys(names, 0)
+    chosen = {
+        name: [e.chosen for key, e in sorted(read_episodes(tmp_path).items()) if key[0] == name] for name in names
+    }
+    assert len({str(choices) for choices in chosen.values()}) == len(names)  # each chooses in its own way
+
+
+def test_a_verifier_that_the_policy_cannot_serve_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SpecMismatchError, match="'likelihood' needs log-probabilities; policy 'fake' gives none"):
+        evaluate(config(tmp_path / "run", verifiers=("first", "likelihood")))
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robotest.errors import ConformanceError
+from robotest import registry
+from robotest.errors import ArtifactError, ConformanceError
+from robotest.loading import load_condition
 from robotest.randomness import generator
 from robotest.specs import VerifierSpec
 from robotest.testing import check_env, check_policy, check_verifier
@@ -33,9 +35,44 @@ def test_the_fake_environment_conforms(task: str) -> None:
 def test_the_fake_policy_and_all_controls_conform() -> None:
     policy, env = fakes.policy(), make_env()
     check_policy(policy, env)
+    check_policy(fakes.knowing_policy(), env)
     made = [make(policy.spec) for make in (controls.first, controls.random, controls.medoid)]
     for verifier in (*made, fakes.towards(policy.spec, None), controls.Inverted(fakes.towards(policy.spec, None))):
         check_verifier(verifier, policy, env)
+
+
+NEED_A_FILE = {"cfn", "knn", "leverage", "inverted"}
+"""Registered verifiers that are fitted; `tests/verifiers/test_fit.py` checks those."""
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILTIN["verifier"].keys() - NEED_A_FILE))
+def test_every_registered_verifier_without_a_file_conforms(name: str) -> None:
+    policy = fakes.knowing_policy()
+    verifier = load_condition(name, policy, None).verifier
+    assert verifier.spec.name == name
+    for made in (verifier, controls.Inverted(verifier)):
+        check_verifier(made, policy, make_env())
+
+
+@pytest.mark.parametrize("name", sorted(NEED_A_FILE))
+def test_the_others_say_that_they_need_a_file(name: str) -> None:
+    with pytest.raises(ArtifactError, match="needs a file"):
+        load_condition(name, fakes.policy(), None)
+
+
+class FirstDecisionOnly:
+    """Does not know what to do once something was executed."""
+
+    spec = VerifierSpec("first decision only")
+
+    def score(self, observation: Observation, candidates: Candidates, seed: int) -> np.ndarray:
+        scores = np.zeros(len(candidates.actions))
+        return scores if observation.context.previous is None else np.full_like(scores, np.nan)
+
+
+def test_a_verifier_is_checked_at_a_later_decision_too() -> None:
+    with pytest.raises(ConformanceError, match="gave non-finite scores"):
+        check_verifier(FirstDecisionOnly(), fakes.policy(), make_env())
 
 
 class DrawsItsOwn(PointPolicy):
@@ -241,6 +278,28 @@ class Nan(PointPolicy):
         return Candidates(super()._one(observation, seed, n).actions * np.float32(np.nan))
 
 
+class Secretive(fakes.KnowingPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return dataclasses.replace(super()._one(observation, seed, n), log_probs=None)
+
+
+class Boastful(PointPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return dataclasses.replace(super()._one(observation, seed, n), log_probs=np.zeros(n, np.float32))
+
+
+class Impossible(fakes.KnowingPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        return dataclasses.replace(super()._one(observation, seed, n), log_probs=np.full(n, -np.inf, np.float32))
+
+
+class OneForAll(fakes.KnowingPolicy):
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        candidates = super()._one(observation, seed, n)
+        object.__setattr__(candidates, "log_probs", np.zeros(1, np.float32))  # the constructor checks shapes in tests
+        return candidates
+
+
 class Scaleless(PointPolicy):
     def __init__(self) -> None:
         super().__init__()
@@ -257,6 +316,10 @@ class Scaleless(PointPolicy):
         (Stingy(), "the features' names are not those of spec.feature_shapes"),
         (Brief(), r"actions are float32\[3, 5, 3\], not float32\[3, 6, 3\]"),
         (Nan(), "actions are not finite"),
+        (Secretive(), "spec.log_probs is True; the candidates say otherwise"),
+        (Boastful(), "spec.log_probs is False; the candidates say otherwise"),
+        (Impossible(), "log_probs are not finite"),
+        (OneForAll(), r"log_probs have shape \(1,\) for 3 candidates"),
         (Scaleless(), "action_scale is not finite and positive"),
     ],
 )

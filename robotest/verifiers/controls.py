@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from robotest.randomness import generator
 from robotest.registry import resolve
 from robotest.specs import PolicySpec, VerifierSpec
-from robotest.types import Candidates, Observation, Verifier
+from robotest.types import Candidates, Context, Observation, Verifier
 
-Score = Callable[[Candidates, int], Float64[np.ndarray, " M"]]
+Score = Callable[[Context, Candidates, int], Float64[np.ndarray, " M"]]
+"""What was executed before, the candidates, and the decision's seed -> scores."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Control:
-    """A verifier that needs no features and fits every policy: a name and a function (candidates, seed) -> scores."""
+    """A verifier without training data: its requirements, and how it scores."""
 
-    def __init__(self, name: str, score: Score) -> None:
-        self._spec = VerifierSpec(name)
-        self._score = score
+    spec: VerifierSpec
+    scores: Score
 
-    @property
-    def spec(self) -> VerifierSpec:
-        """Return a spec without requirements."""
-        return self._spec
-
-    def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:  # noqa: ARG002
+    def score(self, observation: Observation, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:
         """See `Verifier.score`."""
-        return self._score(candidates, seed)
+        return self.scores(observation.context, candidates, seed)
 
 
 class Inverted:
     """The negated score of another verifier. If the score carries signal, this must reduce success."""
 
     def __init__(self, verifier: Verifier) -> None:
-        spec = verifier.spec
         self._verifier = verifier
-        self._spec = VerifierSpec(f"inverted:{spec.name}", spec.feature, spec.policy_fingerprint)
+        self._spec = dataclasses.replace(verifier.spec, name=f"inverted:{verifier.spec.name}")
 
     @property
     def spec(self) -> VerifierSpec:
@@ -53,12 +49,14 @@ class Inverted:
 
 def first(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001 - the factories' signature
     """Make the control that always takes candidate 0: the plain policy."""
-    return Control("first", lambda candidates, _: -np.arange(len(candidates.actions), dtype=np.float64))
+    return Control(
+        VerifierSpec("first"), lambda _, candidates, __: -np.arange(len(candidates.actions), dtype=np.float64)
+    )
 
 
 def random(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001
     """Make the control with independent uniform scores drawn from the decision's seed."""
-    return Control("random", lambda candidates, seed: generator(seed).random(len(candidates.actions)))
+    return Control(VerifierSpec("random"), lambda _, chunks, seed: generator(seed).random(len(chunks.actions)))
 
 
 def medoid(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: ARG001
@@ -66,16 +64,26 @@ def medoid(policy: PolicySpec, path: Path | None = None) -> Verifier:  # noqa: A
 
     Distances are between whole chunks, each component in units of `PolicySpec.action_scale`.
     """
-    scale = policy.action_scale.astype(np.float64)
 
-    def score(candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:  # noqa: ARG001
-        n = len(candidates.actions)
-        chunks = (candidates.actions / scale).reshape(n, -1)
-        distances = np.linalg.norm(chunks[:, None] - chunks[None], axis=-1)
-        scores: Float64[np.ndarray, " M"] = -distances.sum(axis=1) / max(1, n - 1)
+    def score(context: Context, candidates: Candidates, seed: int) -> Float64[np.ndarray, " M"]:  # noqa: ARG001
+        distances = pairwise(scaled(candidates.actions, policy))
+        scores: Float64[np.ndarray, " M"] = -distances.sum(axis=1) / max(1, len(distances) - 1)
         return scores
 
-    return Control("medoid", score)
+    return Control(VerifierSpec("medoid"), score)
+
+
+def scaled(actions: Float32[np.ndarray, "M h A"], policy: PolicySpec) -> Float64[np.ndarray, "M D"]:
+    """Return the first h actions of chunks as vectors, each component in units of `PolicySpec.action_scale`."""
+    n, h, _ = actions.shape
+    vectors: Float64[np.ndarray, "M D"] = (actions / policy.action_scale[:h].astype(np.float64)).reshape(n, -1)
+    return vectors
+
+
+def pairwise(vectors: Float64[np.ndarray, "M D"]) -> Float64[np.ndarray, "M M"]:
+    """Return the L2 distance between every two vectors."""
+    distances: Float64[np.ndarray, "M M"] = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    return distances
 
 
 def inverted(policy: PolicySpec, path: Path | None = None) -> Verifier:

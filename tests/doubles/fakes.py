@@ -142,6 +142,19 @@ class PointPolicy:
         return Candidates(actions.astype(np.float32), {"hidden": features.astype(np.float32)})
 
 
+class KnowingPolicy(PointPolicy):
+    """Knows how likely its chunks are, up to a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spec = dataclasses.replace(self._spec, log_probs=True)
+
+    def _one(self, observation: Observation, seed: int, n: int) -> Candidates:
+        noises = np.stack([generator(derive(seed, m)).standard_normal(4) for m in range(n)])
+        log_probs = (-np.square(noises).sum(axis=1) / 2).astype(np.float32)
+        return dataclasses.replace(super()._one(observation, seed, n), log_probs=log_probs)
+
+
 class BrokenPolicy(PointPolicy):
     """Gives a NaN in one candidate once the point is on its way."""
 
@@ -203,6 +216,10 @@ def policy(path: Path | None = None) -> PointPolicy:
 
 def other_policy(path: Path | None = None) -> PointPolicy:
     return PointPolicy("other-weights")
+
+
+def knowing_policy(path: Path | None = None) -> PointPolicy:
+    return KnowingPolicy()
 
 
 def broken_policy(path: Path | None = None) -> PointPolicy:
