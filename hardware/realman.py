@@ -32,7 +32,7 @@ from robotest.embodiment import rm75
 from robotest.embodiment.workcell import SIDES
 from robotest.hardware.limits import arm_limits
 from robotest.hardware.robot import Capabilities, RobotError, RobotState, Setpoint, Stop
-from robotest.hardware.tables import from_table
+from robotest.toml import from_table
 
 RESOLUTION_RAD: Final = float(np.deg2rad(0.001))
 """Of a joint position on the wire."""
@@ -78,7 +78,7 @@ class RealManConfig:
 
 def rm75_dual(table: Mapping[str, Any]) -> RealManPair:
     """Return the driver for the table ``[robot]`` of a configuration."""
-    return RealManPair(from_table(RealManConfig, table, "robot"))
+    return RealManPair(from_table(RealManConfig, table, "robot", "robot.toml"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,6 +163,7 @@ class PolicySpec:
         max_candidates: how many different candidates there can be, e.g. 1 if it is deterministic; None for no limit.
         seeded: whether candidates follow from the noise seeds. Otherwise conditions choose among different candidates,
             and every table says so.
+        control_dt: seconds between two actions of a chunk [s]; None if any will do.
     """
 
     name: str
@@ -177,6 +178,7 @@ class PolicySpec:
     precision: str = ""
     max_candidates: int | None = None
     seeded: bool = True
+    control_dt: float | None = None
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -210,6 +212,11 @@ class PolicySpec:
         """Raise `SpecMismatchError` unless this policy can act in `env`."""
         self.action.require_equal(env.action, f"actions of policy {self.name!r} for {env.name}:{env.task}")
         self.state.require_equal(env.state, f"state of policy {self.name!r} for {env.name}:{env.task}")
+        if self.control_dt is not None and abs(self.control_dt / env.control_dt - 1) > 1e-3:
+            raise SpecMismatchError(
+                f"policy {self.name!r} acts every {self.control_dt:.4g} s; {env.name} takes an action every"
+                f" {env.control_dt:.4g} s"
+            )
         for camera, size in self.cameras.items():
             if camera not in env.cameras:
                 raise SpecMismatchError(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robotest.embodiment import rm75
 from robotest.errors import RobotestError, UnknownNameError
 from robotest.hardware.limits import DEFAULT_LIMITS, LIMIT_MARGIN_RAD, arm_limits
-from robotest.hardware.tables import from_table
+from robotest.toml import from_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,8 @@ def test_any_joints_limit_is_narrowed_or_refused_never_widened(name: str, joint:
 
 def test_a_table_becomes_a_dataclass_with_tuples_for_lists() -> None:
     table = {"hosts": ["a", "b"], "period": 1, "local_ip": "c", "limits": {"speed": 1.0}}
-    assert from_table(Config, table, "robot") == Config(("a", "b"), 1, "c", 1, {"speed": 1.0})
-    assert from_table(Config, {}, "robot") == Config()
+    assert from_table(Config, table, "robot", "robot.toml") == Config(("a", "b"), 1, "c", 1, {"speed": 1.0})
+    assert from_table(Config, {}, "robot", "robot.toml") == Config()
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_table_becomes_a_dataclass_with_tuples_for_lists() -> None:
 )
 def test_a_value_of_another_type_is_refused_in_one_line(table: dict[str, Any], message: str) -> None:
     with pytest.raises(RobotestError, match=f"^{message}"):
-        from_table(Config, table, "robot")
+        from_table(Config, table, "robot", "robot.toml")
 
 
 def test_an_unknown_key_is_named_with_the_nearest_one() -> None:
     with pytest.raises(
         UnknownNameError, match=r"unknown key of \[robot\] in robot\.toml 'host'\. Did you mean 'hosts'"
     ):
-        from_table(Config, {"host": "a"}, "robot")
+        from_table(Config, {"host": "a"}, "robot", "robot.toml")
