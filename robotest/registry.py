@@ -34,6 +34,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "policy": {
         "mini_vla": "robotest.policies.mini_vla:load",
+        "pi0": "robotest.policies.transformers_pi0:load",
         "random": "robotest.policies.baselines:random",
         "zero": "robotest.policies.baselines:zero",
     },
