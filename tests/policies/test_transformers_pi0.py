@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from robotest import interface
+from robotest.cli.main import main
 from robotest.config import EvalConfig, FitConfig
 from robotest.errors import InvalidActionError, InvalidObservationError, RobotestError, SpecMismatchError
 from robotest.evaluation import evaluate
 from robotest.loading import load_policy, policy_and_folder
 from robotest.policies import transformers_pi0
-from robotest.policies.transformers_pi0 import Pi0, resize_with_pad
+from robotest.policies.pictures import resize_with_pad
+from robotest.policies.transformers_pi0 import Pi0
 from robotest.randomness import generator
 from robotest.runs.directory import read_episodes
 from robotest.specs import Component
@@ -172,6 +175,25 @@ def test_a_run_with_a_fitted_verifier_in_the_checkpoints_folder(copy: Path, tmp_
     summary = evaluate(config)
     assert set(summary.conditions) == {"random", "medoid", "leverage"}  # the fitted one is found beside the weights
     assert [e.error for e in read_episodes(tmp_path / "run").values()] == [None] * 3
+
+
+def test_a_checkpoint_is_adopted(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["adopt", str(copy), "--as", "pi0", "--env", SUITE]
+    assert main(command) == 2
+    assert "interface.toml is there already; edit it, or give --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 2
+    assert "does not say everything; give --statistics FILE" in capsys.readouterr().err
+    numbers = {"actions": {"mean": [0.0] * 8, "std": [0.2] * 8}, "state": {"mean": [0.0] * 8, "std": [0.5] * 8}}
+    (copy / "norm_stats.json").write_text(json.dumps({"norm_stats": numbers}), encoding="utf-8")
+    told = ["--differences", "none", "--camera", "top=base_0_rgb", "--name", "adopted"]
+    assert main([*command, "--overwrite", *told]) == 0
+    assert f"policy {copy} keeps its contract (1 check)" in capsys.readouterr().out
+    with Image.open(copy / "what_it_sees.png") as picture:
+        assert picture.size == (224, 224 + 32)
+    adopted = load_policy(str(copy)).spec
+    assert (adopted.name, dict(adopted.cameras)) == ("adopted", {"top": (28, 28)})
+    assert main([*command, "--overwrite", *told, "--camera", "side"]) == 2
+    assert "--camera side given; CAMERA=SLOT is needed" in capsys.readouterr().err
 
 
 def test_the_fingerprint_follows_weights_and_interface(policy: Pi0, copy: Path) -> None:
