@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from robotest import experts
+from robotest import experts, interface
 from robotest.errors import RobotestError, UnknownNameError, building
 from robotest.registry import resolve, table
 from robotest.runs import provenance
@@ -20,6 +20,10 @@ from robotest.types import Env, EnvOptions, Policy, Suite, Verifier
 
 DEFAULT_VERIFIERS: Final = ("random", "medoid", "cfn", "leverage")
 """Conditions of a run without ``--verifiers``; the fitted ones only if they were fitted to the policy."""
+
+TRAINED: Final = "mini_vla"
+"""What `robotest train` writes."""
+FOLDERS: Final = f"a folder that `robotest train` wrote, or one with weights and {interface.FILE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +63,12 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
         )
     known, folder = table("policy"), Path(text)
     if text not in known and folder.is_dir():
+        factory = resolve("policy", _kind_of(folder))
         with one_thread(), building(f"policy {text!r}"):
-            policy: Policy = resolve("policy", "mini_vla")(folder)
+            policy: Policy = factory(folder)
         return policy, folder
     if text not in known and ("/" in text or ":" not in text):
-        raise UnknownNameError("policy", text, [*known, experts.POLICY, "a folder that `robotest train` wrote"])
+        raise UnknownNameError("policy", text, [*known, experts.POLICY, FOLDERS])
     factory = resolve("policy", text)
     if takes_env(factory):
         if env is None:
@@ -79,8 +84,8 @@ def load_policy(name: str, env: EnvSpec | None = None) -> Policy:
     """Load a policy.
 
     Args:
-        name: registered, a folder that ``robotest train`` wrote, or ``module:attribute``; ``__main__:attribute`` is a
-            function of the script that runs.
+        name: registered, a folder that ``robotest train`` wrote or that holds an ``interface.toml``, or
+            ``module:attribute``; ``__main__:attribute`` is a function of the script that runs.
         env: spec of its environment, if its factory takes one.
 
     Raises:
@@ -170,6 +175,16 @@ def condition_name(text: str) -> str:
     if prefix in provenance.INVERTED and (inner or equals):
         return f"{prefix}:{Path(file).stem if equals else inner}"
     return Path(file).stem if equals else name
+
+
+def _kind_of(folder: Path) -> str:
+    """Return the registered policy that runs a folder's weights: the one its interface names, else `TRAINED`."""
+    if not (folder / interface.FILE).is_file():
+        return TRAINED
+    kind, known = interface.read(folder).kind, table("policy")
+    if kind not in known:  # not module:attribute either, which would let a file choose what is executed
+        raise UnknownNameError(f"kind in {folder / interface.FILE}", kind, known)
+    return kind
 
 
 def _require_made(name: str, made: object, protocol: type) -> None:

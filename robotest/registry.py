@@ -35,6 +35,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "policy": {
         "llava": "robotest.policies.transformers_llava:load",
         "mini_vla": "robotest.policies.mini_vla:load",
+        "pi0": "robotest.policies.transformers_pi0:load",
         "random": "robotest.policies.baselines:random",
         "zero": "robotest.policies.baselines:zero",
     },

@@ -6,6 +6,8 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Sequence, Set
 
+from tyro.conf import UseAppendAction
+
 from robotest.errors import RobotestError
 
 LISTS = frozenset({"conditions", "tasks", "verifiers"})
@@ -47,12 +49,15 @@ def once_each(command: type, words: Sequence[str]) -> list[str]:
 
 
 def _options(command: type) -> Iterator[str]:
-    """Yield the names of a command's options, including those of nested configurations."""
-    hints = typing.get_type_hints(command)
+    """Yield the names of a command's options that are given once, including those of nested configurations."""
+    hints = typing.get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _options(hints[field.name])
-        else:
+        hint = hints[field.name]
+        kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from _options(kind)
+        elif UseAppendAction not in marks:
             yield field.name
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 import tyro
 
 from robotest.cli import terminal
+from robotest.cli.adoption import Adopt
 from robotest.cli.arguments import once_each
 from robotest.cli.branching import Branch
 from robotest.cli.evaluation import Compare, Eval, Plan, Video
@@ -53,6 +54,7 @@ _REFUSALS = {
 COMMANDS: dict[str, type[Command]] = {
     "list": List,
     "check": Check,
+    "adopt": Adopt,
     "collect": Collect,
     "train": Train,
     "fit": Fit,

@@ -7,12 +7,12 @@ and the conditions. Where these are the same again, the results are those in the
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from robotest import cache
 from robotest.config import EvalConfig
 from robotest.runs import directory, provenance, schedule
 from robotest.statistics.summary import Summary
@@ -57,7 +57,7 @@ def write(config: EvalConfig, summary: Summary) -> None:
 def _question(config: EvalConfig) -> dict[str, Any]:
     """Return the configuration in the form that JSON gives back, with hashes of the files it names."""
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
-    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(set(_files(config)))}
+    files = {str(path): cache.sha256(path) for path in sorted(set(_files(config)))}
     result: dict[str, Any] = json.loads(json.dumps({**fields, "files": files}))
     return result
 

@@ -9,6 +9,7 @@ import pytest
 
 from robotest import evaluation
 from robotest.cli.evaluation import Eval
+from robotest.cli.inspection import Check
 from robotest.cli.learning import Fit
 from robotest.cli.main import COMMANDS, main, parse
 from robotest.cli.robots import Deploy
@@ -348,6 +349,12 @@ def test_a_former_spelling_is_understood() -> None:
 )
 def test_what_is_no_list_is_given_once(capsys: pytest.CaptureFixture[str], words: list[str], option: str) -> None:
     assert f"{option} given twice" in _fails(capsys, *words)
+
+
+def test_options_that_are_for_repeating_are_kept() -> None:
+    parsed = parse(["check", "env", "x", "--env-arg", "a=1", "--env-arg", "b=2"])
+    assert isinstance(parsed, Check)
+    assert parsed.env_arg == ("a=1", "b=2")
 
 
 def test_arguments_of_the_environment_are_given_one_by_one() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import robotest.policies
@@ -63,6 +63,7 @@ def test_a_written_interface_is_read_as_it_was(tmp_path: Path) -> None:
     assert plain.card() != EXAMPLE.card()
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.booleans() | st.floats(allow_nan=False),

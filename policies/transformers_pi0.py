@@ -1,0 +1,380 @@
+"""pi0 (Black et al. 2024, arXiv 2410.24164) from a checkpoint of the transformers library.
+
+A folder holds ``interface.toml`` (`robotest.interface`), ``config.json``, the weights as safetensors and the tokenizer.
+One encode of pictures and words serves all candidates: its keys and values are expanded, not copied, for each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from robotest import cache, interface
+from robotest.errors import ArtifactError, InvalidActionError, InvalidObservationError, RobotestError, SpecMismatchError
+from robotest.interface import Interface
+from robotest.policies.pictures import resize_with_pad
+from robotest.randomness import generator
+from robotest.threads import one_thread
+from robotest.types import Candidates, Observation
+
+VERSION: Final = "5.23"
+"""Of transformers: pi0's methods have other names and arguments in the versions before."""
+BLOCK: Final = 8
+"""Candidates denoised together. More are denoised in further blocks, so that no candidate depends on their number."""
+RESIDUAL_FRACTION: Final = 0.4
+"""Share of the chunk in the input whose velocity the feature ``residual`` judges, as in `mini_vla`."""
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
+
+Tokenize = Callable[[str], list[int]]
+"""Text -> its tokens, without special ones around it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """What all candidates share: pictures and words, encoded once.
+
+    Attributes:
+        caches: keys and values [1, heads, tokens, width] of every layer.
+        mask: 1 for every token [1, tokens].
+        state: in the model's units, padded to its width [1, width].
+    """
+
+    caches: Sequence[tuple[Tensor, Tensor]]
+    mask: Tensor
+    state: Tensor
+
+
+def load(path: Path | None = None) -> Pi0:
+    """Load a policy from its folder.
+
+    Raises:
+        ArtifactError: weights, configuration, tokenizer or interface are missing, damaged, or do not fit each other.
+        RobotestError: no folder is given, transformers is missing or of another version, the interface is invalid.
+    """
+    if path is None:
+        raise RobotestError(
+            f"pi0 comes without weights; give --policy FOLDER with your checkpoint and {interface.FILE}"
+        )
+    meant = interface.read(path)
+    library = _library()
+    shards = shards_of(path)
+    config = _config(path)
+    tokenizer = _tokenizer_file(path)
+    parts = [config, tokenizer, *shards]
+    digest = hashlib.blake2b(meant.card().encode(), digest_size=8)
+    for part in parts:
+        digest.update(f"{part.name} {cache.sha256(part)} ".encode())
+    model = _model(path, library, _device(), _precision(meant))
+    return Pi0(meant, model, _tokenize(tokenizer), digest.hexdigest())
+
+
+class Pi0:
+    """Implements `robotest.types.Policy`. Observations are processed one by one, so results do not depend on the batch.
+
+    Args:
+        meant: the checkpoint's interface.
+        model: transformers' `PI0ForConditionalGeneration`.
+        tokenize: the checkpoint's tokenizer.
+        fingerprint: of weights and interface.
+
+    Raises:
+        SpecMismatchError: the interface contradicts the model's sizes.
+    """
+
+    def __init__(self, meant: Interface, model: Any, tokenize: Tokenize, fingerprint: str) -> None:
+        _require_fits(meant, model.config)
+        self._interface, self._model, self._tokenize = meant, model, tokenize
+        self._dtype, self._device = model.action_out_proj.weight.dtype, model.action_out_proj.weight.device
+        vision = model.config.vlm_config.vision_config
+        self._picture_px = int(vision.image_size)
+        self._picture_tokens = (vision.image_size // vision.patch_size) ** 2
+        horizon = meant.horizon
+        shapes = {"residual": (horizon, meant.action.size), "hidden": (horizon, model.action_out_proj.in_features)}
+        self.spec = meant.spec(fingerprint, shapes, str(self._dtype).removeprefix("torch."))
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        """Sample `n_candidates` chunks for each observation; see `robotest.types.Policy.sample`.
+
+        There are two features, one vector for each action of the chunk. ``hidden``: the expert's states after the last
+        normalisation at the last denoising step. ``residual``: the error of the velocity at a mixture of 0.4 chunk and
+        0.6 noise, with the noise at its mean, 0; see `robotest.policies.mini_vla`, whose sign it has.
+
+        Raises:
+            InvalidObservationError: the instruction holds the token that stands for pictures, or an unknown one.
+            InvalidActionError: a feature is not finite.
+        """
+        with one_thread():
+            return [self._sample(o, seed, n_candidates) for o, seed in zip(observations, noise_seeds, strict=True)]
+
+    @torch.inference_mode()
+    def _sample(self, observation: Observation, noise_seed: int, n_candidates: int) -> Candidates:
+        prefix = self._encode(observation)
+        config = self._model.config
+        shape = (n_candidates, config.chunk_size, config.max_action_dim)
+        noise = torch.from_numpy(generator(noise_seed).standard_normal(shape).astype(np.float32)).to(self._device)
+        blocks = [self._denoise_full(block, prefix) for block in torch.split(noise, BLOCK)]
+        chunks, hidden, residual = (torch.cat(parts).cpu().numpy() for parts in zip(*blocks, strict=True))
+        used = slice(self._interface.action.size)
+        features = {"residual": residual[..., used], "hidden": hidden}
+        for name, values in features.items():
+            if not np.isfinite(values).all():
+                bad = int(np.argmin(np.isfinite(values).all(axis=(1, 2))))
+                raise InvalidActionError(
+                    f"policy {self.spec.name!r} gave features {name!r} that are not finite for candidate {bad}: its"
+                    " weights or the statistics of its interface are damaged"
+                )
+        return Candidates(self._interface.unnormalise(chunks[..., used], observation.state), features)
+
+    def _encode(self, observation: Observation) -> Prefix:
+        """Encode what all candidates share, by the calls that the library's `sample_actions` makes."""
+        inputs = self.inputs(observation)
+        model, ids, mask = self._model.model, inputs["input_ids"], inputs["attention_mask"]
+        embedded = model.embed_prefix(ids, inputs["pixel_values"], inputs["pixel_attention_mask"])
+        encoded = model.vlm(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=mask.cumsum(-1) - 1,
+            token_type_ids=torch.zeros_like(embedded)[:, :, 0],
+            use_cache=True,
+        ).past_key_values
+        return Prefix([(layer.keys, layer.values) for layer in encoded.layers], mask, inputs["state"])
+
+    def inputs(self, observation: Observation) -> dict[str, Tensor]:
+        """Return the library's inputs for an observation: the arguments of its `sample_actions` without the noise."""
+        config, meant = self._model.config, self._interface
+        pictures = [
+            resize_with_pad(observation.images[slot.camera], self._picture_px, meant.padding) for slot in meant.cameras
+        ]
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        ids = torch.tensor([self._tokens(observation.instruction)], device=self._device)
+        state = np.zeros((1, config.max_state_dim), np.float32)
+        state[0, : meant.state.size] = meant.normalise(observation.state)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values": pixels[None].to(self._device, self._dtype),
+            "pixel_attention_mask": torch.ones((1, len(pictures)), dtype=torch.bool, device=self._device),
+            "state": torch.from_numpy(state).to(self._device, self._dtype),
+        }
+
+    def _tokens(self, instruction: str) -> list[int]:
+        """Return the prompt's tokens after those that stand for pictures, with words cleaned as in openpi."""
+        vlm = self._model.config.vlm_config
+        cleaned = instruction.strip().replace("_", " ").replace("\n", " ")
+        words = self._tokenize(self._interface.prompt_for(cleaned))
+        known = self._model.get_input_embeddings().num_embeddings
+        odd = [token for token in words if token == vlm.image_token_id or token >= known]
+        if odd:
+            raise InvalidObservationError(
+                f"instruction {instruction!r} has token {odd[0]}; words have 0 to {known - 1}, without"
+                f" {vlm.image_token_id}, which stands for pictures: is the tokenizer another model's?"
+            )
+        pictures = [vlm.image_token_id] * (self._picture_tokens * len(self._interface.cameras))
+        return [*pictures, vlm.text_config.bos_token_id, *words]
+
+    def _denoise_full(
+        self, noise: Float32[Tensor, "m H W"], prefix: Prefix
+    ) -> tuple[Float32[Tensor, "m H W"], Float32[Tensor, "m H F"], Float32[Tensor, "m H W"]]:
+        """Denoise a block; on an accelerator always a full one, whose products do not depend on how many are needed."""
+        missing = 0 if noise.device.type == "cpu" else BLOCK - len(noise)
+        full = torch.cat([noise, noise.new_zeros(missing, *noise.shape[1:])])
+        chunk, hidden, residual = self._denoise(full, prefix)
+        return chunk[: len(noise)], hidden[: len(noise)], residual[: len(noise)]
+
+    def _denoise(
+        self, noise: Float32[Tensor, "m H W"], prefix: Prefix
+    ) -> tuple[Float32[Tensor, "m H W"], Float32[Tensor, "m H F"], Float32[Tensor, "m H W"]]:
+        """Follow the flow from noise, at time 1, to chunks, at time 0; return them and their two features."""
+        chunk, hidden = noise, noise
+        n_steps = self._model.config.num_inference_steps
+        dt = -1.0 / n_steps
+        for step in range(n_steps):
+            velocity, hidden = self._velocity(chunk, 1.0 + step * dt, prefix)
+            chunk = chunk + dt * velocity
+        # pi0's velocity is noise - chunk, mini_vla's is chunk - noise; the noise is 0 here.
+        velocity, _ = self._velocity(RESIDUAL_FRACTION * chunk, 1.0 - RESIDUAL_FRACTION, prefix)
+        return chunk, hidden, -velocity - chunk
+
+    def _velocity(
+        self, noisy: Float32[Tensor, "m H W"], time: float, prefix: Prefix
+    ) -> tuple[Float32[Tensor, "m H W"], Float32[Tensor, "m H F"]]:
+        """One pass of the expert: the velocity, and the states that it is read off from."""
+        from transformers.cache_utils import DynamicCache
+
+        m = len(noisy)
+        # The model appends to a cache: each pass gets its own, over views of the shared keys and values.
+        expanded = DynamicCache([(k.expand(m, -1, -1, -1), v.expand(m, -1, -1, -1)) for k, v in prefix.caches])
+        with _inputs_of(self._model.action_out_proj) as seen:
+            output = self._model(
+                state=prefix.state.expand(m, -1),
+                noise=noisy.to(self._dtype),
+                timestep=torch.full((m,), time, dtype=torch.float32, device=self._device),
+                attention_mask=prefix.mask.expand(m, -1),
+                past_key_values=expanded,
+            )
+        return output.logits.float(), seen[0].float()
+
+
+@contextlib.contextmanager
+def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a module is called with."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights.
+
+    Raises:
+        ArtifactError: one is missing, or the index is damaged.
+    """
+    index = folder / INDEX
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except FileNotFoundError:
+        names = [WEIGHTS]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{index} is damaged ({error!r}); copy it again") from error
+    for name in names:
+        if Path(name).name != name:
+            raise ArtifactError(f"{index} names {name!r}; a file in the same folder is needed")
+        if not (folder / name).is_file():
+            raise ArtifactError(f"no weights at {folder / name}; copy the checkpoint's safetensors there")
+    return [folder / name for name in names]
+
+
+def _config(folder: Path) -> Path:
+    """Return the configuration file, if it is pi0's and asks for no code of its own to be executed."""
+    path = folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+        kind = json.loads(text).get("model_type")
+    except FileNotFoundError:
+        raise ArtifactError(f"no {CONFIG} in {folder}; copy the checkpoint's there") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); copy it again") from error
+    if kind != "pi0":
+        raise ArtifactError(f"{path} is of model_type {kind!r}; kind 'pi0' in {interface.FILE} needs 'pi0'")
+    if '"auto_map"' in text:
+        raise ArtifactError(f"{path} asks for code of its own to be executed (auto_map); remove that entry")
+    return path
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    for name in TOKENIZERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise ArtifactError(f"no tokenizer in {folder}; copy the checkpoint's {' or '.join(TOKENIZERS)} there")
+
+
+def _tokenize(file: Path) -> Tokenize:
+    """Return the tokenizer of a file, read by the library that wrote it."""
+    try:
+        if file.suffix == ".json":
+            fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))
+            return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
+        pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(file))
+        return lambda text: list(pieces.encode(text))
+    except Exception as error:  # what the libraries raise for a damaged file
+        raise ArtifactError(f"tokenizer {file} cannot be read ({error}); copy it again") from error
+
+
+def _library() -> Any:
+    try:
+        version = importlib.metadata.version("transformers")
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise RobotestError(
+            f"pi0 needs transformers, which cannot be imported ({error}); install it: pip install 'robotest[pi0]'"
+        ) from error
+    if not version.startswith(f"{VERSION}."):
+        raise RobotestError(f"pi0 needs transformers {VERSION}, {version} is installed: pip install 'robotest[pi0]'")
+    return library
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _precision(meant: Interface) -> torch.dtype:
+    automatic = torch.float32 if _device().type == "cpu" else torch.bfloat16
+    return {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[meant.precision]
+
+
+def _model(folder: Path, library: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the weights; every number of the model must come from the file, and every number of the file be used."""
+    with _quiet(library):
+        model, report = library.PI0ForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported, and refused below in one line
+            output_loading_info=True,
+        )
+    for what, names in (
+        ("lack", report["missing_keys"]),
+        ("have another size than config.json for", report["mismatched_keys"]),
+        ("hold unknown", report["unexpected_keys"]),
+    ):
+        if names:
+            raise ArtifactError(
+                f"the weights in {folder} {what} {min(map(str, names))}, {len(names)} in all: weights and"
+                " config.json are of different models"
+            )
+    times = model.embed_action_time.sinusoid_embeds
+    times.sinusoid_freq = times.compute_freqs(model.config)  # float32, as in training, whatever the weights are
+    return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
+@contextlib.contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Keep the library from drawing progress bars and reports: errors say what matters."""
+    logs = library.utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity(logs.CRITICAL)
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()
+
+
+def _require_fits(meant: Interface, config: Any) -> None:
+    """Refuse an interface that contradicts the checkpoint's sizes."""
+    if meant.horizon != config.chunk_size:
+        raise SpecMismatchError(
+            f"horizon = {meant.horizon} in {interface.FILE}; the checkpoint's chunks have {config.chunk_size} actions"
+        )
+    for what, size, most in (
+        ("action", meant.action.size, config.max_action_dim),
+        ("state", meant.state.size, config.max_state_dim),
+    ):
+        if size > most:
+            raise SpecMismatchError(
+                f"{what} has {size} numbers in {interface.FILE}; the checkpoint has room for {most}"
+            )
+    if not meant.cameras:
+        raise SpecMismatchError(f"no [[cameras]] in {interface.FILE}; pi0 needs at least one")
