@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from robotest import interface
+from robotest import cache, interface
 from robotest.errors import ArtifactError, RobotestError
 from robotest.interface import Interface
 from robotest.policies.pictures import resize_with_pad
@@ -86,7 +86,7 @@ class Checkpoint:
         """Hash of the contents of all files."""
         digest = hashlib.blake2b(self.interface.card().encode(), digest_size=8)
         for part in (self.config, self.tokenizer, *self.shards):
-            digest.update(f"{part.name} {_sha256(part)} ".encode())
+            digest.update(f"{part.name} {cache.sha256(part)} ".encode())
         return digest.hexdigest()
 
     def read_model(self, architecture: str) -> Any:
@@ -209,14 +209,6 @@ def _library(kind: str) -> Any:
     if not version.startswith(f"{VERSION}."):
         raise RobotestError(f"{kind} needs transformers {VERSION}, {version} is installed: {install}")
     return library
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib
-import importlib.metadata
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,25 +17,18 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from robotest import cache, interface
-from robotest.errors import ArtifactError, InvalidActionError, InvalidObservationError, RobotestError, SpecMismatchError
+from robotest import interface
+from robotest.errors import InvalidActionError, InvalidObservationError, SpecMismatchError
 from robotest.interface import Interface
-from robotest.policies.pictures import resize_with_pad
+from robotest.policies.checkpoint import Checkpoint, Tokenizer, pixels, read_tokenizer
 from robotest.randomness import generator
 from robotest.threads import one_thread
 from robotest.types import Candidates, Observation
 
-VERSION: Final = "5.23"
-"""Of transformers: pi0's methods have other names and arguments in the versions before."""
 BLOCK: Final = 8
 """Candidates denoised together. More are denoised in further blocks, so that no candidate depends on their number."""
 RESIDUAL_FRACTION: Final = 0.4
 """Share of the chunk in the input whose velocity the feature ``residual`` judges, as in `mini_vla`."""
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
-
-Tokenize = Callable[[str], list[int]]
-"""Text -> its tokens, without special ones around it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +53,11 @@ def load(path: Path | None = None) -> Pi0:
         ArtifactError: weights, configuration, tokenizer or interface are missing, damaged, or do not fit each other.
         RobotestError: no folder is given, transformers is missing or of another version, the interface is invalid.
     """
-    if path is None:
-        raise RobotestError(
-            f"pi0 comes without weights; give --policy FOLDER with your checkpoint and {interface.FILE}"
-        )
-    meant = interface.read(path)
-    library = _library()
-    shards = shards_of(path)
-    config = _config(path)
-    tokenizer = _tokenizer_file(path)
-    parts = [config, tokenizer, *shards]
-    digest = hashlib.blake2b(meant.card().encode(), digest_size=8)
-    for part in parts:
-        digest.update(f"{part.name} {cache.sha256(part)} ".encode())
-    model = _model(path, library, _device(), _precision(meant))
-    return Pi0(meant, model, _tokenize(tokenizer), digest.hexdigest())
+    checkpoint = Checkpoint.find(path, "pi0")
+    model = checkpoint.read_model("PI0ForConditionalGeneration")
+    times = model.embed_action_time.sinusoid_embeds
+    times.sinusoid_freq = times.compute_freqs(model.config).to(times.sinusoid_freq.device)  # float32, as in training
+    return Pi0(checkpoint.interface, model, read_tokenizer(checkpoint.tokenizer), checkpoint.fingerprint)
 
 
 class Pi0:
@@ -87,16 +66,16 @@ class Pi0:
     Args:
         meant: the checkpoint's interface.
         model: transformers' `PI0ForConditionalGeneration`.
-        tokenize: the checkpoint's tokenizer.
+        tokenizer: the checkpoint's.
         fingerprint: of weights and interface.
 
     Raises:
         SpecMismatchError: the interface contradicts the model's sizes.
     """
 
-    def __init__(self, meant: Interface, model: Any, tokenize: Tokenize, fingerprint: str) -> None:
+    def __init__(self, meant: Interface, model: Any, tokenizer: Tokenizer, fingerprint: str) -> None:
         _require_fits(meant, model.config)
-        self._interface, self._model, self._tokenize = meant, model, tokenize
+        self._interface, self._model, self._tokenize = meant, model, tokenizer.encode
         self._dtype, self._device = model.action_out_proj.weight.dtype, model.action_out_proj.weight.device
         vision = model.config.vlm_config.vision_config
         self._picture_px = int(vision.image_size)
@@ -157,17 +136,14 @@ class Pi0:
     def inputs(self, observation: Observation) -> dict[str, Tensor]:
         """Return the library's inputs for an observation: the arguments of its `sample_actions` without the noise."""
         config, meant = self._model.config, self._interface
-        pictures = [
-            resize_with_pad(observation.images[slot.camera], self._picture_px, meant.padding) for slot in meant.cameras
-        ]
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures = pixels(observation.images, meant, self._picture_px)
         ids = torch.tensor([self._tokens(observation.instruction)], device=self._device)
         state = np.zeros((1, config.max_state_dim), np.float32)
         state[0, : meant.state.size] = meant.normalise(observation.state)
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            "pixel_values": pixels[None].to(self._device, self._dtype),
+            "pixel_values": pictures[None].to(self._device, self._dtype),
             "pixel_attention_mask": torch.ones((1, len(pictures)), dtype=torch.bool, device=self._device),
             "state": torch.from_numpy(state).to(self._device, self._dtype),
         }
@@ -239,127 +215,6 @@ def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights.
-
-    Raises:
-        ArtifactError: one is missing, or the index is damaged.
-    """
-    index = folder / INDEX
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except FileNotFoundError:
-        names = [WEIGHTS]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{index} is damaged ({error!r}); copy it again") from error
-    for name in names:
-        if Path(name).name != name:
-            raise ArtifactError(f"{index} names {name!r}; a file in the same folder is needed")
-        if not (folder / name).is_file():
-            raise ArtifactError(f"no weights at {folder / name}; copy the checkpoint's safetensors there")
-    return [folder / name for name in names]
-
-
-def _config(folder: Path) -> Path:
-    """Return the configuration file, if it is pi0's and asks for no code of its own to be executed."""
-    path = folder / CONFIG
-    try:
-        text = path.read_text(encoding="utf-8")
-        kind = json.loads(text).get("model_type")
-    except FileNotFoundError:
-        raise ArtifactError(f"no {CONFIG} in {folder}; copy the checkpoint's there") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); copy it again") from error
-    if kind != "pi0":
-        raise ArtifactError(f"{path} is of model_type {kind!r}; kind 'pi0' in {interface.FILE} needs 'pi0'")
-    if '"auto_map"' in text:
-        raise ArtifactError(f"{path} asks for code of its own to be executed (auto_map); remove that entry")
-    return path
-
-
-def _tokenizer_file(folder: Path) -> Path:
-    for name in TOKENIZERS:
-        if (folder / name).is_file():
-            return folder / name
-    raise ArtifactError(f"no tokenizer in {folder}; copy the checkpoint's {' or '.join(TOKENIZERS)} there")
-
-
-def _tokenize(file: Path) -> Tokenize:
-    """Return the tokenizer of a file, read by the library that wrote it."""
-    try:
-        if file.suffix == ".json":
-            fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))
-            return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
-        pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(file))
-        return lambda text: list(pieces.encode(text))
-    except Exception as error:  # what the libraries raise for a damaged file
-        raise ArtifactError(f"tokenizer {file} cannot be read ({error}); copy it again") from error
-
-
-def _library() -> Any:
-    try:
-        version = importlib.metadata.version("transformers")
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise RobotestError(
-            f"pi0 needs transformers, which cannot be imported ({error}); install it: pip install 'robotest[pi0]'"
-        ) from error
-    if not version.startswith(f"{VERSION}."):
-        raise RobotestError(f"pi0 needs transformers {VERSION}, {version} is installed: pip install 'robotest[pi0]'")
-    return library
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _precision(meant: Interface) -> torch.dtype:
-    automatic = torch.float32 if _device().type == "cpu" else torch.bfloat16
-    return {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[meant.precision]
-
-
-def _model(folder: Path, library: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load the weights; every number of the model must come from the file, and every number of the file be used."""
-    with _quiet(library):
-        model, report = library.PI0ForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # reported, and refused below in one line
-            output_loading_info=True,
-        )
-    for what, names in (
-        ("lack", report["missing_keys"]),
-        ("have another size than config.json for", report["mismatched_keys"]),
-        ("hold unknown", report["unexpected_keys"]),
-    ):
-        if names:
-            raise ArtifactError(
-                f"the weights in {folder} {what} {min(map(str, names))}, {len(names)} in all: weights and"
-                " config.json are of different models"
-            )
-    times = model.embed_action_time.sinusoid_embeds
-    times.sinusoid_freq = times.compute_freqs(model.config)  # float32, as in training, whatever the weights are
-    return model.eval().requires_grad_(requires_grad=False).to(device)
-
-
-@contextlib.contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Keep the library from drawing progress bars and reports: errors say what matters."""
-    logs = library.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity(logs.CRITICAL)
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()
 
 
 def _require_fits(meant: Interface, config: Any) -> None:

@@ -22,13 +22,14 @@ from robotest.config import EvalConfig, FitConfig
 from robotest.errors import InvalidActionError, InvalidObservationError, RobotestError, SpecMismatchError
 from robotest.evaluation import evaluate
 from robotest.loading import load_policy, policy_and_folder
-from robotest.policies import transformers_pi0
+from robotest.policies.checkpoint import Tokenizer, read_tokenizer
 from robotest.policies.pictures import resize_with_pad
 from robotest.policies.transformers_pi0 import Pi0
 from robotest.randomness import generator
 from robotest.runs.directory import read_episodes
 from robotest.specs import Component
 from robotest.testing import check_policy
+from robotest.threads import one_thread
 from robotest.types import EnvOptions, Observation
 from robotest.verifiers.fit import fit
 from robotest.verifiers.hyperparameters import LeverageSettings
@@ -70,7 +71,8 @@ def noise(n: int) -> torch.Tensor:
 
 def library_actions(policy: Pi0, draw: torch.Tensor) -> np.ndarray:
     inputs = policy.inputs(observation())
-    chunks = policy._model.sample_actions(noise=draw[None], **inputs).numpy()
+    with one_thread():  # as the policy: threads share out sums
+        chunks = policy._model.sample_actions(noise=draw[None], **inputs).numpy()
     return policy._interface.unnormalise(chunks[0, :, : fakes.ACTION.size])
 
 
@@ -143,7 +145,7 @@ def test_the_instruction_the_state_and_the_picture_matter(policy: Pi0) -> None:
 
 def test_tokens_of_pictures_and_unknown_ones_are_refused_in_an_instruction(policy: Pi0) -> None:
     for token in (pi0.IMAGE_TOKEN, 9999):
-        odd = Pi0(pi0.meant(), policy._model, lambda _, token=token: [token], "x")  # type: ignore[misc]
+        odd = Pi0(pi0.meant(), policy._model, Tokenizer(lambda _, token=token: [token], 99), "x")  # type: ignore[misc]
         with pytest.raises(InvalidObservationError, match=f"has token {token}; words have 0 to 64, without 64"):
             odd.sample([observation()], [SEED], 1)
 
@@ -153,7 +155,9 @@ def test_actions_that_are_differences_get_the_state_back(policy: Pi0) -> None:
         fakes.STATE, components=(Component("tip", 2, "", "", -1, 1), Component("t", 2, "", "", -1, 1))
     )
     meant = pi0.meant(state=state, added_state={"tip": "tip"})
-    added = Pi0(meant, policy._model, policy._tokenize, "x").sample([observation()], [SEED], 1)[0].actions
+    added = (
+        Pi0(meant, policy._model, Tokenizer(policy._tokenize, 99), "x").sample([observation()], [SEED], 1)[0].actions
+    )
     plain = policy.sample([observation()], [SEED], 1)[0].actions
     assert np.allclose((added - plain)[0], [0.1, -0.2, 0.0], atol=1e-6)
 
@@ -275,7 +279,7 @@ def test_an_interface_of_more_numbers_than_the_model_has(policy: Pi0) -> None:
     with pytest.raises(
         SpecMismatchError, match=r"state has 9 numbers in interface\.toml; the checkpoint has room for 8"
     ):
-        Pi0(pi0.meant(state=wide, state_normalisation=n), policy._model, policy._tokenize, "x")
+        Pi0(pi0.meant(state=wide, state_normalisation=n), policy._model, Tokenizer(policy._tokenize, 99), "x")
 
 
 def test_weights_that_are_not_finite_say_so_when_they_act(copy: Path) -> None:
@@ -311,12 +315,12 @@ def test_pictures_keep_their_proportions() -> None:
 def test_both_kinds_of_tokenizer_files(folder: Path, tmp_path: Path) -> None:
     import sentencepiece
 
-    assert transformers_pi0._tokenize(folder / "tokenizer.json")("reach the target\n") == [4, 5, 6, 11]
+    assert read_tokenizer(folder / "tokenizer.json").encode("reach the target\n") == [4, 5, 6, 11]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("reach the target\ngo there\n" * 20, encoding="utf-8")
     prefix = str(tmp_path / "tokenizer")
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=prefix, vocab_size=40, minloglevel=2, hard_vocab_limit=False
     )
-    pieces = transformers_pi0._tokenize(tmp_path / "tokenizer.model")
+    pieces = read_tokenizer(tmp_path / "tokenizer.model").encode
     assert pieces("reach the target") == pieces("reach the target") != pieces("go there")
