@@ -155,9 +155,8 @@ def test_actions_that_are_differences_get_the_state_back(policy: Pi0) -> None:
         fakes.STATE, components=(Component("tip", 2, "", "", -1, 1), Component("t", 2, "", "", -1, 1))
     )
     meant = pi0.meant(state=state, added_state={"tip": "tip"})
-    added = (
-        Pi0(meant, policy._model, Tokenizer(policy._tokenize, 99), "x").sample([observation()], [SEED], 1)[0].actions
-    )
+    turned = Pi0(meant, policy._model, Tokenizer(policy._tokenize, 99), "x")
+    added = turned.sample([observation()], [SEED], 1)[0].actions
     plain = policy.sample([observation()], [SEED], 1)[0].actions
     assert np.allclose((added - plain)[0], [0.1, -0.2, 0.0], atol=1e-6)
 
