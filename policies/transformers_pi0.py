@@ -288,27 +288,33 @@ def _tokenizer_file(folder: Path) -> Path:
 
 def _tokenize(file: Path) -> Tokenize:
     """Return the tokenizer of a file, read by the library that wrote it."""
+    library = _imported("tokenizers" if file.suffix == ".json" else "sentencepiece")
     try:
         if file.suffix == ".json":
-            fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))
+            fast = library.Tokenizer.from_file(str(file))
             return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
-        pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(file))
+        pieces = library.SentencePieceProcessor(model_file=str(file))
         return lambda text: list(pieces.encode(text))
     except Exception as error:  # what the libraries raise for a damaged file
         raise ArtifactError(f"tokenizer {file} cannot be read ({error}); copy it again") from error
 
 
 def _library() -> Any:
-    try:
-        version = importlib.metadata.version("transformers")
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise RobotestError(
-            f"pi0 needs transformers, which cannot be imported ({error}); install it: pip install 'robotest[pi0]'"
-        ) from error
+    """Import transformers, of the version that this module was written for."""
+    library = _imported("transformers")
+    version = importlib.metadata.version("transformers")
     if not version.startswith(f"{VERSION}."):
         raise RobotestError(f"pi0 needs transformers {VERSION}, {version} is installed: pip install 'robotest[pi0]'")
     return library
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RobotestError(
+            f"pi0 needs {name}, which cannot be imported ({error}); install it: pip install 'robotest[pi0]'"
+        ) from error
 
 
 def _device() -> torch.device:
