@@ -34,7 +34,7 @@ _LINE_PX, _LETTER_PX = 16, 7
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFacts:
     """What a checkpoint says.
 
     Attributes:
@@ -58,7 +58,7 @@ class Checkpoint:
     source: Path | None = None
 
     @classmethod
-    def read(cls, folder: Path, kind: str, statistics: Path | None = None) -> Checkpoint:
+    def read(cls, folder: Path, kind: str, statistics: Path | None = None) -> CheckpointFacts:
         """Read ``config.json``, and statistics in one of the `FORMATS`.
 
         Args:
@@ -106,7 +106,7 @@ class Told:
     name: str | None = None
 
 
-def adopt(checkpoint: Checkpoint, env: EnvSpec, told: Told) -> Interface:
+def adopt(checkpoint: CheckpointFacts, env: EnvSpec, told: Told) -> Interface:
     """Return the interface of a checkpoint for an environment.
 
     Args:
@@ -142,7 +142,7 @@ def adopt(checkpoint: Checkpoint, env: EnvSpec, told: Told) -> Interface:
     )
 
 
-def _require_told(checkpoint: Checkpoint, env: EnvSpec, told: Told, cameras: Mapping[str, str]) -> None:
+def _require_told(checkpoint: CheckpointFacts, env: EnvSpec, told: Told, cameras: Mapping[str, str]) -> None:
     needed = []
     if checkpoint.source is None:
         needed.append(f"--statistics FILE: means and deviations of actions and state, as in {_KNOWN}")

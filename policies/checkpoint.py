@@ -29,6 +29,7 @@ VERSION: Final = "5.23"
 """Of transformers: methods have other names and arguments in other versions."""
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
+_INSTALL: Final = "pip install 'robotest[pi0]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Checkpoint:
             ArtifactError: weights and configuration are of different models.
             RobotestError: transformers is missing or of another version.
         """
-        library = _library(self.interface.kind)
+        library = _library()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[self.interface.precision]
@@ -144,12 +145,13 @@ def pixels(
 
 def read_tokenizer(file: Path) -> Tokenizer:
     """Read the tokenizer of a file by the library that wrote it; `ArtifactError` if it is damaged."""
+    library = _imported("tokenizers" if file.suffix == ".json" else "sentencepiece")
     try:
         if file.suffix == ".json":
-            fast = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))
+            fast = library.Tokenizer.from_file(str(file))
             size = fast.get_vocab_size(with_added_tokens=False)
             return Tokenizer(lambda text: list(fast.encode(text, add_special_tokens=False).ids), size)
-        pieces = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(file))
+        pieces = library.SentencePieceProcessor(model_file=str(file))
         return Tokenizer(lambda text: list(pieces.encode(text)), pieces.get_piece_size())
     except Exception as error:  # what the libraries raise for a damaged file
         raise ArtifactError(f"tokenizer {file} cannot be read ({error}); copy it again") from error
@@ -199,16 +201,18 @@ def _tokenizer(folder: Path) -> Path:
     raise ArtifactError(f"no tokenizer in {folder}; copy the checkpoint's {' or '.join(TOKENIZERS)} there")
 
 
-def _library(kind: str) -> Any:
-    install = "pip install 'robotest[pi0]'"
-    try:
-        version = importlib.metadata.version("transformers")
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise RobotestError(f"{kind} needs transformers, which cannot be imported ({error}): {install}") from error
+def _library() -> Any:
+    library, version = _imported("transformers"), importlib.metadata.version("transformers")
     if not version.startswith(f"{VERSION}."):
-        raise RobotestError(f"{kind} needs transformers {VERSION}, {version} is installed: {install}")
+        raise RobotestError(f"transformers {VERSION} is needed, {version} is installed: {_INSTALL}")
     return library
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RobotestError(f"the checkpoint needs {name}, which cannot be imported ({error}): {_INSTALL}") from error
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ class FitConfig:
     data: Path
     """Demonstrations the policy was trained on."""
     policy: str = "mini_vla"
-    """Policy: a registered name, a folder that `robotest train` wrote, or module:attribute."""
+    """Policy: a registered name, a folder with weights (`robotest train`, `adopt`), or module:attribute."""
     verifier: Kind = "leverage"
     """Verifier to fit."""
     out: Path | None = None

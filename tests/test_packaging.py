@@ -21,6 +21,8 @@ IMPORT_NAMES = {
     "hardware": "robotest/hardware",
 }
 LINKS = ("envs", "policies", "hardware")
+DATA = {"assets", "interfaces", "weights"}
+"""Folders whose files are no code."""
 
 
 def _sources() -> dict[str, Path]:
@@ -31,7 +33,7 @@ def _sources() -> dict[str, Path]:
             folders[:] = [f for f in folders if f != "__pycache__"]
             for file in files:
                 path = Path(directory, file)
-                if path.suffix == ".py" or file == "py.typed" or "weights" in path.parts or "assets" in path.parts:
+                if path.suffix == ".py" or file == "py.typed" or DATA & set(path.parts):
                     found[f"{name}/{path.relative_to(ROOT / folder).as_posix()}"] = path
     return found
 

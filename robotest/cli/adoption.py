@@ -48,11 +48,11 @@ class Adopt:
         """Write, check, draw, and say what came from where; what is missing is listed, with exit code 2."""
         from robotest import experts
         from robotest.policies import adoption
-        from robotest.policies.adoption import Checkpoint
+        from robotest.policies.adoption import CheckpointFacts
         from robotest.types import EnvOptions, Suite
 
         path = adoption.free(self.checkpoint, overwrite=self.overwrite)
-        checkpoint = Checkpoint.read(self.checkpoint, self.kind, self.statistics)
+        checkpoint = CheckpointFacts.read(self.checkpoint, self.kind, self.statistics)
         suite: Suite = registry.resolve("env", self.env)
         options = EnvOptions(suite.settings[0], suite.action_modes[0], image_size=checkpoint.picture_px)
         with closing(experts.make(self.env, suite, suite.tasks[0], options)) as env:

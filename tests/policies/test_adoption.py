@@ -13,7 +13,7 @@ import pytest
 from robotest.envs.robosuite.world import CONTROL_HZ, action_layout, state_layout
 from robotest.errors import ArtifactError, RobotestError
 from robotest.policies import adoption
-from robotest.policies.adoption import Checkpoint, Told, adopt
+from robotest.policies.adoption import CheckpointFacts, Told, adopt
 from robotest.specs import EnvSpec
 from robotest.types import Observation
 
@@ -45,7 +45,7 @@ def put(path: Path, data: Any) -> None:
 
 def test_pi0_on_libero_by_openpis_conventions(folder: Path) -> None:
     put(folder / "assets" / "physical-intelligence" / "libero" / "norm_stats.json", {"norm_stats": OPENPI})
-    meant = adopt(Checkpoint.read(folder, "pi0"), LIBERO, Told(differences=DIFFERENCES))
+    meant = adopt(CheckpointFacts.read(folder, "pi0"), LIBERO, Told(differences=DIFFERENCES))
     assert [(c.camera, c.slot) for c in meant.cameras] == [
         ("agentview", "base_0_rgb"),
         ("robot0_eye_in_hand", "left_wrist_0_rgb"),
@@ -60,7 +60,7 @@ def test_pi0_on_libero_by_openpis_conventions(folder: Path) -> None:
 def test_statistics_of_the_librarys_processor(folder: Path) -> None:
     numbers = {f"{part}_{key}": [1.0] * n for part, n in (("actions", 7), ("state", 8)) for key in ("mean", "std")}
     put(folder / "processor_config.json", numbers)
-    meant = adopt(Checkpoint.read(folder, "pi0"), LIBERO, Told(differences=()))
+    meant = adopt(CheckpointFacts.read(folder, "pi0"), LIBERO, Told(differences=()))
     assert (meant.state_normalisation.mean, meant.state_normalisation.epsilon) == ((1.0,) * 8, 1e-8)
     assert meant.added_state == {}
 
@@ -68,7 +68,7 @@ def test_statistics_of_the_librarys_processor(folder: Path) -> None:
 def test_everything_that_is_missing_is_asked_for_at_once(folder: Path) -> None:
     wide = dataclasses.replace(LIBERO, name="other", cameras={"head": (224, 448)})
     with pytest.raises(RobotestError) as caught:
-        adopt(Checkpoint.read(folder, "pi0"), wide, Told())
+        adopt(CheckpointFacts.read(folder, "pi0"), wide, Told())
     message = str(caught.value)
     assert "\n" not in message
     assert "--statistics FILE" in message
@@ -77,14 +77,14 @@ def test_everything_that_is_missing_is_asked_for_at_once(folder: Path) -> None:
     assert "--camera CAMERA=SLOT for each picture, in the model's order, among head" in message
     put(folder / "norm_stats.json", OPENPI)
     with pytest.raises(RobotestError, match=r"give --padding centre \(openpi\) or end \(transformers\)") as caught:
-        adopt(Checkpoint.read(folder, "pi0"), wide, Told({"head": "base"}, ()))
+        adopt(CheckpointFacts.read(folder, "pi0"), wide, Told({"head": "base"}, ()))
     assert "--camera" not in str(caught.value)
-    assert adopt(Checkpoint.read(folder, "pi0"), wide, Told({"head": "base"}, (), "end")).padding == "end"
+    assert adopt(CheckpointFacts.read(folder, "pi0"), wide, Told({"head": "base"}, (), "end")).padding == "end"
 
 
 def test_what_is_told_must_exist(folder: Path) -> None:
     put(folder / "norm_stats.json", OPENPI)
-    read = Checkpoint.read(folder, "pi0")
+    read = CheckpointFacts.read(folder, "pi0")
     with pytest.raises(RobotestError, match="--camera head given; libero/libero_10 has agentview, robot0_eye_in_hand"):
         adopt(read, LIBERO, Told({"head": "base"}, ()))
     with pytest.raises(RobotestError, match="components of equal size are needed: the action has position"):
@@ -107,23 +107,23 @@ def test_damaged_files(folder: Path, files: dict[str, Any], message: str) -> Non
     for name, data in files.items():
         put(folder / name, data)
     with pytest.raises(ArtifactError, match=message):
-        Checkpoint.read(folder, "pi0")
+        CheckpointFacts.read(folder, "pi0")
 
 
 def test_a_file_of_statistics_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(ArtifactError, match=r"no config\.json in .*; give the folder of a checkpoint"):
-        Checkpoint.read(folder / "nothing", "pi0")
+        CheckpointFacts.read(folder / "nothing", "pi0")
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "stats.json"
     put(elsewhere, OPENPI)
-    assert Checkpoint.read(folder, "pi0", elsewhere).source == elsewhere
+    assert CheckpointFacts.read(folder, "pi0", elsewhere).source == elsewhere
     put(elsewhere, {"actions": OPENPI["actions"]})
     with pytest.raises(ArtifactError, match=r"stats\.json has no statistics of actions and state"):
-        Checkpoint.read(folder, "pi0", elsewhere)
+        CheckpointFacts.read(folder, "pi0", elsewhere)
 
 
 def test_the_picture_of_what_it_sees(folder: Path) -> None:
     put(folder / "norm_stats.json", OPENPI)
-    meant = adopt(Checkpoint.read(folder, "pi0"), LIBERO, Told(differences=()))
+    meant = adopt(CheckpointFacts.read(folder, "pi0"), LIBERO, Told(differences=()))
     images = {
         camera: np.full((224, 224, 3), value, np.uint8) for camera, value in zip(LIBERO.cameras, (10, 90), strict=True)
     }
