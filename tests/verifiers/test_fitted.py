@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from robotest.cli.learning import Fit
 from robotest.cli.main import parse
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
-from robotest.types import Candidates, Observation
+from robotest.types import CalibratedVerifier, Candidates, Observation
 from robotest.verifiers import knn, leverage
 from robotest.verifiers.fitted import Artifact, FittedVerifier, load_verifier
 from robotest.verifiers.hyperparameters import KnnSettings
@@ -140,6 +140,19 @@ def test_threshold_interpolates_between_quantiles_and_refuses_to_extrapolate(art
     assert -9.0 < verifier.threshold(0.1) < -5.0
     with pytest.raises(ArtifactError, match="outside"):
         verifier.threshold(0.001)
+
+
+def test_levels_are_the_inverse_of_thresholds_within_what_was_held_out(artifact: Artifact) -> None:
+    verifier = FittedVerifier(artifact, knn.make_score(artifact.tensors, artifact.hyperparameters))
+    assert isinstance(verifier, CalibratedVerifier)
+    wanted = np.array([0.01, 0.2, 0.5, 0.99])
+    levels = verifier.levels(np.array([verifier.threshold(level) for level in wanted]))
+    assert levels is not None
+    np.testing.assert_allclose(levels, wanted)
+    beyond = verifier.levels(np.array([-1e9, 1e9]))
+    assert beyond is not None
+    assert beyond.tolist() == [0.01, 0.99]
+    assert FittedVerifier(dataclasses.replace(artifact, quantiles=()), verifier.score_mapped).levels(wanted) is None
 
 
 def test_load_verifier_is_what_the_factories_use(path: Path) -> None:
