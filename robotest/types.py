@@ -98,7 +98,7 @@ class Decision:
             (`robotest.branching`) sets it.
         sample_s: time the policy took [s].
         verify_s: time the verifier took [s].
-        levels: what `CalibratedVerifier.levels` says of the scores; None for other verifiers.
+        levels: what `CalibratedVerifier.support_levels` says of the scores; None for other verifiers.
     """
 
     candidates: Candidates
@@ -399,7 +399,7 @@ class Verifier(Protocol):
 class CalibratedVerifier(Verifier, Protocol):
     """A verifier that knows how demonstrations score, and so what a score means."""
 
-    def levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
+    def support_levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
         """Return which fraction of demonstrated chunks scores below each of `scores`; None if it does not know.
 
         A candidate of level 0.01 is less supported than 99 % of demonstrated chunks.

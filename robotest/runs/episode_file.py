@@ -62,7 +62,7 @@ class Recording:
         candidates: what was sampled.
         scores: of the candidates, higher is better.
         chosen: the candidate executed.
-        levels: of the scores, see `robotest.types.CalibratedVerifier`; None if the verifier has none.
+        levels: fraction of demonstrated chunks that score below each candidate; None if the verifier does not know.
     """
 
     episode: Episode

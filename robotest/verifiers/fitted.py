@@ -222,7 +222,7 @@ class FittedVerifier:
         """Return the scores of token features outside a decision, e.g. of demonstrations."""
         return self.score_mapped(self.artifact.features(features))
 
-    def levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
+    def support_levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
         """Return which fraction of held-out demonstration chunks scores below each score: the inverse of `threshold`.
 
         Interpolated between the stored quantiles, and so never below the first of their levels nor above the last,

@@ -87,9 +87,12 @@ class FeatureMap:
                 f" {self.feature_shape[1]}]; use the policy it was fitted to, or fit one to this policy:"
                 " `robotest fit --verifier VERIFIER --policy POLICY --data DEMOS.h5`"
             )
-        if not np.isfinite(features).all():
+        with np.errstate(invalid="ignore", over="ignore"):
+            pooled = pool(features, self.pooling)
+        # What is not finite in any token makes mean and concat so too, which are quicker to look at.
+        if not np.isfinite(features if self.pooling == "first" else pooled).all():
             raise InvalidActionError("the policy's features contain NaN or infinity; they cannot be scored")
-        mapped: Float32[np.ndarray, "N K"] = (pool(features, self.pooling) - self.mean) @ self.matrix
+        mapped: Float32[np.ndarray, "N K"] = (pooled - self.mean) @ self.matrix
         return mapped
 
     def map_rows(self, features: Rows) -> Float32[np.ndarray, "N K"]:

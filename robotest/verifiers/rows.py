@@ -79,5 +79,5 @@ class SelectedRows:
         chosen = self.indices[rows]
         if not len(chosen):
             return self.rows[0:0]
-        between = self.rows[int(chosen[0]) : int(chosen[-1]) + 1]
-        return np.asarray(between[chosen - chosen[0]])
+        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)  # whole demonstrations, mostly
+        return np.concatenate([self.rows[int(run[0]) : int(run[-1]) + 1] for run in runs])

@@ -30,8 +30,15 @@ class Given:
 class Calibrated(Given):
     """Scores whose levels it knows."""
 
-    def levels(self, scores: np.ndarray) -> np.ndarray | None:
+    def support_levels(self, scores: np.ndarray) -> np.ndarray | None:
         return scores / 10 if scores.min() > 0 else None
+
+
+class Short(Given):
+    """Too few levels."""
+
+    def support_levels(self, scores: np.ndarray) -> np.ndarray:
+        return np.zeros(len(scores) - 1)
 
 
 def observe() -> Observation:
@@ -80,6 +87,9 @@ def test_decisions_say_how_demonstrations_score_if_the_verifier_knows() -> None:
     assert a.levels is None
     assert c.levels is None
     assert b.chosen == 3
+    for wrong in (Calibrated(1, 2, 3, 11), Short(1, 2, 3, 4)):
+        with pytest.raises(InvalidActionError, match=r"gave levels .*; 4 numbers between 0 and 1"):
+            selector(d=wrong).decide([DecisionRequest("d", SEEDS, 0, observe())])
 
 
 def test_time_is_measured_and_the_policys_is_shared_out() -> None:

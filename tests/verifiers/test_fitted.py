@@ -16,7 +16,7 @@ from robotest.types import CalibratedVerifier, Candidates, Observation
 from robotest.verifiers import knn, leverage
 from robotest.verifiers.fitted import Artifact, FittedVerifier, load_verifier
 from robotest.verifiers.hyperparameters import KnnSettings
-from robotest.verifiers.pooling import FeatureMap
+from robotest.verifiers.pooling import POOLINGS, FeatureMap, Pooling
 from tests.doubles.fakes import PointPolicy
 
 OBSERVATION = Observation({}, np.zeros(4, np.float32), "", 0.0)
@@ -121,6 +121,16 @@ def test_candidates_without_features_are_refused(path: Path) -> None:
         knn.load(POLICY, path).score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32)), 0)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_are_refused_whichever_token_is_not_finite(pooling: Pooling, value: float) -> None:
+    fitted = FeatureMap.fit(features(), pooling, 4)
+    broken = features(5)
+    broken[2, 3, 1], broken[2, 4, 1] = value, np.inf
+    with pytest.raises(InvalidActionError, match="contain NaN or infinity"):
+        fitted(broken)
+
+
 def test_nan_features_are_an_error_and_not_a_score(path: Path) -> None:
     broken = features(5)
     broken[2, 0, 0] = np.nan
@@ -146,13 +156,16 @@ def test_levels_are_the_inverse_of_thresholds_within_what_was_held_out(artifact:
     verifier = FittedVerifier(artifact, knn.make_score(artifact.tensors, artifact.hyperparameters))
     assert isinstance(verifier, CalibratedVerifier)
     wanted = np.array([0.01, 0.2, 0.5, 0.99])
-    levels = verifier.levels(np.array([verifier.threshold(level) for level in wanted]))
+    levels = verifier.support_levels(np.array([verifier.threshold(level) for level in wanted]))
     assert levels is not None
     np.testing.assert_allclose(levels, wanted)
-    beyond = verifier.levels(np.array([-1e9, 1e9]))
+    beyond = verifier.support_levels(np.array([-1e9, 1e9]))
     assert beyond is not None
     assert beyond.tolist() == [0.01, 0.99]
-    assert FittedVerifier(dataclasses.replace(artifact, quantiles=()), verifier.score_mapped).levels(wanted) is None
+    assert (
+        FittedVerifier(dataclasses.replace(artifact, quantiles=()), verifier.score_mapped).support_levels(wanted)
+        is None
+    )
 
 
 def test_load_verifier_is_what_the_factories_use(path: Path) -> None:

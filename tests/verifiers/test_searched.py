@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from robotest.config import FitConfig
-from robotest.demonstrations.files import Demonstrations
+from robotest.demonstrations import files
+from robotest.demonstrations.files import DemonstrationFile, Demonstrations
 from robotest.errors import ArtifactError, InterruptedRunError
 from robotest.types import Candidates, Observation, Policy
 from robotest.verifiers import fit as fitting
@@ -21,7 +23,7 @@ from robotest.verifiers.hyperparameters import KnnSettings
 from robotest.verifiers.pooling import POOLINGS, Pooling
 from robotest.verifiers.searched import SearchFile, Target, read
 from tests.doubles.fakes import HORIZON, PointPolicy
-from tests.verifiers.test_fit import config, out_of, silent
+from tests.verifiers.test_fit import config, out_of, silent, write
 from tests.verifiers.test_fit import data as data
 
 SPEC = PointPolicy().spec
@@ -166,3 +168,18 @@ def test_features_pooled_for_one_fit_serve_no_other_pooling(data: Path, monkeypa
     assert not searches
     fit(config(data, "knn", pooling="first", keep="pooled", overwrite=True), silent)
     assert [target.pooled for target in searches] == [("hidden", "first")]
+
+
+def test_a_search_holds_few_demonstrations_at_a_time(tmp_path: Path) -> None:
+    data = write(tmp_path / "large.h5", n=10, camera=128)
+    policy = PointPolicy()
+    with DemonstrationFile(data) as file:
+        size = file[0].images["top"].nbytes
+    tracemalloc.start()
+    try:
+        with files.read(data) as file:
+            search(policy, file, FitConfig(data, candidates=2), Target(tmp_path / "features", "key"), silent)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * size
