@@ -21,9 +21,10 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from robotest.types import Candidates, Observation
-from robotest.verifiers.fit import SearchedFeatures, Settings, fit_features, implementation
+from robotest.verifiers.fit import Settings, fit_features, implementation
 from robotest.verifiers.fitted import FittedVerifier
 from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
+from robotest.verifiers.searched import SearchedFeatures
 
 N_CLUSTERS, MOST, WIDTH, N_QUERIES, N_CANDIDATES = 60, 501, 64, 16, 8
 OBSERVATION = Observation({}, np.zeros(0, np.float32), "", 0.0)

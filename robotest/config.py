@@ -216,7 +216,11 @@ class FitConfig:
     overwrite: bool = False
     """Replace a verifier that is already there."""
     features: Path | None = None
-    """File that keeps the features of the search for the next fit; None: a file beside the demonstrations."""
+    """File that keeps the features of the search for the next fit; None: a file beside the demonstrations. An
+    interrupted search goes on from FILE.partial."""
+    keep: Literal["tokens", "pooled"] = "tokens"
+    """tokens: the file of the search keeps all features of all tokens, for verifiers of any feature and pooling;
+    pooled: only the vectors of this fit, for policies of many wide tokens."""
     feature: str | None = None
     """Which of the policy's features; None: the verifier's default."""
     pooling: Literal["first", "mean", "concat"] | None = None

@@ -98,6 +98,7 @@ class Decision:
             (`robotest.branching`) sets it.
         sample_s: time the policy took [s].
         verify_s: time the verifier took [s].
+        levels: what `CalibratedVerifier.support_levels` says of the scores; None for other verifiers.
     """
 
     candidates: Candidates
@@ -105,6 +106,7 @@ class Decision:
     chosen: int
     sample_s: float
     verify_s: float
+    levels: Float64[np.ndarray, " M"] | None = None
 
     @property
     def chunk(self) -> Float32[np.ndarray, "H A"]:
@@ -389,6 +391,18 @@ class Verifier(Protocol):
         """Return how well each candidate is supported; higher is better.
 
         `seed` is the decision's, for verifiers that draw at random. Non-finite scores are an error.
+        """
+        ...
+
+
+@runtime_checkable
+class CalibratedVerifier(Verifier, Protocol):
+    """A verifier that knows how demonstrations score, and so what a score means."""
+
+    def support_levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
+        """Return which fraction of demonstrated chunks scores below each of `scores`; None if it does not know.
+
+        A candidate of level 0.01 is less supported than 99 % of demonstrated chunks.
         """
         ...
 

@@ -18,9 +18,10 @@ from robotest.demonstrations.files import DemonstrationFile, DemonstrationWriter
 from robotest.errors import ArtifactError
 from robotest.files import ForgivingFile, write_whole
 from robotest.policies import mini_vla
-from robotest.verifiers.fit import SearchedFeatures, _write_features
 from robotest.verifiers.fitted import Artifact
+from robotest.verifiers.searched import SearchFile, Target
 from tests.demonstrations.test_files import SPEC, demonstration
+from tests.doubles.fakes import PointPolicy
 from tests.policies.test_mini_vla import make_bundle
 from tests.policies.test_training import demos as demos
 from tests.verifiers.test_fitted import artifact as artifact
@@ -70,13 +71,11 @@ def test_what_was_there_survives_a_full_disk(small_disk: Path, artifact: Artifac
     old = small_disk / "old"
     old.write_bytes(b"old")
     big = dataclasses.replace(artifact, tensors={"rows": np.zeros((400, 400))})
-    features = SearchedFeatures(
-        {"hidden": np.zeros((100, 60, 60), np.float16)}, np.zeros(100, np.int32), np.zeros(100, np.float32), "x"
-    )
+    wide = dataclasses.replace(PointPolicy().spec, feature_shapes={"hidden": (60, 60)})
     writes: tuple[Callable[[], None], ...] = (
         lambda: big.save(old),
         lambda: mini_vla.save(old, make_bundle()),
-        lambda: _write_features(old, "key", features),
+        lambda: SearchFile(Target(old, "key"), wide, np.zeros(100, np.int32)).finish(),
     )
     for write in writes:
         with pytest.raises(ArtifactError, match="No space left on device"):

@@ -211,7 +211,9 @@ def compose(recorded: Recording, step: int, pictures: Sequence[Picture], speed: 
     decision = int(np.searchsorted(recorded.decision_steps, step, side="right")) - 1
     if decision >= 0:
         where = (_WIDTH - _SCORES_WIDTH, top + 22, _WIDTH, top + _CAPTION)
-        _draw_scores(draw, where, recorded.scores[decision], int(recorded.chosen[decision]), decision)
+        chosen = int(recorded.chosen[decision])
+        level = None if recorded.levels is None else float(recorded.levels[decision, chosen])
+        _draw_scores(draw, where, recorded.scores[decision], chosen, decision, level)
     return np.asarray(canvas)
 
 
@@ -254,10 +256,14 @@ def _draw_scores(
     scores: Float64[np.ndarray, " M"],
     chosen: int,
     decision: int,
+    level: float | None,
 ) -> None:
     """Bars from the lowest to the highest score of this decision: only their order and spacing mean anything."""
     left, top, right, bottom = box
     draw.text((left + 6, top + 3), f"scores, decision {decision + 1}", _DIM, _font(11))
+    if level is not None:  # of the chosen one: how unusual it is among demonstrations
+        draw.text((left + 6, top + 16), f"{100 * (1 - level):.3g} % of demos score higher", _DIM, _font(11))
+        top += 13
     low, high = float(scores.min()), float(scores.max())
     heights = (scores - low) / (high - low) if high > low else np.ones_like(scores)
     floor, room, width = bottom - 4, bottom - top - 24, (right - left - 12) / len(scores)

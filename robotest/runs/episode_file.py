@@ -1,4 +1,8 @@
-"""Episode files: states, actions, candidates, scores. Videos are rendered from the states afterwards."""
+"""Episode files: states, actions, candidates, scores. Videos are rendered from the states afterwards.
+
+Every array of a `Recording` is a dataset of its name. Readers of the first robotest accept no other datasets, so what
+was added later is an attribute of the dataset it belongs to: ``levels`` of ``scores``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -19,6 +23,7 @@ from robotest.runtime.rollout import Trace
 from robotest.types import Context, Decision, EnvOptions, Episode
 
 FORMAT = "robotest-episode-1"
+_LEVELS: Final = "levels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Recording:
         candidates: what was sampled.
         scores: of the candidates, higher is better.
         chosen: the candidate executed.
+        levels: fraction of demonstrated chunks that score below each candidate; None if the verifier does not know.
     """
 
     episode: Episode
@@ -71,6 +77,7 @@ class Recording:
     candidates: Float32[np.ndarray, "D M H A"]
     scores: Float64[np.ndarray, "D M"]
     chosen: Int64[np.ndarray, " D"]
+    levels: Float64[np.ndarray, "D M"] | None = None
 
     def context(self, decision: int) -> Context:
         """Return what was executed before a decision."""
@@ -84,6 +91,7 @@ class Recording:
 def from_trace(episode: Episode, scene: Recipe, trace: Trace, numbered: Mapping[int, Decision]) -> Recording:
     """Stack a `Trace` and its decisions, by their number, into arrays; what an episode never reached has length 0."""
     decisions = list(numbered.values())
+    levels = [d.levels for d in decisions if d.levels is not None]
     n_actions = decisions[0].chunk.shape[1] if decisions else 0
     return Recording(
         episode=episode,
@@ -100,6 +108,7 @@ def from_trace(episode: Episode, scene: Recipe, trace: Trace, numbered: Mapping[
         else np.zeros((0, 0, 0, 0), np.float32),
         scores=np.stack([d.scores for d in decisions]) if decisions else np.zeros((0, 0)),
         chosen=np.array([d.chosen for d in decisions], np.int64),
+        levels=np.stack(levels) if levels and len(levels) == len(decisions) else None,
     )
 
 
@@ -123,6 +132,10 @@ def _image(recording: Recording) -> bytes:
         file.attrs["scene"] = json.dumps(dataclasses.asdict(recording.scene), allow_nan=False)
         for name, array in _arrays(recording):
             file.create_dataset(name, data=array, **({"compression": "lzf", "shuffle": True} if array.size else {}))
+        if recording.levels is not None:
+            whole = np.empty(1, object)  # one entry of any length: an attribute of fixed length is limited to 64 kB
+            whole[0] = recording.levels.ravel()
+            file["scores"].attrs.create(_LEVELS, whole, dtype=h5py.vlen_dtype(np.float64))
         if recording.frames:
             stored = file.create_dataset("frames", len(recording.frames), h5py.vlen_dtype(np.uint8))
             for i, jpeg in enumerate(recording.frames):
@@ -147,17 +160,19 @@ def read(path: Path) -> Recording:
         scene: dict[str, Any] = json.loads(file.attrs["scene"])
         frames = tuple(jpeg.tobytes() for jpeg in file["frames"]) if "frames" in file else ()
         absent = {"snapshots": None, "rewards": None, "frame_steps": np.zeros(0, np.int64)}
+        levels = file["scores"].attrs.get(_LEVELS)
         return Recording(
             episode=Episode(**{**episode, "chosen": tuple(episode["chosen"])}),
             scene=Recipe(**{**scene, "options": EnvOptions.from_json(scene["options"])}),
             **{**absent, **{name: file[name][()] for name in file}, "frames": frames},
+            levels=None if levels is None else levels[0].reshape(file["scores"].shape),
         )
 
 
 def _arrays(recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
     for field in dataclasses.fields(recording):
         value = getattr(recording, field.name)
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and field.name != _LEVELS:
             yield field.name, value
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from robotest.errors import InvalidActionError, RobotestError, describe
 from robotest.randomness import EpisodeSeeds
 from robotest.specs import EnvSpec
-from robotest.types import Candidates, Clock, Decision, Observation, Policy, Verifier
+from robotest.types import CalibratedVerifier, Candidates, Clock, Decision, Observation, Policy, Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,8 @@ class VerifierSelector:
             verifier.spec.require_fits(policy.spec)
         self._policy = policy
         self._verifiers = dict(verifiers)
+        # Known once: the check of a protocol takes longer than the levels.
+        self._calibrated = {c: v for c, v in verifiers.items() if isinstance(v, CalibratedVerifier)}
         self._n_candidates = n_candidates
         self._clock = clock
         self._verifying = threading.Lock()
@@ -128,7 +130,18 @@ class VerifierSelector:
         )
         _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
         chosen = int(np.argmax(scores)) if request.candidate is None else request.candidate
-        return Decision(candidates, scores, chosen, sample_s, verify_s)
+        return Decision(candidates, scores, chosen, sample_s, verify_s, self._levels(request.condition, scores))
+
+    def _levels(self, condition: str, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
+        calibrated = self._calibrated.get(condition)
+        given = None if calibrated is None else calibrated.support_levels(scores)
+        if calibrated is None or given is None:
+            return None
+        who = f"verifier {calibrated.spec.name!r} gave levels"
+        levels = _in_numpy(given, np.float64, who)
+        if levels.shape != scores.shape or not ((levels >= 0) & (levels <= 1)).all():
+            raise InvalidActionError(f"{who} {levels.tolist()}; {len(scores)} numbers between 0 and 1 are needed")
+        return levels
 
     def _in_numpy(self, sampled: Candidates) -> Candidates:
         """Return candidates as numpy arrays: those of torch or JAX can neither be sent to a worker nor recorded."""

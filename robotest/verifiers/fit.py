@@ -3,7 +3,7 @@
 A denoising policy never sees clean actions, so it has no features of a demonstrated chunk. For every demonstration
 frame, candidates are sampled and the features of the one nearest to the demonstrated chunk are kept (TACO, arXiv
 2512.02834, section 4: high-fidelity feature search). The search costs far more than any fit. It is written to one file
-that all verifiers of a policy share.
+that all verifiers of a policy share, and that an interrupted search goes on with (`robotest.verifiers.searched`).
 """
 
 from __future__ import annotations
@@ -12,31 +12,28 @@ import dataclasses
 import hashlib
 import json
 import shlex
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int32
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
+from jaxtyping import Float32, Int32, Int64
 
-from robotest import registry
+from robotest import interrupt, registry
 from robotest.config import FitConfig, Kind
 from robotest.demonstrations import files
 from robotest.demonstrations.files import Demonstration, Demonstrations, chunk_labels
-from robotest.demonstrations.hdf5 import first_not_finite
-from robotest.errors import ArtifactError, InvalidActionError, RobotestError, SpecMismatchError
-from robotest.files import POLICY_FILE, write_whole
+from robotest.errors import ArtifactError, InterruptedRunError, InvalidActionError, RobotestError, SpecMismatchError
+from robotest.files import POLICY_FILE
 from robotest.loading import policy_and_folder
 from robotest.randomness import derive, generator
-from robotest.specs import PolicySpec
 from robotest.types import Candidates, Observation, Policy
-from robotest.verifiers import knn, leverage
+from robotest.verifiers import knn, leverage, searched
 from robotest.verifiers.fitted import QUANTILES, Artifact, FittedVerifier, MakeScore, notes_of
 from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
 from robotest.verifiers.pooling import FeatureMap
+from robotest.verifiers.rows import SelectedRows
+from robotest.verifiers.searched import SearchedFeatures, SearchFile, Target
 
 Settings = CfnSettings | LeverageSettings | KnnSettings
 Progress = Callable[[str, int, int], None]
@@ -46,24 +43,6 @@ _DEFAULTS: Final[Mapping[Kind, Settings]] = {
     "leverage": LeverageSettings(),
     "knn": KnnSettings(),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchedFeatures:
-    """Result of a search, one row for each frame.
-
-    Attributes:
-        features: name -> token features of the candidate nearest to the demonstration.
-        demonstration: number of the frame's demonstration.
-        distance: between that candidate and the demonstration: root mean square over the chunk, in units of
-            `PolicySpec.action_scale`.
-        policy_fingerprint: the policy searched with.
-    """
-
-    features: Mapping[str, Float16[np.ndarray, "N T F"]]
-    demonstration: Int32[np.ndarray, " N"]
-    distance: Float32[np.ndarray, " N"]
-    policy_fingerprint: str
 
 
 def fit(config: FitConfig, progress: Progress, settings: Settings | None = None) -> Artifact:
@@ -81,6 +60,7 @@ def fit(config: FitConfig, progress: Progress, settings: Settings | None = None)
             and `config.overwrite` is false.
         SpecMismatchError: the policy gives no features, or does not fit the demonstrations.
         InvalidActionError: the policy's features or actions are not finite.
+        InterruptedRunError: stopped by the user during the search; the same call goes on from there.
         DivergedError: the fit's loss is not finite.
     """
     out = destination(config)
@@ -94,8 +74,8 @@ def fit(config: FitConfig, progress: Progress, settings: Settings | None = None)
             f"{config.verifier} needs features {settings.feature!r}; policy {policy.spec.name!r} gives"
             f" {', '.join(shapes)}: choose one with --feature"
         )
-    searched = search_or_read(policy, config, progress)
-    artifact = fit_features(searched, settings, config.held_out, config.seed, progress)
+    features = search_or_read(policy, config, settings, progress)
+    artifact = fit_features(features, settings, config.held_out, config.seed, progress)
     artifact.save(out)
     return artifact
 
@@ -152,63 +132,99 @@ def _require_folder_of(policy: Policy, name: str, out: Path) -> None:
         )
 
 
-def search_or_read(policy: Policy, config: FitConfig, progress: Progress) -> SearchedFeatures:
+def search_or_read(policy: Policy, config: FitConfig, settings: Settings, progress: Progress) -> SearchedFeatures:
     """Return the features of `config.data`, from the file of an equal search if there is one."""
     sizes = [height for height, _ in policy.spec.cameras.values()]
     with files.read(config.data, sizes[0] if sizes else None) as data:
+        _require_fits(policy, data)
+        pooled = None
+        if config.keep == "pooled":
+            pooled = (settings.feature or next(iter(policy.spec.feature_shapes)), settings.pooling)
         identity = {
             "policy": policy.spec.fingerprint,
             "features": dict(policy.spec.feature_shapes),
             "data": files.content(config.data, lambda done, total: progress("reading (MB)", done, total)),
             **{name: getattr(config, name) for name in ("candidates", "stride", "max_samples", "seed")},
+            **({} if pooled is None else {"pooled": pooled}),
         }
         key = hashlib.blake2b(json.dumps(identity, allow_nan=False).encode(), digest_size=6).hexdigest()
         path = config.features or config.data.with_name(f"{config.data.stem}.features-{key}.safetensors")
-        if path.exists():
-            return _read_features(path, key, policy.spec)
-        _require_writable(path)  # before the long search
-        searched = search(policy, data, config, progress)
-    _write_features(path, key, searched)
-    return searched
+        target = Target(path, key, pooled)
+        if not path.exists():
+            search(policy, data, config, target, progress)
+    return searched.read(target, policy.spec)
 
 
-def search(policy: Policy, data: Demonstrations, config: FitConfig, progress: Progress) -> SearchedFeatures:
-    """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration."""
-    _require_fits(policy, data)
+def search(policy: Policy, data: Demonstrations, config: FitConfig, target: Target, progress: Progress) -> None:
+    """Sample candidates at every chosen frame and keep the features of the one nearest to the demonstration.
+
+    Raises:
+        ArtifactError: features cannot be written to `target`, or an unfinished file of another search is there.
+        InvalidActionError: the policy's features or actions are not finite.
+        InterruptedRunError: stopped by the user; the same call goes on from there.
+    """
     frames = _frames([data.steps(index) for index in range(len(data))], config)
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in policy.spec.feature_shapes}
-    distances: list[float] = []
+    with SearchFile(target, policy.spec, frames[:, 0].astype(np.int32)) as file, interrupt.deferred():
+        try:
+            for batch in _batches(data, frames[file.done :], policy.spec.horizon, config.batch):
+                progress("feature search", file.done, len(frames))
+                file.append(*_nearest_of(policy, batch, config, target, data.path))
+                interrupt.check()
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"the feature search stopped after {file.done} of {len(frames)} frames; the same command goes on"
+            ) from None
+        progress("feature search", file.done, len(frames))
+        file.finish()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Some frames of one demonstration."""
+
+    demonstration: int
+    steps: Int64[np.ndarray, " n"]
+    observations: list[Observation]
+    labels: Float32[np.ndarray, "n H A"]
+
+
+def _batches(data: Demonstrations, frames: Int64[np.ndarray, "N 2"], horizon: int, size: int) -> Iterator[_Batch]:
+    """Yield frames (demonstration, step) in their order, at most `size` at once; one demonstration is in memory."""
     for index in np.unique(frames[:, 0]):
         demonstration = data[int(index)]
-        labels = chunk_labels(demonstration.actions, demonstration.anchors, policy.spec.horizon)
+        labels = chunk_labels(demonstration.actions, demonstration.anchors, horizon)
         steps = frames[frames[:, 0] == index, 1]
-        for chosen in np.split(steps, range(config.batch, len(steps), config.batch)):
+        for chosen in np.split(steps, range(size, len(steps), size)):
             observations = [_observation(demonstration, int(step), data.spec.control_dt) for step in chosen]
-            seeds = [derive(config.seed, "feature search", int(index), int(step)) for step in chosen]
-            sampled = policy.sample(observations, seeds, config.candidates)
-            for candidates, step in zip(sampled, chosen, strict=True):
-                best, distance = nearest(candidates, labels[step], policy.spec.action_scale)
-                if not np.isfinite(distance):
-                    raise InvalidActionError(
-                        f"policy {policy.spec.name!r} is {distance} away from demonstration {index} of {data.path} at"
-                        f" step {step}; its actions, or its `action_scale`, are out of range"
-                    )
-                for name, column in rows.items():
-                    column.append(candidates.features[name][best].astype(np.float16))
-                distances.append(distance)
-            progress("feature search", len(distances), len(frames))
-    features = {name: np.stack(column) for name, column in rows.items()}
-    for name, array in features.items():
-        row = first_not_finite(array)
-        if row is not None:
-            index, step = frames[row]
+            yield _Batch(int(index), chosen, observations, labels[chosen])
+
+
+def _nearest_of(
+    policy: Policy, batch: _Batch, config: FitConfig, target: Target, data: Path
+) -> tuple[dict[str, np.ndarray], Float32[np.ndarray, " n"]]:
+    """Return features and distance of the nearest candidate at every frame of a batch."""
+    seeds = [derive(config.seed, "feature search", batch.demonstration, int(step)) for step in batch.steps]
+    rows, distances = [], []
+    for candidates, label, step in zip(
+        policy.sample(batch.observations, seeds, config.candidates), batch.labels, batch.steps, strict=True
+    ):
+        where = f"demonstration {batch.demonstration} of {data} at step {step}"
+        best, distance = nearest(candidates, label, policy.spec.action_scale)
+        if not np.isfinite(distance):
             raise InvalidActionError(
-                f"policy {policy.spec.name!r} gives features {name!r} that are NaN, infinite or above 65504 in"
-                f" demonstration {index} of {data.path} at step {step}"
+                f"policy {policy.spec.name!r} is {distance} away from {where}; its actions, or its `action_scale`, are"
+                " out of range"
             )
-    return SearchedFeatures(
-        features, frames[:, 0].astype(np.int32), np.array(distances, np.float32), policy.spec.fingerprint
-    )
+        row = target.row(candidates.features, best)
+        for name, array in row.items():
+            if not np.isfinite(array).all():
+                raise InvalidActionError(
+                    f"policy {policy.spec.name!r} gives features {name!r} that are NaN, infinite or above 65504 in"
+                    f" {where}"
+                )
+        rows.append(row)
+        distances.append(distance)
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, np.array(distances, np.float32)
 
 
 def nearest(
@@ -230,9 +246,11 @@ def fit_features(
     validation = hold_out(searched.demonstration, held_out, seed)
     progress("feature map", 0, 1)
     name = settings.feature or next(iter(searched.features))
-    features = searched.features[name].astype(np.float32)
-    transform = FeatureMap.fit(features[~validation], settings.pooling, settings.n_components, settings.scaling, seed)
-    x, unseen = transform(features[~validation]), transform(features[validation])
+    features = searched.features[name]
+    training, held = (SelectedRows(features, np.flatnonzero(part)) for part in (~validation, validation))
+    shape = searched.feature_shapes.get(name)
+    transform = FeatureMap.fit(training, settings.pooling, settings.n_components, settings.scaling, seed, shape)
+    x, unseen = transform.map_rows(training), transform.map_rows(held)
     progress(f"fit {kind}", 0, 1)
     if isinstance(settings, CfnSettings):
         from robotest.verifiers import cfn
@@ -292,11 +310,12 @@ def _require_fits(policy: Policy, data: Demonstrations) -> None:
         )
 
 
-def _frames(lengths: Sequence[int], config: FitConfig) -> np.ndarray:
-    """(demonstration, step) of every frame to search, int[N, 2], in order."""
-    pairs = [(index, step) for index, length in enumerate(lengths) for step in range(0, length, config.stride)]
+def _frames(lengths: Sequence[int], config: FitConfig) -> Int64[np.ndarray, "N 2"]:
+    """Return (demonstration, step) of every frame to search, in order."""
+    steps = [np.arange(0, length, config.stride) for length in lengths]
+    pairs = np.stack([np.repeat(np.arange(len(steps)), [len(s) for s in steps]), np.concatenate(steps)], axis=1)
     keep = np.linspace(0, len(pairs) - 1, min(len(pairs), config.max_samples)).round().astype(int)
-    frames: np.ndarray = np.array(pairs, dtype=np.int64)[keep]
+    frames: Int64[np.ndarray, "N 2"] = pairs[keep]
     return frames
 
 
@@ -307,45 +326,3 @@ def _observation(demonstration: Demonstration, step: int, control_dt: float) -> 
         instruction=demonstration.info.instruction,
         time=step * control_dt,
     )
-
-
-def _write_features(path: Path, key: str, searched: SearchedFeatures) -> None:
-    arrays = {
-        **{f"features.{name}": array for name, array in searched.features.items()},
-        "demonstration": searched.demonstration,
-        "distance": searched.distance,
-    }
-    try:
-        write_whole(path, to_bytes(arrays, metadata={"search": key}))
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
-
-
-def _require_writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ArtifactError(f"cannot keep features in {path}: {error}; give a writable file as --features") from error
-
-
-def _read_features(path: Path, key: str, policy: PolicySpec) -> SearchedFeatures:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("search") != key:
-                raise ArtifactError(
-                    f"features in {path} are from another policy, other demonstrations or other search settings;"
-                    " delete the file or give another --features"
-                )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        # In the policy's order: a safetensors file sorts its tensors.
-        features = {name: arrays[f"features.{name}"] for name in policy.feature_shapes}
-        rows, distance = arrays["demonstration"], arrays["distance"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"features in {path} are damaged ({error}); delete the file") from error
-    wanted = {name: (len(rows), *shape) for name, shape in policy.feature_shapes.items()}
-    if {name: array.shape for name, array in features.items()} != wanted or distance.shape != rows.shape:
-        raise ArtifactError(f"features in {path} are damaged (shapes that do not belong together); delete the file")
-    if not all(np.isfinite(array).all() for array in (*features.values(), distance)):
-        raise ArtifactError(f"features in {path} are NaN or infinite; delete the file")
-    return SearchedFeatures(features, rows, distance, policy.fingerprint)

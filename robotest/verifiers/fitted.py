@@ -222,6 +222,17 @@ class FittedVerifier:
         """Return the scores of token features outside a decision, e.g. of demonstrations."""
         return self.score_mapped(self.artifact.features(features))
 
+    def support_levels(self, scores: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"] | None:
+        """Return which fraction of held-out demonstration chunks scores below each score: the inverse of `threshold`.
+
+        Interpolated between the stored quantiles, and so never below the first of their levels nor above the last,
+        0.001 and 0.99: a score far below all demonstrations has level 0.001. None without held-out demonstrations.
+        """
+        if not self.artifact.quantiles:
+            return None
+        levels, quantiles = zip(*self.artifact.quantiles, strict=True)
+        return np.asarray(np.interp(scores, quantiles, levels))
+
     def threshold(self, level: float) -> float:
         """Return the score that a fraction `level` of held-out demonstration chunks fall below."""
         if not self.artifact.quantiles:

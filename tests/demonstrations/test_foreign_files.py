@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,7 +70,9 @@ def write_libero(path: Path, lengths: tuple[int, ...] = (4, 3), px: int = PX) ->
     return path
 
 
-def write_robomimic(path: Path, lengths: tuple[int, ...] = (4, 3), name: str = "Lift", **kwargs: Any) -> Path:
+def write_robomimic(
+    path: Path, lengths: tuple[int, ...] = (4, 3), name: str = "Lift", px: int = PX, **kwargs: Any
+) -> Path:
     given = {"robots": ["Panda"], "control_freq": 20, "controller_configs": OSC_POSE, **kwargs}
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -85,7 +88,7 @@ def write_robomimic(path: Path, lengths: tuple[int, ...] = (4, 3), name: str = "
             demo["obs/robot0_gripper_qpos"] = rng.uniform(-0.04, 0.04, (n, 2))
             demo["obs/object"] = rng.standard_normal((n, 10))
             for camera in ("agentview", "robot0_eye_in_hand"):
-                demo[f"obs/{camera}_image"] = pictures(n, i)
+                demo[f"obs/{camera}_image"] = pictures(n, i, px)
     return path
 
 
@@ -523,3 +526,21 @@ def test_whatever_byte_is_damaged_there_is_no_traceback(
                 assert np.isfinite(each.actions).all()
     except ArtifactError as error:
         assert "\n" not in str(error)  # noqa: PT017 - it may also be read
+
+
+@pytest.mark.parametrize(("write", "image_size"), [(write_libero, 96), (write_robomimic, None)])
+def test_one_demonstration_is_in_memory_at_a_time(
+    write: Callable[..., Path], image_size: int | None, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x_demo.hdf5", (8,) * 12, px=64)
+    with demonstrations.read(path, image_size) as data:
+        size = sum(images.nbytes for images in data[0].images.values())  # and all imports are done
+    tracemalloc.start()
+    try:
+        with demonstrations.read(path, image_size) as data:
+            for each in data:
+                assert len(each) == 8
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * size  # the one before, this one as it is stored, upright, and in its size

@@ -1,10 +1,13 @@
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from robotest.config import EvalConfig
 from robotest.errors import ArtifactError, RobotestError, VideoError
@@ -105,6 +108,30 @@ def _scores(step: int) -> np.ndarray:
 )
 def test_pictures_keep_their_proportions(proportions: tuple[int, int], size: tuple[int, int]) -> None:
     assert video._fitted(proportions, 360, 480) == size
+
+
+def test_the_level_of_the_chosen_candidate_is_written_above_smaller_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def listen(draw: Any, where: Any, words: str, *rest: Any) -> None:
+        written.append(words)
+        text(draw, where, words, *rest)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", listen)
+    without = _scores(3)
+    assert not any("demos" in words for words in written)
+    levels = np.array([[0.5, 0.009, 0.5, 0.5], [0.25, 0.5, 0.5, 0.5]])
+    picture = np.zeros((240, 480, 3), np.uint8)
+    recorded = dataclasses.replace(_recording(), levels=levels)
+    with_levels = [video.compose(recorded, step, [picture], 1.0)[262:328, 320:] for step in (3, 7)]
+    assert [words for words in written if "demos" in words] == [
+        "99.1 % of demos score higher",
+        "75 % of demos score higher",
+    ]
+    np.testing.assert_array_equal(with_levels[0][:16], without[:16])
+    chosen = [(frame == [0x4A, 0xA3, 0xFF]).all(axis=2).sum() for frame in (with_levels[0], without)]
+    assert 0 < chosen[0] < chosen[1]
 
 
 def test_the_chosen_candidate_is_highlighted() -> None:

@@ -14,7 +14,7 @@ from robotest.randomness import EpisodeSeeds
 from robotest.runs import episode_file
 from robotest.runtime.rollout import Trace, attempt, result
 from robotest.runtime.selector import DecisionRequest, VerifierSelector
-from robotest.types import Decision, EnvOptions, Episode, Observation
+from robotest.types import Candidates, Decision, EnvOptions, Episode, Observation
 from robotest.verifiers import controls
 from tests.doubles.fakes import BrokenPolicy, FakeClock, PointEnv, PointPolicy
 
@@ -52,6 +52,50 @@ def test_what_is_written_is_read(policy: PointPolicy, tmp_path: Path) -> None:
     episode_file.write(tmp_path / "a" / "b.h5", recorded)
     assert_equal(episode_file.read(tmp_path / "a" / "b.h5"), recorded)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.h5"]
+
+
+def test_levels_are_recorded_where_earlier_readers_do_not_look(tmp_path: Path) -> None:
+    recorded, _ = record(PointPolicy())
+    assert recorded.levels is None
+    n = 2500  # more levels than an attribute of fixed length holds
+    levels = np.random.default_rng(0).random((n, 4))
+    with_levels = dataclasses.replace(
+        recorded,
+        decision_steps=np.arange(n),
+        candidates=np.zeros((n, 4, 6, 3), np.float32),
+        scores=-levels,
+        chosen=np.zeros(n, np.int64),
+        levels=levels,
+    )
+    for name, written in (("without", recorded), ("with", with_levels)):
+        episode_file.write(tmp_path / name, written)
+        assert_equal(episode_file.read(tmp_path / name), written)
+    with h5py.File(tmp_path / "without") as without, h5py.File(tmp_path / "with") as file:
+        assert set(file) == set(without) <= {field.name for field in dataclasses.fields(recorded)} - {"levels"}
+        assert file.attrs["format"] == "robotest-episode-1"
+        assert set(file.attrs) == set(without.attrs)
+
+
+def test_decisions_pass_their_levels_on() -> None:
+    actions = np.zeros((2, 6, 3), np.float32)
+
+    def decision(levels: np.ndarray | None) -> Decision:
+        return Decision(Candidates(actions), np.zeros(2), 0, 0.0, 0.0, levels)
+
+    recorded, trace = record(PointPolicy())
+    for given, expected in (
+        ([np.array([0.1, 0.2]), np.array([0.3, 0.4])], [[0.1, 0.2], [0.3, 0.4]]),
+        ([None, None], None),
+        ([None, np.array([0.3, 0.4])], None),
+        ([], None),
+    ):
+        decisions = {number: decision(levels) for number, levels in enumerate(given)}
+        trace.decision_steps = list(range(len(decisions)))
+        trace.actions = trace.actions if decisions else []
+        trace.success = trace.success if decisions else []
+        trace.snapshots = trace.snapshots if decisions else []
+        made = episode_file.from_trace(recorded.episode, recorded.scene, trace, decisions)
+        assert (None if made.levels is None else made.levels.tolist()) == expected
 
 
 def test_a_recording_holds_what_happened() -> None:

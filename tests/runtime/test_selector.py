@@ -27,6 +27,20 @@ class Given:
         return self.scores
 
 
+class Calibrated(Given):
+    """Scores whose levels it knows."""
+
+    def support_levels(self, scores: np.ndarray) -> np.ndarray | None:
+        return scores / 10 if scores.min() > 0 else None
+
+
+class Short(Given):
+    """Too few levels."""
+
+    def support_levels(self, scores: np.ndarray) -> np.ndarray:
+        return np.zeros(len(scores) - 1)
+
+
 def observe() -> Observation:
     env = PointEnv("near", EnvOptions(image_size=16))
     env.reset(SEEDS.reset)
@@ -63,6 +77,19 @@ def test_a_request_can_name_the_candidate_whatever_the_scores() -> None:
     assert decision.chosen == 2
     assert decision.scores.tolist() == [0, 3, 1, 2]
     assert np.array_equal(decision.chunk, decision.candidates.actions[2])
+
+
+def test_decisions_say_how_demonstrations_score_if_the_verifier_knows() -> None:
+    p = selector(a=Given(1, 2, 3, 4), b=Calibrated(1, 2, 3, 4), c=Calibrated(0, 2, 3, 4))
+    a, b, c = p.decide([DecisionRequest(name, SEEDS, 0, observe()) for name in "abc"])
+    assert b.levels is not None
+    assert b.levels.tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert a.levels is None
+    assert c.levels is None
+    assert b.chosen == 3
+    for wrong in (Calibrated(1, 2, 3, 11), Short(1, 2, 3, 4)):
+        with pytest.raises(InvalidActionError, match=r"gave levels .*; 4 numbers between 0 and 1"):
+            selector(d=wrong).decide([DecisionRequest("d", SEEDS, 0, observe())])
 
 
 def test_time_is_measured_and_the_policys_is_shared_out() -> None:

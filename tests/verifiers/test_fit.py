@@ -19,6 +19,7 @@ from robotest.demonstrations.files import (
     Demonstration,
     DemonstrationFile,
     DemonstrationInfo,
+    Demonstrations,
     DemonstrationWriter,
 )
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
@@ -26,18 +27,10 @@ from robotest.registry import resolve
 from robotest.testing import check_verifier
 from robotest.types import Candidates, EnvOptions, Observation, Policy
 from robotest.verifiers import fit as fitting
-from robotest.verifiers.fit import (
-    Progress,
-    SearchedFeatures,
-    Settings,
-    fit_features,
-    hold_out,
-    nearest,
-    search,
-    settings_of,
-)
+from robotest.verifiers.fit import Progress, Settings, fit_features, hold_out, nearest, search, settings_of
 from robotest.verifiers.fitted import Artifact
 from robotest.verifiers.hyperparameters import CfnSettings, KnnSettings, LeverageSettings
+from robotest.verifiers.searched import SearchedFeatures, Target, read
 from tests.doubles.fakes import ACTION, HORIZON, STATE, PointEnv, PointPolicy
 
 CFN = CfnSettings(hidden=16, min_steps=12, epochs=1)
@@ -92,6 +85,13 @@ def fit(config: FitConfig, progress: Progress) -> Artifact:
     return fitting.fit(config, progress, SMALL[config.verifier])
 
 
+def searched_by(policy: Policy, data: Demonstrations, chosen: FitConfig) -> SearchedFeatures:
+    """Search, and read the file of the search."""
+    target = Target(data.path.with_name(f"{chosen.candidates}-{chosen.batch}-{chosen.stride}.safetensors"), "key")
+    search(policy, data, chosen, target, silent)
+    return read(target, policy.spec)
+
+
 def out_of(config: FitConfig) -> Path:
     assert config.out is not None
     return config.out
@@ -114,30 +114,28 @@ def test_what_is_fitted_loads_by_its_registered_name_and_passes_the_contract(dat
 
 def test_the_search_keeps_the_candidate_that_goes_the_demonstrated_way(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        searched = search(PointPolicy(), file, FitConfig(data, candidates=16, stride=1, batch=4), silent)
+        searched = searched_by(PointPolicy(), file, FitConfig(data, candidates=16, stride=1, batch=4))
         states = np.concatenate([d.state for d in file])
     way = states[:, 2:] - states[:, :2]
     far = np.linalg.norm(way, axis=1) > 0.1
-    cosine = np.sum(searched.features["hidden"][:, -1, :2] * way, axis=1)
+    cosine = np.sum(searched.features["hidden"][:][:, -1, :2] * way, axis=1)
     assert (cosine[far] > 0).all()
     assert searched.features["hidden"].shape == (12 * 9, HORIZON, 4)
-    assert searched.features["hidden"].dtype == np.float16
+    assert searched.features["hidden"][:].dtype == np.float16
     np.testing.assert_array_equal(searched.demonstration, np.repeat(np.arange(12), 9))
 
 
 def test_more_candidates_come_nearer(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        one, many = (search(PointPolicy(), file, FitConfig(data, candidates=n, batch=8), silent) for n in (1, 16))
+        one, many = (searched_by(PointPolicy(), file, FitConfig(data, candidates=n, batch=8)) for n in (1, 16))
     assert (many.distance <= one.distance).all()
     assert many.distance.mean() < 0.7 * one.distance.mean()
 
 
 def test_the_batch_does_not_change_the_result(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        one, many = (
-            search(PointPolicy(), file, FitConfig(data, candidates=3, batch=batch), silent) for batch in (1, 100)
-        )
-    np.testing.assert_array_equal(one.features["hidden"], many.features["hidden"])
+        one, many = (searched_by(PointPolicy(), file, FitConfig(data, candidates=3, batch=batch)) for batch in (1, 100))
+    np.testing.assert_array_equal(one.features["hidden"][:], many.features["hidden"][:])
 
 
 def test_nearest_measures_in_the_policys_scale() -> None:
@@ -154,9 +152,9 @@ def test_nearest_measures_in_the_policys_scale() -> None:
 def test_three_fits_search_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[FitConfig] = []
 
-    def counted(policy: Policy, file: DemonstrationFile, chosen: FitConfig, *rest: Any) -> SearchedFeatures:
+    def counted(policy: Policy, file: DemonstrationFile, chosen: FitConfig, *rest: Any) -> None:
         searches.append(chosen)
-        return search(policy, file, chosen, *rest)
+        search(policy, file, chosen, *rest)
 
     monkeypatch.setattr(fitting, "search", counted)
     kinds: tuple[Kind, ...] = ("leverage", "knn", "cfn")
@@ -194,7 +192,7 @@ def test_progress_is_told_to_the_end(data: Path) -> None:
 
 def test_max_samples_are_spread_over_all_demonstrations(data: Path) -> None:
     with DemonstrationFile(data) as file:
-        searched = search(PointPolicy(), file, FitConfig(data, candidates=1, stride=1, max_samples=24), silent)
+        searched = searched_by(PointPolicy(), file, FitConfig(data, candidates=1, stride=1, max_samples=24))
     assert len(searched.features["hidden"]) == 24
     assert set(searched.demonstration) == set(range(12))
 
@@ -352,7 +350,7 @@ def test_a_features_file_is_not_believed(data: Path, name: str, value: np.ndarra
 def test_a_features_file_that_cannot_be_written_is_said_before_the_search(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "search", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(PointPolicy, "sample", lambda *_: pytest.fail("searched"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"cannot keep features in .*--features"):
         fit(config(data, features=tmp_path / "file" / "f"), silent)
@@ -382,7 +380,7 @@ class Scaled(PointPolicy):
 )
 def test_distances_and_features_that_are_not_finite_are_named(data: Path, policy: Scaled, message: str) -> None:
     with DemonstrationFile(data) as file, pytest.raises(InvalidActionError, match=message):
-        search(policy, file, FitConfig(data, candidates=2, batch=4), silent)
+        searched_by(policy, file, FitConfig(data, candidates=2, batch=4))
 
 
 def test_demonstrations_that_are_not_finite_are_named(data: Path) -> None:

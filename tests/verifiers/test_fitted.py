@@ -12,11 +12,11 @@ from safetensors.numpy import save_file
 from robotest.cli.learning import Fit
 from robotest.cli.main import parse
 from robotest.errors import ArtifactError, InvalidActionError, SpecMismatchError
-from robotest.types import Candidates, Observation
+from robotest.types import CalibratedVerifier, Candidates, Observation
 from robotest.verifiers import knn, leverage
 from robotest.verifiers.fitted import Artifact, FittedVerifier, load_verifier
 from robotest.verifiers.hyperparameters import KnnSettings
-from robotest.verifiers.pooling import FeatureMap
+from robotest.verifiers.pooling import POOLINGS, FeatureMap, Pooling
 from tests.doubles.fakes import PointPolicy
 
 OBSERVATION = Observation({}, np.zeros(4, np.float32), "", 0.0)
@@ -121,6 +121,16 @@ def test_candidates_without_features_are_refused(path: Path) -> None:
         knn.load(POLICY, path).score(OBSERVATION, Candidates(np.zeros((5, 6, 3), np.float32)), 0)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_are_refused_whichever_token_is_not_finite(pooling: Pooling, value: float) -> None:
+    fitted = FeatureMap.fit(features(), pooling, 4)
+    broken = features(5)
+    broken[2, 3, 1], broken[2, 4, 1] = value, np.inf
+    with pytest.raises(InvalidActionError, match="contain NaN or infinity"):
+        fitted(broken)
+
+
 def test_nan_features_are_an_error_and_not_a_score(path: Path) -> None:
     broken = features(5)
     broken[2, 0, 0] = np.nan
@@ -140,6 +150,22 @@ def test_threshold_interpolates_between_quantiles_and_refuses_to_extrapolate(art
     assert -9.0 < verifier.threshold(0.1) < -5.0
     with pytest.raises(ArtifactError, match="outside"):
         verifier.threshold(0.001)
+
+
+def test_levels_are_the_inverse_of_thresholds_within_what_was_held_out(artifact: Artifact) -> None:
+    verifier = FittedVerifier(artifact, knn.make_score(artifact.tensors, artifact.hyperparameters))
+    assert isinstance(verifier, CalibratedVerifier)
+    wanted = np.array([0.01, 0.2, 0.5, 0.99])
+    levels = verifier.support_levels(np.array([verifier.threshold(level) for level in wanted]))
+    assert levels is not None
+    np.testing.assert_allclose(levels, wanted)
+    beyond = verifier.support_levels(np.array([-1e9, 1e9]))
+    assert beyond is not None
+    assert beyond.tolist() == [0.01, 0.99]
+    assert (
+        FittedVerifier(dataclasses.replace(artifact, quantiles=()), verifier.score_mapped).support_levels(wanted)
+        is None
+    )
 
 
 def test_load_verifier_is_what_the_factories_use(path: Path) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robotest.errors import InvalidActionError
-from robotest.verifiers.pooling import FeatureMap, pool
+from robotest.randomness import derive, generator
+from robotest.verifiers import pooling as pooling_module
+from robotest.verifiers.pooling import POOLINGS, FeatureMap, Pooling, Scaling, pool
+from robotest.verifiers.rows import SelectedRows
 
 
 def tokens(n: int, seed: int = 0, shape: tuple[int, int] = (4, 6)) -> np.ndarray:
@@ -78,3 +83,63 @@ def test_another_shape_is_an_error_that_says_what_was_fitted() -> None:
     fitted = FeatureMap.fit(tokens(8), "mean", 6)
     with pytest.raises(InvalidActionError, match=r"\[M, 4, 6\].*robotest fit"):
         fitted(tokens(8, shape=(5, 6)))
+
+
+def in_memory(
+    features: np.ndarray, pooling: Pooling, n_components: int, scaling: Scaling
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and matrix as they were computed when all features were one array."""
+    pooled = pool(features, pooling)
+    mean = pooled.mean(axis=0, dtype=np.float64)
+    centred = (pooled - mean).astype(np.float32)
+    spread = np.sqrt(np.mean(np.square(centred, dtype=np.float64), axis=0))
+    overall = np.sqrt(np.mean(spread**2))
+    scale = np.maximum(spread, 0.01 * overall) if scaling == "each" else np.full_like(spread, overall)
+    scale = np.where(scale > 0, scale, 1.0)
+    centred /= scale.astype(np.float32)
+    width = min(n_components + 16, centred.shape[1])
+    basis = generator(derive(0, "principal directions")).standard_normal((centred.shape[1], width)).astype(np.float32)
+    basis = np.linalg.qr(basis)[0]
+    for _ in range(6 if width < centred.shape[1] else 0):
+        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    projected = (centred @ basis).astype(np.float64)
+    rotation = np.linalg.eigh(projected.T @ projected)[1][:, ::-1]
+    matrix = (basis @ rotation[:, :n_components]).astype(np.float32) / scale[:, None]
+    return mean.astype(np.float32), matrix.astype(np.float32)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("scaling", ["each", "common"])
+@pytest.mark.parametrize("shape", [(6, 5), (1, 40), (40, 1), (16, 128)])
+def test_reading_in_parts_changes_no_bit(
+    pooling: Pooling, scaling: Scaling, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling_module, "_READ_BYTES", 2**16)
+    features = np.random.default_rng(0).standard_normal((300, *shape)).astype(np.float16)
+    features[:, 0, 0] = 0.5
+    chosen = np.flatnonzero(np.arange(300) % 7)
+    mean, matrix = in_memory(features[chosen].astype(np.float32), pooling, 20, scaling)
+    fitted = FeatureMap.fit(SelectedRows(features, chosen), pooling, 20, scaling)
+    np.testing.assert_array_equal(fitted.mean, mean)
+    np.testing.assert_array_equal(fitted.matrix, matrix)
+    mapped = fitted(features[chosen].astype(np.float32))
+    np.testing.assert_array_equal(fitted.map_rows(SelectedRows(features, chosen)), mapped)
+
+
+def test_features_of_several_blocks_are_mapped_alike_and_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.standard_normal((4000, 40)) @ rng.standard_normal((40, 20 * 64))).astype(np.float16)
+    features = features.reshape(4000, 20, 64)
+    whole = FeatureMap.fit(features, "concat", 8)
+    expected = whole.map_rows(features)
+    monkeypatch.setattr(pooling_module, "_BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(pooling_module, "_READ_BYTES", 2**18)
+    tracemalloc.start()
+    try:
+        streamed = FeatureMap.fit(features, "concat", 8)
+        mapped = streamed.map_rows(features)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**22  # all of them are 20 MB in single precision
+    np.testing.assert_allclose(mapped, expected, atol=0.01 * np.abs(expected).max())
