@@ -126,8 +126,8 @@ def to_wire(message: FromPool | FromWorker) -> dict[str, Any]:
         case SpecRequest(env, task, options):
             return {"do": "spec", "env": env, "task": task, "options": dataclasses.asdict(options)}
         case RunRequest():
-            parts = ("seeds", "options", "origin")
-            return {"do": "run", **vars(message), **{part: _map(getattr(message, part)) for part in parts}}
+            nested = {part: _map(getattr(message, part)) for part in ("seeds", "options", "origin")}
+            return {"do": "run", **vars(message), **nested}
         case Chunk(actions):
             return {"do": "chunk", "actions": actions}
         case Refused():
