@@ -35,6 +35,8 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "policy": {
         "mini_vla": "robotest.policies.mini_vla:load",
         "random": "robotest.policies.baselines:random",
+        "ws:ID": "robotest.serving.client:policy",
+        "wss:ID": "robotest.serving.client:secure_policy",
         "zero": "robotest.policies.baselines:zero",
     },
     "verifier": {

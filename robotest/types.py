@@ -40,7 +40,7 @@ class Context:
         """
         if self.previous is None:
             return np.zeros((0, layout.size), np.float32)
-        rest = self.previous[self.executed :].copy()
+        rest: Float32[np.ndarray, "h A"] = self.previous[self.executed :].copy()
         if self.executed:
             for component in layout.components:
                 if component.reference == "chunk_start":
