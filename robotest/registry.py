@@ -34,6 +34,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     },
     "policy": {
         "mini_vla": "robotest.policies.mini_vla:load",
+        "openpi:ID": "robotest.serving.openpi:policy",
         "random": "robotest.policies.baselines:random",
         "ws:ID": "robotest.serving.client:policy",
         "wss:ID": "robotest.serving.client:secure_policy",

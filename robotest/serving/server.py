@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from robotest.errors import RobotestError
-from robotest.serving import protocol
+from robotest.serving import openpi, protocol
 from robotest.serving.batching import PolicyThread
 from robotest.serving.dialect import Frame, Question, Session
 from robotest.serving.frames import MAX_FRAME_BYTES
@@ -38,7 +38,10 @@ _STOP_S: Final = 20.0
 """How long requests that are being answered may hold up the end of the server [s]."""
 _CLOSE_S: Final = 2.0
 """How long the connections that are left may take to close [s]."""
-_DIALECTS: Final[dict[str, Callable[[PolicySpec], Session]]] = {protocol.PATH: protocol.RobotestSession}
+_DIALECTS: Final[dict[str, Callable[[PolicySpec], Session]]] = {
+    protocol.PATH: protocol.RobotestSession,
+    openpi.PATH: openpi.OpenpiSession,
+}
 
 
 @dataclasses.dataclass(frozen=True)
