@@ -36,6 +36,7 @@ BUILTIN: dict[Kind, dict[str, str]] = {
         "mini_vla": "robotest.policies.mini_vla:load",
         "openpi:ID": "robotest.serving.openpi:policy",
         "random": "robotest.policies.baselines:random",
+        "vla-eval:ID": "robotest.serving.vla_eval:policy",
         "ws:ID": "robotest.serving.client:policy",
         "wss:ID": "robotest.serving.client:secure_policy",
         "zero": "robotest.policies.baselines:zero",

@@ -55,13 +55,13 @@ class Remote:
 
     @classmethod
     def parse(cls, scheme: str, member: str, path: str, options: Sequence[str] = ()) -> Remote:
-        """Read ``//HOST:PORT?timeout=S&images=raw|png|jpeg``.
+        """Read ``//HOST:PORT?timeout=S&OPTION=VALUE``.
 
         Args:
             scheme: before the member, e.g. ``ws``.
             member: the text after ``SCHEME:``.
             path: of the dialect, if the text has none.
-            options: names of the dialect's own options.
+            options: names of those that the dialect has beside ``timeout``.
 
         Raises:
             RobotestError: it is no such address.
@@ -76,8 +76,8 @@ class Remote:
             raise RobotestError(f"policy {name!r} is no address; give {scheme}://HOST:PORT")
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         for option in given:
-            if option not in ("timeout", "images", *options):
-                raise UnknownNameError(f"option of {name}", option, ("timeout", "images", *options))
+            if option not in ("timeout", *options):
+                raise UnknownNameError(f"option of {name}", option, ("timeout", *options))
         images = given.pop("images", "raw")
         if images not in ("raw", "png", "jpeg"):
             raise UnknownNameError("images", images, ("raw", "png", "jpeg"))
@@ -104,7 +104,11 @@ class Conversations:
         weakref.finalize(self, _close_all, self._idle)
 
     def ask(self, frame: bytes) -> Frame:
-        """Send a request and return the reply.
+        """Send a request and return the reply; see `ask_all`."""
+        return self.ask_all([], [frame])[0]
+
+    def ask_all(self, silent: Sequence[bytes], frames: Sequence[bytes]) -> list[Frame]:
+        """Send what has no reply, then requests one after the other; return their replies.
 
         A connection that broke since its last reply, e.g. because the server was started again, is replaced once.
 
@@ -116,10 +120,10 @@ class Conversations:
             conversation = self._idle.pop() if self._idle else None
         if conversation is not None:
             try:
-                return self._ask(conversation, frame)
+                return self._ask(conversation, silent, frames)
             except _ClosedError:
                 self.close()  # the others are as old
-        return self._ask(self.open(), frame)
+        return self._ask(self.open(), silent, frames)
 
     def open(self) -> Conversation:
         """Return a new connection after its beginning."""
@@ -143,15 +147,19 @@ class Conversations:
             self._idle.clear()
         _close_all(idle)
 
-    def _ask(self, conversation: Conversation, frame: bytes) -> Frame:
+    def _ask(self, conversation: Conversation, silent: Sequence[bytes], frames: Sequence[bytes]) -> list[Frame]:
+        replies = []
         try:
-            conversation.send(frame)
-            reply = conversation.receive()
+            for frame in silent:
+                conversation.send(frame)
+            for frame in frames:
+                conversation.send(frame)
+                replies.append(conversation.receive())
         except BaseException:
             conversation.close()
             raise
         self.keep(conversation)
-        return reply
+        return replies
 
 
 class _ClosedError(PolicyUnavailableError):
@@ -335,12 +343,12 @@ class RemotePolicy:
 
 def policy(member: str) -> Callable[[Path | None], Policy]:
     """Return the factory of the policy at ``ws:MEMBER``."""
-    return lambda _path: RemotePolicy(Remote.parse("ws", member, protocol.PATH))
+    return lambda _path: RemotePolicy(Remote.parse("ws", member, protocol.PATH, ("images",)))
 
 
 def secure_policy(member: str) -> Callable[[Path | None], Policy]:
     """Return the factory of the policy at ``wss:MEMBER``, e.g. behind a proxy that encrypts."""
-    return lambda _path: RemotePolicy(Remote.parse("wss", member, protocol.PATH))
+    return lambda _path: RemotePolicy(Remote.parse("wss", member, protocol.PATH, ("images",)))
 
 
 def _refused(remote: Remote, status: int, token: str | None) -> RobotestError:

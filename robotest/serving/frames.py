@@ -39,6 +39,8 @@ def unpack(frame: bytes) -> dict[str, Any]:
         for key in ("__ndarray__", b"__ndarray__"):
             if key in part:
                 return _read_array(part, key)
+        if "__image__" in part:
+            return _read_array(part, "__image__") if part.get("format") == "raw" else _read_file(part)
         if b"__npgeneric__" in part and isinstance(part.get(b"data"), bool | int | float):
             return part[b"data"]
         if not all(type(key) is str for key in part):
@@ -62,6 +64,14 @@ def unpack(frame: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise WireError(f"a frame with a {type(message).__name__}; a map is needed")
     return message
+
+
+def _read_file(part: dict[Any, Any]) -> bytes:
+    """Return the file of a picture ``{"__image__": True, format, data}``, to be decoded where its size is known."""
+    file = part.get("data")
+    if not isinstance(file, bytes):
+        raise WireError(f"a picture whose file is a {type(file).__name__}, not bytes")
+    return file
 
 
 def _read_array(part: dict[Any, Any], marker: str | bytes) -> np.ndarray:

@@ -15,7 +15,6 @@ those of openpi's LIBERO policies where there are one or two cameras, and ``obse
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,8 @@ from jaxtyping import Float32
 
 import robotest
 from robotest.errors import RobotestError
-from robotest.policies.baselines import spread
 from robotest.runtime.wire import WireError
+from robotest.serving import foreign
 from robotest.serving.client import CONNECT_S, Conversation, Conversations, Remote
 from robotest.serving.dialect import (
     MAX_CANDIDATES,
@@ -137,14 +136,12 @@ class OpenpiPolicy:
         metadata = dict[str, Any](self._metadata or {})
         self._extended = metadata.get(EXTENSION) == 1
         self._keys = image_keys(env.cameras)
-        cameras = _sizes(metadata.get("images"), self._keys, env)
-        horizon = len(self._chunks(_neutral(env, cameras), None, 1, env.action.size)[0])
-        blind = PolicySpec.blind("openpi", env, np.tile(spread(env.action), (horizon, 1)))
+        cameras = {**foreign.cameras(env, IMAGE_SIZE), **self._told(metadata.get("images"))}
+        horizon = len(self._chunks(foreign.neutral(env, cameras), None, 1, env.action.size)[0])
         self._spec = dataclasses.replace(
-            blind,
-            name=_text(metadata.get("policy")) or "openpi",
-            fingerprint=_text(metadata.get("fingerprint")) or _digest(metadata),
-            cameras=cameras,
+            foreign.spec(env, cameras, horizon),
+            name=foreign.text(metadata.get("policy")) or "openpi",
+            fingerprint=foreign.text(metadata.get("fingerprint")) or foreign.digest(metadata),
             seeded=self._extended and metadata.get("seeded") is True,
         )
 
@@ -204,6 +201,15 @@ class OpenpiPolicy:
         except RequestError as error:
             raise RobotestError(f"{self._remote.name} answered, but {error}") from error
 
+    def _told(self, images: Any) -> dict[str, tuple[int, int]]:
+        """Return the cameras' sizes, as far as the metadata has them."""
+        sizes = {}
+        for camera, key in self._keys.items():
+            match images.get(key) if isinstance(images, dict) else None:
+                case [int() as height, int() as width] if 0 < height < 2**14 and 0 < width < 2**14:
+                    sizes[camera] = (height, width)
+        return sizes
+
     def _greet(self, conversation: Conversation) -> None:
         """Read the metadata of a new connection."""
         frame = conversation.receive(CONNECT_S)
@@ -213,7 +219,7 @@ class OpenpiPolicy:
             metadata = None
         if metadata is None:
             raise RobotestError(f"what listens at {self._remote.name} does not speak openpi's protocol")
-        if self._metadata is not None and _digest(metadata) != _digest(self._metadata):
+        if self._metadata is not None and foreign.digest(metadata) != foreign.digest(self._metadata):
             raise RobotestError(f"{self._remote.name} now serves another policy")
         self._metadata = metadata
 
@@ -225,32 +231,6 @@ def policy(member: str) -> Callable[..., Policy]:
         return OpenpiPolicy(Remote.parse("openpi", member, PATH), env)
 
     return make
-
-
-def _sizes(told: Any, keys: Mapping[str, str], env: EnvSpec) -> dict[str, tuple[int, int]]:
-    """Return the cameras' sizes: as the server told, or openpi's height in the environment's proportions."""
-    sizes = {}
-    for camera, (height, width) in env.cameras.items():
-        match told.get(keys[camera]) if isinstance(told, dict) else None:
-            case [int() as rows, int() as columns] if 0 < rows < 2**14 and 0 < columns < 2**14:
-                sizes[camera] = (rows, columns)
-            case _:
-                sizes[camera] = (IMAGE_SIZE, round(IMAGE_SIZE * width / height))
-    return sizes
-
-
-def _neutral(env: EnvSpec, cameras: Mapping[str, tuple[int, int]]) -> Observation:
-    """Return an observation that serves to see how long the policy's chunks are, and to warm it up."""
-    images = {camera: np.full((*size, 3), 128, np.uint8) for camera, size in cameras.items()}
-    return Observation(images, np.zeros(env.state.size, np.float32).clip(env.state.low, env.state.high), env.task, 0.0)
-
-
-def _digest(metadata: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(repr(sorted(metadata.items(), key=repr)).encode(), digest_size=8).hexdigest()
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.isprintable() and len(value) <= 100 else None
 
 
 def _pack_array(value: object) -> Any:

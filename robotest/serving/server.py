@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from robotest.errors import RobotestError
-from robotest.serving import openpi, protocol
+from robotest.serving import openpi, protocol, vla_eval
 from robotest.serving.batching import PolicyThread
 from robotest.serving.dialect import Frame, Question, Session
 from robotest.serving.frames import MAX_FRAME_BYTES
@@ -41,6 +41,7 @@ _CLOSE_S: Final = 2.0
 _DIALECTS: Final[dict[str, Callable[[PolicySpec], Session]]] = {
     protocol.PATH: protocol.RobotestSession,
     openpi.PATH: openpi.OpenpiSession,
+    vla_eval.PATH: vla_eval.VlaEvalSession,
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from robotest.loading import load_policy
+from robotest.serving import vla_eval
 from robotest.serving.openpi import OpenpiPolicy
 from robotest.serving.server import Address
 from robotest.types import EnvOptions
@@ -36,9 +37,9 @@ def run(script: str, *arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(script: str) -> Iterator[str]:
+def serving(script: str, *arguments: str) -> Iterator[str]:
     """``HOST:PORT`` of a server there."""
-    command = [str(PEERS), "-W", "ignore", str(DOUBLES / script), "serve"]
+    command = [str(PEERS), "-W", "ignore", str(DOUBLES / script), "serve", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
     assert process.stdout is not None
     try:
@@ -69,3 +70,27 @@ def test_our_client_understands_what_openpi_packs() -> None:
             chunks = policy.sample([observation], [0], 2)[0].actions
     wanted = np.array([observation.state[2], observation.state[3], 0.5], np.float32)
     np.testing.assert_array_equal(chunks, np.broadcast_to(wanted, (2, 4, 3)))
+
+
+def test_the_real_vla_eval_client_speaks_to_our_server() -> None:
+    with servers.served(fakes.policy()) as where:
+        told = json.loads(run("peer_vla_eval.py", "client", f"ws://{where}{vla_eval.PATH}"))
+    assert told["hello"]["model_server"] == "fake"
+    assert np.shape(told["actions"]) == (2, 3, 3)
+    lengths = np.linalg.norm(np.array(told["actions"])[..., :2], axis=-1)
+    assert (np.diff(lengths, axis=1) > 0).all()  # the actions of one chunk, and of another in the second episode
+    assert "the image of camera 'top' is missing" in told["error"]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_our_client_speaks_to_a_real_model_server(chunk_size: int | None) -> None:
+    env = fakes.suite.make("near", EnvOptions(image_size=256))
+    env.reset(1)
+    observation = env.observe()
+    with serving("peer_vla_eval.py", *([str(chunk_size)] if chunk_size else [])) as where:
+        policy = load_policy(f"vla-eval://{where}{f'?chunk_size={chunk_size}' if chunk_size else ''}", env.spec)
+        assert isinstance(policy, vla_eval.VlaEvalPolicy)
+        with contextlib.closing(policy):
+            chunks = policy.sample([observation], [0], 2)[0].actions
+    wanted = np.array([observation.state[2], observation.state[3], 0.256], np.float32)
+    np.testing.assert_array_equal(chunks, np.broadcast_to(wanted, (2, chunk_size or 4, 3)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import socket
@@ -17,8 +18,10 @@ from robotest.cli.main import main
 from robotest.config import EvalConfig
 from robotest.errors import PolicyUnavailableError, RobotestError
 from robotest.evaluation import Progress, evaluate
-from robotest.loading import policy_and_folder
+from robotest.loading import load_condition, make_env, policy_and_folder
 from robotest.runs import directory, episode_file, up_to_date
+from robotest.serving.client import RemotePolicy
+from robotest.threads import one_thread
 from robotest.types import Episode
 from tests.doubles.servers import serving
 from tests.serving.test_client import remote
@@ -79,13 +82,25 @@ def test_a_served_policy_gives_the_same_episodes_bit_for_bit(here: Path, tmp_pat
         assert server.process.wait(10) == 0
 
 
-def test_so_does_the_shipped_policy_with_a_verifier_fitted_to_it(tmp_path: Path) -> None:
-    some = {"env": "dual_arm", "tasks": ("lift_tray",), "episodes": 1, "verifiers": ("leverage",)}
-    evaluate(config(tmp_path / "here", "mini_vla", **some))
+def test_so_does_the_shipped_policy_with_a_verifier_fitted_to_it() -> None:
+    policy, folder = policy_and_folder("mini_vla")
+    with contextlib.closing(make_env("dual_arm", "lift_tray")) as env:
+        env.reset(1, 0)
+        observation = env.observe()
+    with one_thread():
+        (here,) = policy.sample([observation], [5], 8)
     with serving() as server:
-        evaluate(config(tmp_path / "there", f"ws://{server.where}", **some))
-        assert policy_and_folder(f"ws://{server.where}")[1] == policy_and_folder("mini_vla")[1]
-    require_same_episodes(tmp_path / "here", tmp_path / "there")
+        served, there = policy_and_folder(f"ws://{server.where}")
+        assert isinstance(served, RemotePolicy)
+        with contextlib.closing(served):
+            (sampled,) = served.sample([observation], [5], 8)
+    assert there == folder  # where its verifiers lie
+    np.testing.assert_array_equal(sampled.actions, here.actions)
+    assert list(sampled.features) == list(policy.spec.feature_shapes)
+    for name, values in here.features.items():
+        np.testing.assert_array_equal(sampled.features[name], values)
+    verifier = load_condition("leverage", served, there).verifier
+    np.testing.assert_array_equal(verifier.score(observation, sampled, 0), verifier.score(observation, here, 0))
 
 
 def test_a_policy_for_an_environment_is_served_for_one(capsys: pytest.CaptureFixture[str]) -> None:
