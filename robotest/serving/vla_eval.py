@@ -209,7 +209,7 @@ class VlaEvalPolicy:
         shape = (size,) if self._chunk_size else (None, size)
         if not self._chunk_size and np.ndim(answers[0]) == 1:
             raise RobotestError(
-                f"{self._remote.name} gives one action at a time; start it with --args.chunk_size=null, or say what it"
+                f"{self._remote.name} gives one action at a time; start it with --arg chunk_size=null, or say what it"
                 " was started with: ?chunk_size=N"
             )
         try:

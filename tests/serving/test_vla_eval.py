@@ -105,7 +105,7 @@ def test_a_policy_behind_it_is_called_for_each_candidate() -> None:
         assert policy.sample([seen()], [0], 3)[0].actions.shape == (3, 5, 3)
         assert len(calls) == 3
     with foreign(predict, chunk_size=4) as where:
-        with pytest.raises(RobotestError, match=r"one action at a time; start it with --args.chunk_size=null"):
+        with pytest.raises(RobotestError, match=r"one action at a time; start it with --arg chunk_size=null"):
             load(where)
         with load(f"{where}?chunk_size=4") as policy:
             calls.clear()
