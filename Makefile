@@ -15,7 +15,7 @@ INSTALL_LIBERO = $(BIN)/robotest install libero --constraint constraints.txt
 LIBRARIES := libEGL.so.1 libGL.so.1 libOpenGL.so.0
 PACKAGES := libegl1 libgl1 libopengl0
 
-.PHONY: install demo test check docs tutorial notebook weights clean system libero libero-policy
+.PHONY: install demo test check docs tutorial notebook weights clean peers system libero libero-policy
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -107,5 +107,10 @@ libero-policy: .venv/installed-libero
 	for v in leverage cfn; do test -e $(OBJECT_POLICY)/$$v.safetensors || $(BIN)/robotest fit --data demos/libero_object.h5 --policy $(OBJECT_POLICY) --verifier $$v --max-samples 6000 || exit; done
 	$(BIN)/robotest eval --env libero/libero_object --tasks $(OBJECT_TASKS) --policy $(OBJECT_POLICY) --verifiers first,random,leverage,cfn --episodes 50 --seed 2028 --videos none --out runs/libero_object
 
+# The clients and servers of other projects, which need numpy 1, for tests/serving/test_peers.py.
+peers:
+	test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet openpi-client==0.1.2 vla-eval==0.8.0
+
 clean:
-	rm -rf .venv build dist site runs examples/runs *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .peers build dist site runs examples/runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32
 
 from robotest.errors import InvalidActionError
 from robotest.randomness import derive, generator
-from robotest.specs import EnvSpec, PolicySpec
+from robotest.specs import EnvSpec, PolicySpec, VectorSpec
 from robotest.types import Candidates, Observation, Policy
 
 HORIZON: Final = 8
@@ -37,10 +37,8 @@ class Baseline:
     """
 
     def __init__(self, name: str, env: EnvSpec, draw: Draw) -> None:
-        low, high = env.action.low, env.action.high
-        spread = np.where(_bounded(low, high) & (high > low), high - low, np.float32(1))
         self._draw = draw
-        self._spec = PolicySpec.blind(name, env, np.tile(spread.astype(np.float32), (HORIZON, 1)))
+        self._spec = PolicySpec.blind(name, env, np.tile(spread(env.action), (HORIZON, 1)))
 
     @property
     def spec(self) -> PolicySpec:
@@ -86,6 +84,13 @@ def zero(path: Path | None, env: EnvSpec) -> Policy:  # noqa: ARG001
     """Make the policy whose actions are zero, clipped to the bounds."""
     chunk = np.tile(np.zeros(env.action.size, np.float32).clip(env.action.low, env.action.high), (HORIZON, 1))
     return Baseline("zero", env, lambda _: chunk)
+
+
+def spread(action: VectorSpec) -> Float32[np.ndarray, " A"]:
+    """Return the range of every number of an action, and 1 where it has no bounds."""
+    low, high = action.low, action.high
+    ranges: Float32[np.ndarray, " A"] = np.where(_bounded(low, high) & (high > low), high - low, np.float32(1))
+    return ranges.astype(np.float32)
 
 
 def _bounded(

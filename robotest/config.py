@@ -52,7 +52,8 @@ class EvalConfig:
     env: str = "dual_arm"
     """Environment suite: a registered name or module:attribute."""
     policy: str = "mini_vla"
-    """Policy: a registered name, a folder of `robotest train`, module:attribute, or expert[:STYLE] of the suite."""
+    """Policy: a registered name, a folder of `robotest train`, module:attribute, expert[:STYLE] of the suite, or the
+    address of a server, e.g. ws://HOST:PORT of `robotest serve`."""
     verifiers: Names | None = None
     """Conditions to compare, separated by commas: NAME, NAME=FILE (its stem is the name), inverted:NAME or
     module:attribute. None: random, medoid, and of cfn and leverage those that were fitted to the policy."""
@@ -102,6 +103,9 @@ class EvalConfig:
     """Interpreter of the workers, for simulators that need another Python environment; None: this one."""
     batch_window_s: float = 0.0
     """How long to wait for more requests before a batch is sampled [s]."""
+    wait_for_policy: float = 0.0
+    """How long to wait for the server of a policy that cannot be reached [s], before the first episode and in each.
+    Then the episode is an error."""
     shuffle: bool = False
     """Run the conditions of a start in an order drawn from the seed, so that an operator cannot get used to one."""
 

@@ -65,6 +65,10 @@ class UnpairedStartsError(RobotestError):
     """Paired episodes started from different states, so their outcomes cannot be paired."""
 
 
+class PolicyUnavailableError(RobotestError):
+    """A policy on another machine cannot be reached at present; the same call may succeed later."""
+
+
 class ArtifactError(RobotestError):
     """A file is missing, damaged, of another kind, or made for another policy."""
 

@@ -28,6 +28,7 @@ from robotest.runs.spec import Arguments, Identity, Key, key_of
 from robotest.runtime.pool import WorkerPool, usable_cores
 from robotest.runtime.runner import EpisodeJob, EpisodeResult, EpisodeRunner, InProcessRunner, SuiteInfo
 from robotest.runtime.selector import VerifierSelector
+from robotest.runtime.waiting import WaitingPolicy, until_available
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.statistics.sequential import decided
 from robotest.statistics.summary import Summary
@@ -143,7 +144,7 @@ def _prepare(config: EvalConfig, runner: EpisodeRunner, timer: Clock) -> _Evalua
         config = _for_expert(config, style)
     tasks = _check(config, suite)
     if style is None:
-        policy, folder = policy_and_folder(config.policy, lambda: runner.spec(tasks[0], _plain_options(config, suite)))
+        policy, folder = _policy(config, lambda: runner.spec(tasks[0], _plain_options(config, suite)))
     else:
         policy, folder = _expert(config, runner, style), None
     verifiers = default_verifiers(folder) if config.verifiers is None else config.verifiers
@@ -328,6 +329,13 @@ def _for_expert(config: EvalConfig, style: str) -> EvalConfig:
     verifiers = ("first",) if config.verifiers is None else config.verifiers
     tasks = config.tasks or scripted.tasks
     return dataclasses.replace(config, tasks=tasks, verifiers=verifiers, candidates=1, execute=1)
+
+
+def _policy(config: EvalConfig, env: Callable[[], EnvSpec]) -> tuple[Policy, Path | None]:
+    """Load the policy, and have it wait for its server as configured."""
+    wait_s = config.wait_for_policy
+    policy, folder = until_available(lambda: policy_and_folder(config.policy, env), wait_s, WallClock())
+    return (WaitingPolicy(policy, wait_s, WallClock()) if wait_s > 0 else policy), folder
 
 
 def _expert(config: EvalConfig, runner: EpisodeRunner, style: str) -> Policy:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 
+from robotest.errors import InterruptedRunError
+
 _pending = False  # global, as signal handlers are
+_pressed = False
 
 
 @contextlib.contextmanager
@@ -20,8 +24,8 @@ def deferred() -> Iterator[None]:
 
     Does nothing outside the main thread, or where Python's default handler is not installed.
     """
-    global _pending
-    _pending = False
+    global _pending, _pressed
+    _pending = _pressed = False
     try:
         installed = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if installed:
@@ -44,8 +48,20 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def check_anywhere() -> None:
+    """As `check`, for what may wait long, in any thread.
+
+    Raises:
+        InterruptedRunError: in another thread than the main one, which gets its `KeyboardInterrupt` by itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        check()
+    elif _pressed:
+        raise InterruptedRunError("interrupted")
+
+
 def _remember(*_: object) -> None:
-    global _pending
+    global _pending, _pressed
     if _pending:
         raise KeyboardInterrupt
-    _pending = True
+    _pending = _pressed = True

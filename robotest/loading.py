@@ -49,11 +49,12 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
     """Load a policy by name, folder or module:attribute; return it with the folder its verifiers lie in, if any.
 
     Args:
-        text: the name, folder or module:attribute.
+        text: the name, which may be the address of a server, the folder or module:attribute.
         env: returns the spec of the policy's environment; called if its factory has a parameter ``env``.
 
     Raises:
         UnknownNameError: it is none of the three.
+        PolicyUnavailableError: it is served elsewhere, and cannot be reached.
         ArtifactError: its weights are missing or damaged.
         RobotestError: its factory raised any other error.
     """
@@ -67,7 +68,8 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
         with one_thread(), building(f"policy {text!r}"):
             policy: Policy = factory(folder)
         return policy, folder
-    if text not in known and ("/" in text or ":" not in text):
+    remote = provenance.is_served(text)
+    if text not in known and not remote and ("/" in text or ":" not in text):
         raise UnknownNameError("policy", text, [*known, experts.POLICY, FOLDERS])
     factory = resolve("policy", text)
     if takes_env(factory):
@@ -77,7 +79,8 @@ def policy_and_folder(text: str, env: Callable[[], EnvSpec] | None = None) -> tu
     with one_thread(), building(f"policy {text!r}"):
         policy = factory(None)
     _require_made(text, policy, Policy)
-    return policy, provenance.weights_folder(text)
+    # The verifiers of a served policy lie here if it is registered here too.
+    return policy, provenance.weights_folder(policy.spec.name if remote else text)
 
 
 def load_policy(name: str, env: EnvSpec | None = None) -> Policy:

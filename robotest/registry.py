@@ -35,8 +35,12 @@ BUILTIN: dict[Kind, dict[str, str]] = {
     "policy": {
         "llava": "robotest.policies.transformers_llava:load",
         "mini_vla": "robotest.policies.mini_vla:load",
+        "openpi:ID": "robotest.serving.openpi:policy",
         "pi0": "robotest.policies.transformers_pi0:load",
         "random": "robotest.policies.baselines:random",
+        "vla-eval:ID": "robotest.serving.vla_eval:policy",
+        "ws:ID": "robotest.serving.client:policy",
+        "wss:ID": "robotest.serving.client:secure_policy",
         "zero": "robotest.policies.baselines:zero",
     },
     "verifier": {

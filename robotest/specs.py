@@ -182,6 +182,20 @@ class PolicySpec:
     seeded: bool = True
     control_dt: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form, read back by `from_json`."""
+        return {**dataclasses.asdict(self), "action_scale": np.asarray(self.action_scale, np.float32).tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PolicySpec:
+        """Inverse of `to_json`."""
+        pairs = {
+            name: {key: (int(a), int(b)) for key, (a, b) in data[name].items()}
+            for name in ("cameras", "feature_shapes")
+        }
+        layouts = {name: VectorSpec.from_json(data[name]) for name in ("action", "state")}
+        return cls(**{**data, **pairs, **layouts, "action_scale": np.asarray(data["action_scale"], np.float32)})
+
     @property
     def caveats(self) -> tuple[str, ...]:
         """What every table of a run must say, in addition to `EnvSpec.caveats`."""

@@ -27,6 +27,7 @@ from robotest.cli.inspection import Check, Doctor, List
 from robotest.cli.installation import Install
 from robotest.cli.learning import Collect, Fit, Train
 from robotest.cli.robots import Deploy, SimulateRobot
+from robotest.cli.serving import Serve
 from robotest.errors import InterruptedRunError, RobotestError
 
 _RULE = re.compile(r"[\s│╰]*[─-]{4,}[\s│╯]*")
@@ -63,6 +64,7 @@ COMMANDS: dict[str, type[Command]] = {
     "plan": Plan,
     "branch": Branch,
     "video": Video,
+    "serve": Serve,
     "deploy": Deploy,
     "simulate-robot": SimulateRobot,
     "install": Install,

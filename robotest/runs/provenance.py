@@ -123,6 +123,12 @@ def source_files(kind: Kind, name: str) -> set[Path]:
     return _foreign(files)
 
 
+def is_served(policy: str) -> bool:
+    """Return whether a policy's name is an address, behind which it may change without a trace here."""
+    entry = registry.find("policy", policy)
+    return entry is not None and entry[1] is not None
+
+
 def weights_folder(policy: str) -> Path | None:
     """Return ``weights/NAME`` beside the module of a registered policy; its verifiers too. None if it is missing."""
     entry = registry.find("policy", policy)

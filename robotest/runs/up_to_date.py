@@ -18,7 +18,7 @@ from robotest.runs import directory, provenance, schedule
 from robotest.statistics.summary import Summary
 
 FILE = "complete.json"
-_NO_MATTER = ("out", "workers", "env_python", "batch_window_s", "retry", "allow_code_changes")
+_NO_MATTER = ("out", "workers", "env_python", "batch_window_s", "wait_for_policy", "retry", "allow_code_changes")
 """Fields of `EvalConfig` that no result depends on."""
 
 
@@ -28,6 +28,8 @@ def read(config: EvalConfig) -> Summary | None:
     Raises:
         RunDirectoryError: the run's episodes are damaged.
     """
+    if provenance.is_served(config.policy):
+        return None  # by whatever its server has loaded now
     try:
         record = json.loads((config.directory / FILE).read_text(encoding="utf-8"))
         conditions, tasks = list(record["conditions"]), list(record["tasks"])

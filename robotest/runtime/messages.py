@@ -140,8 +140,8 @@ def to_wire(message: FromPool | FromWorker) -> dict[str, Any]:
             return {"do": "spec", "spec": spec.to_json()}
         case ChunkRequest(observation, number):
             images = {camera: np.asarray(image) for camera, image in observation.images.items()}
-            parts = {**vars(observation), "images": images, "context": vars(observation.context)}
-            return {"do": "ask", "observation": parts, "number": number}
+            seen = {**vars(observation), "images": images, "context": vars(observation.context)}
+            return {"do": "ask", "observation": seen, "number": number}
         case EpisodeEnded(attempt, trace):
             return {"do": "ended", "attempt": dataclasses.asdict(attempt), **_trace_to_wire(trace)}
         case Failed(text):

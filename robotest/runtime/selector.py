@@ -109,7 +109,7 @@ class VerifierSelector:
         seeds = [r.seeds.noise(r.number) for r in requests]
         sampled = self._policy.sample([r.observation for r in requests], seeds, self._n_candidates)
         sample_s = (self._clock.now() - start) / max(1, len(requests))
-        batch = [self._in_numpy(s) for _, s in zip(requests, sampled, strict=True)]
+        batch = [in_numpy(s, self._policy.spec.name) for _, s in zip(requests, sampled, strict=True)]
         for candidates in batch:
             self._require_valid(candidates)
         return batch, sample_s
@@ -125,7 +125,7 @@ class VerifierSelector:
             start = self._clock.now()
             scored = verifier.score(request.observation, candidates, request.seeds.verifier(request.number))
             verify_s = self._clock.now() - start
-        scores: Float64[np.ndarray, " M"] = _in_numpy(
+        scores: Float64[np.ndarray, " M"] = _as_array(
             scored, np.float64, f"verifier {verifier.spec.name!r} gave scores"
         )
         _require_valid_scores(verifier.spec.name, scores, self._n_candidates)
@@ -143,17 +143,6 @@ class VerifierSelector:
             raise InvalidActionError(f"{who} {levels.tolist()}; {len(scores)} numbers between 0 and 1 are needed")
         return levels
 
-    def _in_numpy(self, sampled: Candidates) -> Candidates:
-        """Return candidates as numpy arrays: those of torch or JAX can neither be sent to a worker nor recorded."""
-        who = f"policy {self._policy.spec.name!r} gave"
-        if not isinstance(sampled, Candidates):
-            raise InvalidActionError(f"{who} a {type(sampled).__name__}; robotest.types.Candidates are needed")
-        return Candidates(
-            _in_numpy(sampled.actions, np.float32, f"{who} chunks"),
-            {name: _in_numpy(f, np.float32, f"{who} features {name!r}") for name, f in sampled.features.items()},
-            None if sampled.log_probs is None else _in_numpy(sampled.log_probs, np.float32, f"{who} log_probs"),
-        )
-
     def _require_valid(self, candidates: Candidates) -> None:
         spec, actions = self._policy.spec, candidates.actions
         shape = (self._n_candidates, spec.horizon, spec.action.size)
@@ -164,7 +153,27 @@ class VerifierSelector:
             raise InvalidActionError(f"policy {spec.name!r} gave a non-finite action in candidate {bad}")
 
 
-def _in_numpy(values: object, dtype: type[np.float32 | np.float64], what: str) -> np.ndarray:
+def in_numpy(sampled: Candidates, policy: str) -> Candidates:
+    """Return candidates as numpy arrays: those of torch or JAX can neither be sent to another process nor recorded.
+
+    Args:
+        sampled: what a policy returned.
+        policy: its name, for the message.
+
+    Raises:
+        InvalidActionError: they are no candidates, or hold no numbers.
+    """
+    who = f"policy {policy!r} gave"
+    if not isinstance(sampled, Candidates):
+        raise InvalidActionError(f"{who} a {type(sampled).__name__}; robotest.types.Candidates are needed")
+    return Candidates(
+        _as_array(sampled.actions, np.float32, f"{who} chunks"),
+        {name: _as_array(f, np.float32, f"{who} features {name!r}") for name, f in sampled.features.items()},
+        None if sampled.log_probs is None else _as_array(sampled.log_probs, np.float32, f"{who} log_probs"),
+    )
+
+
+def _as_array(values: object, dtype: type[np.float32 | np.float64], what: str) -> np.ndarray:
     """Return numbers of any library as an array of `dtype`, without a copy where they are one already."""
     if isinstance(values, np.ndarray) and values.dtype == dtype:
         return values

@@ -11,6 +11,7 @@ that arrive are read-only.
 from __future__ import annotations
 
 import math
+import re
 import socket
 import struct
 from typing import Any
@@ -24,6 +25,9 @@ MAX_FRAME_BYTES = 256 * 2**20
 _ARRAY = 1
 _LENGTH = struct.Struct("<Q")
 _KINDS = "biuf"
+_NUMBERS = re.compile(r"[<>|=]?([iu][1248]|f[248]|b1)")
+"""The only names of types that numpy is asked to parse: it reads much more than this from a text."""
+_MOST_DIMENSIONS = 8
 _READ_BYTES = 2**20
 
 
@@ -55,7 +59,7 @@ def unpack(data: bytes | bytearray) -> Any:
         WireError: the bytes are no message.
     """
     try:
-        return msgpack.unpackb(data, ext_hook=_unpack_array, strict_map_key=True)
+        return msgpack.unpackb(data, ext_hook=unpack_extension, strict_map_key=True)
     except WireError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
@@ -154,19 +158,41 @@ def _pack_array(value: object) -> msgpack.ExtType:
     return msgpack.ExtType(_ARRAY, b"".join((header, plain.reshape(-1).view(np.uint8).data)))
 
 
-def _unpack_array(code: int, data: bytes) -> np.ndarray:
+def unpack_extension(code: int, data: bytes) -> np.ndarray:
+    """Return the array of a MessagePack extension; `WireError` if it is none. For `msgpack.unpackb`."""
     if code != _ARRAY:
         raise WireError(f"extension type {code} is no part of a message")
     unpacker = msgpack.Unpacker(max_buffer_size=len(data))
     unpacker.feed(data)
     match unpacker.unpack():
-        case [str() as name, [*shape]] if all(type(n) is int and n >= 0 for n in shape):
-            dtype = np.dtype(name)
+        case [name, shape]:
+            return read_array(name, shape, memoryview(data)[unpacker.tell() :])
         case header:
-            raise WireError(f"an array with header {header!r}")
-    if dtype.kind not in _KINDS or dtype.itemsize > 8:
-        raise WireError(f"an array of {dtype}")
-    start = unpacker.tell()
-    if len(data) - start != math.prod(shape) * dtype.itemsize:
-        raise WireError(f"an array of shape {tuple(shape)} in {len(data) - start} bytes")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+            raise WireError(f"an array with header {header!r:.100}")
+
+
+def read_array(name: object, shape: object, data: object) -> np.ndarray:
+    """Return the array that `data` holds row by row, without a copy and read-only, from a peer that is not trusted.
+
+    Args:
+        name: of its type, as `numpy.dtype.str`: numbers of at most 8 bytes.
+        shape: at most 8 whole numbers.
+        data: bytes.
+
+    Raises:
+        WireError: the type is no plain number, or the shape does not match the bytes.
+    """
+    if not isinstance(name, str) or not _NUMBERS.fullmatch(name):
+        raise WireError(f"an array of {name!r:.100}")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
+        raise WireError(f"an array of shape {shape!r:.100}")
+    if not isinstance(data, bytes | memoryview):
+        raise WireError(f"an array whose numbers are a {type(data).__name__}, not bytes")
+    dtype, n_bytes = np.dtype(name), len(data)
+    if n_bytes != math.prod(shape) * dtype.itemsize:
+        raise WireError(f"an array of shape {tuple(shape)} in {n_bytes} bytes")
+    return np.frombuffer(data, dtype).reshape(shape)

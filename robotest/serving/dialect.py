@@ -1,0 +1,131 @@
+"""What every dialect of the server reads from a frame, and how its requests are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from robotest.errors import RobotestError
+from robotest.serving.pictures import picture
+from robotest.specs import PolicySpec
+from robotest.types import Candidates, Context, Observation
+
+Frame = bytes | str
+MAX_CANDIDATES: Final = 4096
+MAX_OBSERVATIONS: Final = 1024
+
+
+class RequestError(RobotestError):
+    """A request that the served policy cannot answer, or that is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """The policy's answer to a `Question`.
+
+    Attributes:
+        candidates: of each observation.
+        seconds: time that the policy took for the batch in which the observations were [s].
+    """
+
+    candidates: tuple[Candidates, ...]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A request for candidates.
+
+    Attributes:
+        observations: valid for the served policy.
+        noise_seeds: one for each observation.
+        n_candidates: M.
+        answer: returns the frame that answers it.
+    """
+
+    observations: tuple[Observation, ...]
+    noise_seeds: tuple[int, ...]
+    n_candidates: int
+    answer: Callable[[Sampled], Frame]
+
+
+class Session(Protocol):
+    """One connection in one dialect."""
+
+    @property
+    def greeting(self) -> Frame | None:
+        """What the server says first; None if the client does."""
+        ...
+
+    def receive(self, frame: Frame) -> Question | Frame | None:
+        """Return what a frame asks of the policy, or the reply to it, or None if nothing is to be said.
+
+        Raises:
+            RobotestError: the frame is no request; `refuse` tells the client.
+        """
+        ...
+
+    def refuse(self, text: str) -> Frame:
+        """Return the frame that says why the last request is not answered, in one line."""
+        ...
+
+
+def read_observation(
+    spec: PolicySpec,
+    images: Mapping[str, Any],
+    state: Any,
+    instruction: Any,
+    time: Any = 0.0,
+    context: Context | None = None,
+) -> Observation:
+    """Return an observation that the policy can read.
+
+    Args:
+        spec: of the policy.
+        images: camera -> array [height, width, 3] of uint8, or the bytes of a PNG or JPEG file.
+        state: numbers laid out by `PolicySpec.state`.
+        instruction: text.
+        time: seconds since the episode's start [s].
+        context: what was executed before.
+
+    Raises:
+        RequestError: it is none; the message says which part.
+    """
+    if missing := [camera for camera in spec.cameras if camera not in images]:
+        raise RequestError(f"the image of camera {missing[0]!r} is missing; there are {sorted(map(str, images))}")
+    pictures = {camera: picture(images[camera], size, camera) for camera, size in spec.cameras.items()}
+    numbers = read_numbers(state, (spec.state.size,), "state")
+    if not isinstance(instruction, str):
+        raise RequestError(f"the instruction is a {type(instruction).__name__}; text is needed")
+    if type(time) not in (int, float) or not math.isfinite(time):
+        raise RequestError(f"time is {time!r:.40}; seconds are needed")
+    return Observation(pictures, numbers, instruction, float(time), context=context or Context())
+
+
+def read_numbers(values: Any, shape: tuple[int | None, ...], what: str, *, finite: bool = True) -> np.ndarray:
+    """Return numbers as float32, in an array of the given shape, in which None stands for any size."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # a ragged list
+        array = np.zeros(0, object)
+    if array.dtype.kind not in "biuf":
+        raise RequestError(f"{what} is not an array of numbers")
+    if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        needed = tuple("any" if n is None else n for n in shape)
+        raise RequestError(f"{what} has shape {array.shape}; {needed} is needed".replace("'any'", "any"))
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+    if finite and not np.isfinite(numbers).all():
+        raise RequestError(f"{what} has numbers that are not finite")
+    return numbers
+
+
+def read_count(value: Any, low: int, high: int, what: str) -> int:
+    """Return a whole number within bounds."""
+    if type(value) is not int or not low <= value <= high:
+        raise RequestError(f"{what} is {value!r:.40}; a whole number from {low} to {high} is needed")
+    return value

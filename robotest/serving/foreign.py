@@ -1,0 +1,41 @@
+"""Policies behind the dialects of others, which do not say what a policy is: the environment's layouts are taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robotest.policies.baselines import spread
+from robotest.specs import EnvSpec, PolicySpec
+from robotest.types import Observation
+
+
+def spec(env: EnvSpec, cameras: Mapping[str, tuple[int, int]], horizon: int) -> PolicySpec:
+    """Return the spec of a policy in the environment's layouts, to be completed with its name and fingerprint."""
+    blind = PolicySpec.blind("", env, np.tile(spread(env.action), (horizon, 1)))
+    return dataclasses.replace(blind, cameras=dict(cameras), seeded=False)
+
+
+def cameras(env: EnvSpec, height: int) -> dict[str, tuple[int, int]]:
+    """Return the sizes of the environment's pictures if they are so high [px], in their proportions."""
+    return {camera: (height, round(height * w / h)) for camera, (h, w) in env.cameras.items()}
+
+
+def neutral(env: EnvSpec, cameras: Mapping[str, tuple[int, int]]) -> Observation:
+    """Return an observation that serves to see how long a policy's chunks are, and to warm it up."""
+    images = {camera: np.full((*size, 3), 128, np.uint8) for camera, size in cameras.items()}
+    return Observation(images, np.zeros(env.state.size, np.float32).clip(env.state.low, env.state.high), env.task, 0.0)
+
+
+def digest(metadata: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits of what a server says about itself, where it has no fingerprint."""
+    return hashlib.blake2b(repr(sorted(metadata.items(), key=repr)).encode(), digest_size=8).hexdigest()
+
+
+def text(value: Any) -> str | None:
+    """Return a name that a server gives, if it is one."""
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 100 else None

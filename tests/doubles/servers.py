@@ -1,0 +1,93 @@
+"""Policy servers: in a thread of this process, or in a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import robotest
+from robotest.serving.batching import PolicyThread
+from robotest.serving.server import Address, PolicyServer
+from robotest.types import Candidates, Observation, Policy
+from tests.doubles import fakes
+
+ROOT = Path(robotest.__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def served(policy: Policy, address: Address | None = None, window_s: float = 0.0) -> Iterator[str]:
+    """``HOST:PORT`` of a server in a thread of this process."""
+    ready, loops, where = threading.Event(), list[asyncio.AbstractEventLoop](), list[str]()
+
+    def listening(host: str, port: int) -> None:
+        where.append(f"{host}:{port}")
+        ready.set()
+
+    with PolicyThread(policy, window_s=window_s) as thread:
+        server = PolicyServer(policy.spec, thread, address or Address(port=0))
+
+        async def run() -> None:
+            loops.append(asyncio.get_running_loop())
+            await server.run(listening)
+
+        serving = threading.Thread(target=lambda: asyncio.run(run()))
+        serving.start()
+        try:
+            assert ready.wait(10)
+            yield where[0]
+        finally:
+            loops[0].call_soon_threadsafe(server.stop)
+            serving.join(30)
+    assert not serving.is_alive()
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerProcess:
+    """``robotest serve`` and where it listens."""
+
+    process: subprocess.Popen[str]
+    line: str
+
+    @property
+    def where(self) -> str:
+        return self.line.split("ws://")[1].split(",")[0].strip()
+
+
+@contextlib.contextmanager
+def serving(*arguments: str, port: int = 0, **environment: str) -> Iterator[ServerProcess]:
+    """A server in another process, killed in the end."""
+    command = [sys.executable, "-m", "robotest", "serve", "--port", str(port), *arguments]
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("serving "), f"{line!r}, exit code {process.wait(10)}"
+        yield ServerProcess(process, line)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+class SlowPolicy(fakes.PointPolicy):
+    """Takes half a second."""
+
+    def sample(
+        self, observations: Sequence[Observation], noise_seeds: Sequence[int], n_candidates: int
+    ) -> list[Candidates]:
+        time.sleep(0.5)
+        return super().sample(observations, noise_seeds, n_candidates)
+
+
+def slow_policy(path: Path | None = None) -> SlowPolicy:
+    return SlowPolicy()
