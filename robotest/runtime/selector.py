@@ -138,7 +138,7 @@ class VerifierSelector:
         if calibrated is None or given is None:
             return None
         who = f"verifier {calibrated.spec.name!r} gave levels"
-        levels: Float64[np.ndarray, " M"] = in_numpy(given, np.float64, who)
+        levels: Float64[np.ndarray, " M"] = _as_array(given, np.float64, who)
         if levels.shape != scores.shape or not ((levels >= 0) & (levels <= 1)).all():
             raise InvalidActionError(f"{who} {levels.tolist()}; {len(scores)} numbers between 0 and 1 are needed")
         return levels
