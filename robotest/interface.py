@@ -274,7 +274,7 @@ def read(path: Path) -> Interface:
     """
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        raise ArtifactError(f"no {FILE} at {path}; write one, see the page on evaluating your own checkpoint")
+        raise ArtifactError(f"no {FILE} at {path}; write one with `robotest adopt`")
     return parse(toml.read(path), str(path))
 
 

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from robotest import interface
 from robotest.config import EvalConfig
@@ -37,6 +35,7 @@ from robotest.threads import one_thread
 from robotest.types import Candidates, EnvOptions, Observation
 from tests.doubles.fakes import ACTION, STATE, PointEnv
 
+pytestmark = pytest.mark.slow  # the library takes seconds to import
 SIZE = PICTURE = 330
 """Tokens of the vocabulary; the first one added to it stands for pictures, as in LLaVA's checkpoints."""
 HEAD = "language_model.lm_head.weight"
@@ -56,6 +55,9 @@ MEANT = Interface(
 
 def write_checkpoint(folder: Path) -> Path:
     """A new model with weights times 8, and 24 in the last layer: otherwise its distributions are nearly flat."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
     vision = transformers.SiglipVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )

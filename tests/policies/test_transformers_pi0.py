@@ -209,6 +209,23 @@ def test_the_fingerprint_follows_weights_and_interface(policy: Pi0, copy: Path) 
     assert len({policy.spec.fingerprint, changed, load_policy(str(copy)).spec.fingerprint}) == 3
 
 
+def test_weights_under_the_names_of_other_releases_are_the_same(policy: Pi0, copy: Path) -> None:
+    names = {
+        "paligemma.model.language_model.model.embed_tokens.": "paligemma.lm_head.",
+        "paligemma.model.language_model.model.": "paligemma.model.language_model.",
+        "vision_tower.": "vision_tower.vision_model.",
+    }
+
+    def renamed(name: str) -> str:
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        return name
+
+    spoil_weights(lambda weights: {renamed(name): weight for name, weight in weights.items()})(copy)
+    (a,), (b,) = (p.sample([observation()], [SEED], 1) for p in (policy, load_policy(str(copy))))
+    assert np.array_equal(a.actions, b.actions)
+
+
 def test_half_the_precision_moves_actions_little(policy: Pi0, copy: Path) -> None:
     pi0.meant(precision="bfloat16").write(copy / interface.FILE)
     half = load_policy(str(copy))
