@@ -158,10 +158,10 @@ class VlaEvalPolicy:
     def __init__(self, remote: Remote, env: EnvSpec) -> None:
         self._remote = remote
         self._chunk_size = _chunk_size(remote)
-        self._hello: dict[str, Any] | None = None
-        self._conversations = Conversations(remote, self._greet)
+        introduction = foreign.Introduction(remote, _hello)
+        self._conversations = Conversations(remote, introduction)
         self._conversations.keep(self._conversations.open())
-        hello = dict[str, Any](self._hello or {})
+        hello = introduction.said or {}
         _require_fits(remote.name, hello, env)
         cameras = foreign.cameras(env, IMAGE_SIZE)
         horizon = len(self._chunk(foreign.neutral(env, cameras), env.action.size))
@@ -229,21 +229,6 @@ class VlaEvalPolicy:
             raise RobotestError(f"{self._remote.name} sent a message of type {kind!r:.40} out of turn")
         return payload.get("actions")
 
-    def _greet(self, conversation: Conversation) -> None:
-        """Exchange hellos on a new connection."""
-        version = {"harness_version": f"robotest {robotest.__version__}", "protocol_version": PROTOCOL}
-        conversation.send(pack("hello", version, 0))
-        try:
-            kind, payload, _ = read(conversation.receive(CONNECT_S))
-        except WireError as error:
-            raise RobotestError(f"what listens at {self._remote.name} does not speak vla-eval's protocol") from error
-        if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
-            theirs = payload.get("protocol_version")
-            raise RobotestError(f"{self._remote.name} has protocol {theirs!r:.40} of vla-eval; {PROTOCOL} is needed")
-        if self._hello is not None and foreign.digest(payload) != foreign.digest(self._hello):
-            raise RobotestError(f"{self._remote.name} now serves another policy")
-        self._hello = payload
-
 
 def policy(member: str) -> Callable[..., Policy]:
     """Return the factory of the policy at ``vla-eval:MEMBER``."""
@@ -252,6 +237,20 @@ def policy(member: str) -> Callable[..., Policy]:
         return VlaEvalPolicy(Remote.parse("vla-eval", member, "/", ("chunk_size",)), env)
 
     return make
+
+
+def _hello(remote: Remote, conversation: Conversation) -> dict[str, Any]:
+    """Exchange hellos."""
+    version = {"harness_version": f"robotest {robotest.__version__}", "protocol_version": PROTOCOL}
+    conversation.send(pack("hello", version, 0))
+    try:
+        kind, payload, _ = read(conversation.receive(CONNECT_S))
+    except WireError as error:
+        raise RobotestError(f"what listens at {remote.name} does not speak vla-eval's protocol") from error
+    if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
+        theirs = payload.get("protocol_version")
+        raise RobotestError(f"{remote.name} has protocol {theirs!r:.40} of vla-eval; {PROTOCOL} is needed")
+    return payload
 
 
 def _chunk_size(remote: Remote) -> int | None:
