@@ -301,7 +301,7 @@ class RemotePolicy:
         except WireError as error:
             raise RobotestError(f"{self._remote.name} sent {error}") from error
         if isinstance(answer, protocol.Failure):
-            raise RobotestError(f"{self._remote.name}: {answer.text}")
+            raise RobotestError(f"{self._remote.name}: {' '.join(answer.text.split()):.2000}")
         if len(answer.candidates) != len(observations):
             n = len(answer.candidates)
             raise RobotestError(f"{self._remote.name} answered {n} of {len(observations)} observations")

@@ -98,7 +98,7 @@ class OpenpiSession:
         images = {camera: data[key] for camera, key in self._keys.items() if key in data}
         if len(images) < len(self._keys) or STATE not in data or PROMPT not in data:
             needed = ", ".join([*self._keys.values(), STATE, PROMPT])
-            raise RequestError(f"observations {needed} are needed; there are {', '.join(sorted(data)) or 'none'}"[:500])
+            raise RequestError(f"observations {needed} are needed; there are {sorted(data)!r:.300}")
         observation = read_observation(self._policy, images, data[STATE], data[PROMPT])
         n_candidates = read_count(data.get("n_candidates", 1), 1, MAX_CANDIDATES, "n_candidates")
         self._policy.require_offers(n_candidates)

@@ -28,7 +28,7 @@ from jaxtyping import Float32
 
 import robotest
 from robotest.errors import RobotestError, SpecMismatchError
-from robotest.runtime.wire import WireError
+from robotest.runtime.wire import WireError, brief
 from robotest.serving import foreign
 from robotest.serving.client import CONNECT_S, Conversation, Conversations, Remote
 from robotest.serving.dialect import Frame, Question, RequestError, Sampled, read_numbers, read_observation
@@ -95,7 +95,7 @@ class VlaEvalSession:
         match kind:
             case "hello":
                 if payload.get("protocol_version") != PROTOCOL:
-                    raise RequestError(f"protocol {payload.get('protocol_version')!r:.40}; this server has {PROTOCOL}")
+                    raise RequestError(f"protocol {brief(payload.get('protocol_version'))}; this server has {PROTOCOL}")
                 return pack("hello", self._hello(), self._seq)
             case "episode_start" | "episode_end":
                 self._left.clear()
@@ -106,7 +106,7 @@ class VlaEvalSession:
                 return self._question(payload)
             case "error":
                 return None
-        raise RequestError(f"a message of type {kind!r:.40}")
+        raise RequestError(f"a message of type {brief(kind)}")
 
     def refuse(self, text: str) -> Frame:
         """See `Session.refuse`."""
@@ -226,7 +226,7 @@ class VlaEvalPolicy:
         if kind == "error":
             raise RobotestError(f"{self._remote.name}: {' '.join(str(payload.get('error', 'an error')).split()):.500}")
         if kind != "action" or number != seq:
-            raise RobotestError(f"{self._remote.name} sent a message of type {kind!r:.40} out of turn")
+            raise RobotestError(f"{self._remote.name} sent a message of type {brief(kind)} out of turn")
         return payload.get("actions")
 
 
@@ -249,7 +249,7 @@ def _hello(remote: Remote, conversation: Conversation) -> dict[str, Any]:
         raise RobotestError(f"what listens at {remote.name} does not speak vla-eval's protocol") from error
     if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
         theirs = payload.get("protocol_version")
-        raise RobotestError(f"{remote.name} has protocol {theirs!r:.40} of vla-eval; {PROTOCOL} is needed")
+        raise RobotestError(f"{remote.name} has protocol {brief(theirs)} of vla-eval; {PROTOCOL} is needed")
     return payload
 
 
@@ -272,12 +272,16 @@ def _require_fits(name: str, hello: Mapping[str, Any], env: EnvSpec) -> None:
             continue
         ours = (wanted[part]["dims"], wanted[part]["format"]) if part in wanted else None
         if theirs != ours:
-            raise SpecMismatchError(f"{name} gives {part} as {theirs!r:.80}; {env.name} takes {ours!r}")
+            raise SpecMismatchError(f"{name} gives {brief(part)} as {_brief(theirs)}; {env.name} takes {_brief(ours)}")
     seen = hello.get("observation_spec")
     state = seen.get("state") if isinstance(seen, dict) else None
     known = _observation_spec(env.state)["state"]
     if isinstance(state, dict) and state.get("format") not in (known["format"], "raw"):
-        raise SpecMismatchError(f"{name} reads state {state.get('format')!r:.80}; {env.name} has {known['format']!r}")
+        raise SpecMismatchError(f"{name} reads state {brief(state.get('format'))}; {env.name} has {known['format']!r}")
+
+
+def _brief(spec: tuple[Any, Any] | None) -> str:
+    return "nothing" if spec is None else f"{brief(spec[0])} numbers in format {brief(spec[1])}"
 
 
 def _observation_spec(state: VectorSpec) -> dict[str, dict[str, Any]]:

@@ -240,6 +240,7 @@ def test_an_answer_that_is_none_is_an_error_in_one_line() -> None:
     )
     for frame, words in (
         (b"\xc1", "sent"),
+        (protocol.fail("two\nlines"), "two lines$"),
         (bad, "the actions is not an array of numbers"),
         (pack({"do": "sampled", "candidates": [], "seconds": 0.1}), "answered 0 of 1 observations"),
     ):
