@@ -9,6 +9,7 @@ import weakref
 import pytest
 
 from robotest import interrupt
+from robotest.errors import InterruptedRunError
 
 
 class Thing:
@@ -96,3 +97,31 @@ def test_threads_may_use_it() -> None:
     thread.start()
     thread.join()
     assert passed == [1]
+
+
+def test_what_waits_in_another_thread_hears_of_it_too_and_the_main_thread_is_interrupted_all_the_same() -> None:
+    heard: list[str] = []
+
+    def wait() -> None:
+        try:
+            interrupt.check_anywhere()
+        except InterruptedRunError as error:
+            heard.append(str(error))
+
+    def wait_elsewhere() -> None:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+
+    with interrupt.deferred():
+        wait_elsewhere()
+        assert heard == []
+        signal.raise_signal(signal.SIGINT)
+        wait_elsewhere()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check_anywhere()
+        wait_elsewhere()
+    assert heard == ["interrupted"] * 2
+    with interrupt.deferred():
+        wait_elsewhere()  # the one before is forgotten
+    assert len(heard) == 2

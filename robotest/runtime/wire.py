@@ -144,6 +144,13 @@ class Channel:
             raise WireError(f"a frame of {n_bytes} bytes; at most {self._max} are allowed")
 
 
+def brief(value: object) -> str:
+    """Return what a peer sent, in a few words of one line: a number or a text, and the type of anything larger."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    return repr(value) if value is None or isinstance(value, bool | int | float) else f"a {type(value).__name__}"
+
+
 def _pack_array(value: object) -> msgpack.ExtType:
     if isinstance(value, np.generic):
         value = np.asarray(value)
@@ -168,7 +175,7 @@ def unpack_extension(code: int, data: bytes) -> np.ndarray:
         case [name, shape]:
             return read_array(name, shape, memoryview(data)[unpacker.tell() :])
         case header:
-            raise WireError(f"an array with header {header!r:.100}")
+            raise WireError(f"an array with header {brief(header)}")
 
 
 def read_array(name: object, shape: object, data: object) -> np.ndarray:
@@ -183,13 +190,13 @@ def read_array(name: object, shape: object, data: object) -> np.ndarray:
         WireError: the type is no plain number, or the shape does not match the bytes.
     """
     if not isinstance(name, str) or not _NUMBERS.fullmatch(name):
-        raise WireError(f"an array of {name!r:.100}")
+        raise WireError(f"an array of {brief(name)}")
     if (
         not isinstance(shape, list)
         or len(shape) > _MOST_DIMENSIONS
         or not all(type(n) is int and n >= 0 for n in shape)
     ):
-        raise WireError(f"an array of shape {shape!r:.100}")
+        raise WireError(f"an array of shape {brief(shape)}")
     if not isinstance(data, bytes | memoryview):
         raise WireError(f"an array whose numbers are a {type(data).__name__}, not bytes")
     dtype, n_bytes = np.dtype(name), len(data)

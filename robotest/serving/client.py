@@ -92,6 +92,8 @@ class Remote:
 class Conversations:
     """Open connections to a server, each with one request at a time; as many as there are threads that ask.
 
+    They are closed when nobody refers to this object any more, so `begin` must not refer to what owns it.
+
     Args:
         remote: the server.
         begin: what is done with a new connection before its first request, e.g. reading the greeting.
@@ -266,17 +268,14 @@ class RemotePolicy:
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
-        self._conversations = Conversations(remote, self._require_same)
-        conversation = Conversation(remote)
-        try:
-            self._served = self._greeted(conversation)
-        except BaseException:
-            conversation.close()
-            raise
-        self._conversations.keep(conversation)
+        introduction = _Introduction(remote)
+        self._conversations = Conversations(remote, introduction)
+        self._conversations.keep(self._conversations.open())
+        assert introduction.served is not None
+        served = introduction.served
         # Pictures that lose detail make it another policy: runs with and without them must not be mixed.
-        name = f"{self._served.name}-jpeg" if remote.images == "jpeg" else self._served.name
-        self._spec: PolicySpec = dataclasses.replace(self._served, name=name, concurrent=True)
+        name = f"{served.name}-jpeg" if remote.images == "jpeg" else served.name
+        self._spec = dataclasses.replace(served, name=name, concurrent=True)
 
     @property
     def spec(self) -> PolicySpec:
@@ -302,7 +301,7 @@ class RemotePolicy:
         except WireError as error:
             raise RobotestError(f"{self._remote.name} sent {error}") from error
         if isinstance(answer, protocol.Failure):
-            raise RobotestError(f"{self._remote.name}: {answer.text}")
+            raise RobotestError(f"{self._remote.name}: {' '.join(answer.text.split()):.2000}")
         if len(answer.candidates) != len(observations):
             n = len(answer.candidates)
             raise RobotestError(f"{self._remote.name} answered {n} of {len(observations)} observations")
@@ -317,28 +316,33 @@ class RemotePolicy:
         images = {camera: observation.images[camera] for camera in self._spec.cameras}
         return dataclasses.replace(observation, images=images, proposal=None)
 
-    def _greeted(self, conversation: Conversation) -> PolicySpec:
-        """Read the greeting of a new connection, and return what is served."""
+
+class _Introduction:
+    """The greeting of the first connection, which every later one must repeat."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self.served: PolicySpec | None = None
+
+    def __call__(self, conversation: Conversation) -> None:
+        """Read the greeting of a new connection."""
         name = self._remote.name
         try:
             greeting = protocol.read_greeting(conversation.receive(CONNECT_S))
         except WireError as error:
             raise RobotestError(f"what listens at {name} is no policy server of robotest: it sent {error}") from error
-        if greeting.policy is None:
+        now, before = greeting.policy, self.served
+        if now is None:
             raise RobotestError(
                 f"{name} has robotest {greeting.version} (protocol {greeting.protocol}), this is {robotest.__version__}"
                 f" (protocol {protocol.PROTOCOL}); install the same"
             )
-        return greeting.policy
-
-    def _require_same(self, conversation: Conversation) -> None:
-        """Read the greeting of a later connection."""
-        now, before = self._greeted(conversation), self._served
-        if now.to_json() != before.to_json():
+        if before is not None and now.to_json() != before.to_json():
             raise RobotestError(
-                f"{self._remote.name} now serves policy {now.name!r} ({now.fingerprint}), no longer {before.name!r}"
+                f"{name} now serves policy {now.name!r} ({now.fingerprint}), no longer {before.name!r}"
                 f" ({before.fingerprint})"
             )
+        self.served = now
 
 
 def policy(member: str) -> Callable[[Path | None], Policy]:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from robotest.errors import RobotestError
+from robotest.runtime.wire import brief
 from robotest.serving.pictures import picture
 from robotest.specs import PolicySpec
 from robotest.types import Candidates, Context, Observation
@@ -96,13 +97,15 @@ def read_observation(
         RequestError: it is none; the message says which part.
     """
     if missing := [camera for camera in spec.cameras if camera not in images]:
-        raise RequestError(f"the image of camera {missing[0]!r} is missing; there are {sorted(map(str, images))}")
+        raise RequestError(
+            f"the image of camera {missing[0]!r} is missing; there are {sorted(map(str, images))!r:.300}"
+        )
     pictures = {camera: picture(images[camera], size, camera) for camera, size in spec.cameras.items()}
     numbers = read_numbers(state, (spec.state.size,), "state")
     if not isinstance(instruction, str):
         raise RequestError(f"the instruction is a {type(instruction).__name__}; text is needed")
     if type(time) not in (int, float) or not math.isfinite(time):
-        raise RequestError(f"time is {time!r:.40}; seconds are needed")
+        raise RequestError(f"time is {brief(time)}; seconds are needed")
     return Observation(pictures, numbers, instruction, float(time), context=context or Context())
 
 
@@ -127,5 +130,5 @@ def read_numbers(values: Any, shape: tuple[int | None, ...], what: str, *, finit
 def read_count(value: Any, low: int, high: int, what: str) -> int:
     """Return a whole number within bounds."""
     if type(value) is not int or not low <= value <= high:
-        raise RequestError(f"{what} is {value!r:.40}; a whole number from {low} to {high} is needed")
+        raise RequestError(f"{what} is {brief(value)}; a whole number from {low} to {high} is needed")
     return value

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from robotest.errors import RobotestError
 from robotest.policies.baselines import spread
+from robotest.serving.client import Conversation, Remote
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Observation
+
+
+class Introduction:
+    """What a server says about itself on its first connection, and must say again on every later one.
+
+    Args:
+        remote: the server.
+        read: returns what it says on a new connection.
+    """
+
+    def __init__(self, remote: Remote, read: Callable[[Remote, Conversation], dict[str, Any]]) -> None:
+        self._remote, self._read = remote, read
+        self.said: dict[str, Any] | None = None
+
+    def __call__(self, conversation: Conversation) -> None:
+        """Begin a connection; `RobotestError` if another policy is served now."""
+        said = self._read(self._remote, conversation)
+        if self.said is not None and digest(said) != digest(self.said):
+            raise RobotestError(f"{self._remote.name} now serves another policy")
+        self.said = said
 
 
 def spec(env: EnvSpec, cameras: Mapping[str, tuple[int, int]], horizon: int) -> PolicySpec:

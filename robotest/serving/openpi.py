@@ -14,6 +14,7 @@ those of openpi's LIBERO policies where there are one or two cameras, and ``obse
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +98,7 @@ class OpenpiSession:
         images = {camera: data[key] for camera, key in self._keys.items() if key in data}
         if len(images) < len(self._keys) or STATE not in data or PROMPT not in data:
             needed = ", ".join([*self._keys.values(), STATE, PROMPT])
-            raise RequestError(f"observations {needed} are needed; there are {', '.join(sorted(data)) or 'none'}"[:500])
+            raise RequestError(f"observations {needed} are needed; there are {sorted(data)!r:.300}")
         observation = read_observation(self._policy, images, data[STATE], data[PROMPT])
         n_candidates = read_count(data.get("n_candidates", 1), 1, MAX_CANDIDATES, "n_candidates")
         self._policy.require_offers(n_candidates)
@@ -130,10 +131,10 @@ class OpenpiPolicy:
 
     def __init__(self, remote: Remote, env: EnvSpec) -> None:
         self._remote = remote
-        self._metadata: dict[str, Any] | None = None
-        self._conversations = Conversations(remote, self._greet)
+        introduction = foreign.Introduction(remote, _metadata)
+        self._conversations = Conversations(remote, introduction)
         self._conversations.keep(self._conversations.open())
-        metadata = dict[str, Any](self._metadata or {})
+        metadata = introduction.said or {}
         self._extended = metadata.get(EXTENSION) == 1
         self._keys = image_keys(env.cameras)
         cameras = {**foreign.cameras(env, IMAGE_SIZE), **self._told(metadata.get("images"))}
@@ -210,19 +211,6 @@ class OpenpiPolicy:
                     sizes[camera] = (height, width)
         return sizes
 
-    def _greet(self, conversation: Conversation) -> None:
-        """Read the metadata of a new connection."""
-        frame = conversation.receive(CONNECT_S)
-        try:
-            metadata = unpack(frame) if isinstance(frame, bytes) else None
-        except WireError:
-            metadata = None
-        if metadata is None:
-            raise RobotestError(f"what listens at {self._remote.name} does not speak openpi's protocol")
-        if self._metadata is not None and foreign.digest(metadata) != foreign.digest(self._metadata):
-            raise RobotestError(f"{self._remote.name} now serves another policy")
-        self._metadata = metadata
-
 
 def policy(member: str) -> Callable[..., Policy]:
     """Return the factory of the policy at ``openpi:MEMBER``."""
@@ -231,6 +219,15 @@ def policy(member: str) -> Callable[..., Policy]:
         return OpenpiPolicy(Remote.parse("openpi", member, PATH), env)
 
     return make
+
+
+def _metadata(remote: Remote, conversation: Conversation) -> dict[str, Any]:
+    """Read what the server says first."""
+    frame = conversation.receive(CONNECT_S)
+    with contextlib.suppress(WireError):
+        if isinstance(frame, bytes):
+            return unpack(frame)
+    raise RobotestError(f"what listens at {remote.name} does not speak openpi's protocol")
 
 
 def _pack_array(value: object) -> Any:

@@ -14,8 +14,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
+import numpy as np
+
 import robotest
-from robotest.runtime.wire import WireError, pack
+from robotest.errors import describe
+from robotest.runtime.wire import WireError, brief, pack
 from robotest.serving import pictures
 from robotest.serving.dialect import (
     MAX_CANDIDATES,
@@ -80,9 +83,10 @@ def read_greeting(frame: Frame) -> Greeting:
             if protocol != PROTOCOL:
                 return Greeting(protocol, version, None)
             try:
-                return Greeting(protocol, version, PolicySpec.from_json(policy))
+                with np.errstate(over="ignore"):
+                    return Greeting(protocol, version, PolicySpec.from_json(policy))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise WireError(f"a greeting whose policy cannot be read ({error})") from error
+                raise WireError(f"a greeting whose policy cannot be read ({describe(error):.300})") from error
     raise WireError("a frame that is no greeting")
 
 
@@ -205,7 +209,7 @@ def _candidates_from_wire(data: Any) -> Candidates:
             m = len(read)
             return Candidates(
                 read,
-                {k: read_numbers(f, (m, None, None), f"feature {k!r}", finite=False) for k, f in features.items()},
+                {k: read_numbers(f, (m, None, None), f"feature {brief(k)}", finite=False) for k, f in features.items()},
                 None if log_probs is None else read_numbers(log_probs, (m,), "log_probs", finite=False),
             )
     raise WireError("an answer whose candidates lack a part")

@@ -28,7 +28,7 @@ from jaxtyping import Float32
 
 import robotest
 from robotest.errors import RobotestError, SpecMismatchError
-from robotest.runtime.wire import WireError
+from robotest.runtime.wire import WireError, brief
 from robotest.serving import foreign
 from robotest.serving.client import CONNECT_S, Conversation, Conversations, Remote
 from robotest.serving.dialect import Frame, Question, RequestError, Sampled, read_numbers, read_observation
@@ -95,7 +95,7 @@ class VlaEvalSession:
         match kind:
             case "hello":
                 if payload.get("protocol_version") != PROTOCOL:
-                    raise RequestError(f"protocol {payload.get('protocol_version')!r:.40}; this server has {PROTOCOL}")
+                    raise RequestError(f"protocol {brief(payload.get('protocol_version'))}; this server has {PROTOCOL}")
                 return pack("hello", self._hello(), self._seq)
             case "episode_start" | "episode_end":
                 self._left.clear()
@@ -106,7 +106,7 @@ class VlaEvalSession:
                 return self._question(payload)
             case "error":
                 return None
-        raise RequestError(f"a message of type {kind!r:.40}")
+        raise RequestError(f"a message of type {brief(kind)}")
 
     def refuse(self, text: str) -> Frame:
         """See `Session.refuse`."""
@@ -158,10 +158,10 @@ class VlaEvalPolicy:
     def __init__(self, remote: Remote, env: EnvSpec) -> None:
         self._remote = remote
         self._chunk_size = _chunk_size(remote)
-        self._hello: dict[str, Any] | None = None
-        self._conversations = Conversations(remote, self._greet)
+        introduction = foreign.Introduction(remote, _hello)
+        self._conversations = Conversations(remote, introduction)
         self._conversations.keep(self._conversations.open())
-        hello = dict[str, Any](self._hello or {})
+        hello = introduction.said or {}
         _require_fits(remote.name, hello, env)
         cameras = foreign.cameras(env, IMAGE_SIZE)
         horizon = len(self._chunk(foreign.neutral(env, cameras), env.action.size))
@@ -226,23 +226,8 @@ class VlaEvalPolicy:
         if kind == "error":
             raise RobotestError(f"{self._remote.name}: {' '.join(str(payload.get('error', 'an error')).split()):.500}")
         if kind != "action" or number != seq:
-            raise RobotestError(f"{self._remote.name} sent a message of type {kind!r:.40} out of turn")
+            raise RobotestError(f"{self._remote.name} sent a message of type {brief(kind)} out of turn")
         return payload.get("actions")
-
-    def _greet(self, conversation: Conversation) -> None:
-        """Exchange hellos on a new connection."""
-        version = {"harness_version": f"robotest {robotest.__version__}", "protocol_version": PROTOCOL}
-        conversation.send(pack("hello", version, 0))
-        try:
-            kind, payload, _ = read(conversation.receive(CONNECT_S))
-        except WireError as error:
-            raise RobotestError(f"what listens at {self._remote.name} does not speak vla-eval's protocol") from error
-        if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
-            theirs = payload.get("protocol_version")
-            raise RobotestError(f"{self._remote.name} has protocol {theirs!r:.40} of vla-eval; {PROTOCOL} is needed")
-        if self._hello is not None and foreign.digest(payload) != foreign.digest(self._hello):
-            raise RobotestError(f"{self._remote.name} now serves another policy")
-        self._hello = payload
 
 
 def policy(member: str) -> Callable[..., Policy]:
@@ -252,6 +237,20 @@ def policy(member: str) -> Callable[..., Policy]:
         return VlaEvalPolicy(Remote.parse("vla-eval", member, "/", ("chunk_size",)), env)
 
     return make
+
+
+def _hello(remote: Remote, conversation: Conversation) -> dict[str, Any]:
+    """Exchange hellos."""
+    version = {"harness_version": f"robotest {robotest.__version__}", "protocol_version": PROTOCOL}
+    conversation.send(pack("hello", version, 0))
+    try:
+        kind, payload, _ = read(conversation.receive(CONNECT_S))
+    except WireError as error:
+        raise RobotestError(f"what listens at {remote.name} does not speak vla-eval's protocol") from error
+    if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
+        theirs = payload.get("protocol_version")
+        raise RobotestError(f"{remote.name} has protocol {brief(theirs)} of vla-eval; {PROTOCOL} is needed")
+    return payload
 
 
 def _chunk_size(remote: Remote) -> int | None:
@@ -273,12 +272,16 @@ def _require_fits(name: str, hello: Mapping[str, Any], env: EnvSpec) -> None:
             continue
         ours = (wanted[part]["dims"], wanted[part]["format"]) if part in wanted else None
         if theirs != ours:
-            raise SpecMismatchError(f"{name} gives {part} as {theirs!r:.80}; {env.name} takes {ours!r}")
+            raise SpecMismatchError(f"{name} gives {brief(part)} as {_brief(theirs)}; {env.name} takes {_brief(ours)}")
     seen = hello.get("observation_spec")
     state = seen.get("state") if isinstance(seen, dict) else None
     known = _observation_spec(env.state)["state"]
     if isinstance(state, dict) and state.get("format") not in (known["format"], "raw"):
-        raise SpecMismatchError(f"{name} reads state {state.get('format')!r:.80}; {env.name} has {known['format']!r}")
+        raise SpecMismatchError(f"{name} reads state {brief(state.get('format'))}; {env.name} has {known['format']!r}")
+
+
+def _brief(spec: tuple[Any, Any] | None) -> str:
+    return "nothing" if spec is None else f"{brief(spec[0])} numbers in format {brief(spec[1])}"
 
 
 def _observation_spec(state: VectorSpec) -> dict[str, dict[str, Any]]:

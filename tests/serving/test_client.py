@@ -146,6 +146,14 @@ def test_health_needs_no_token_and_other_paths_are_not_found() -> None:
         raised.value.close()
 
 
+def test_a_server_takes_so_many_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robotest.serving.server.MAX_CONNECTIONS", 1)
+    with served(fakes.policy()) as where, remote(where) as policy:
+        with pytest.raises(PolicyUnavailableError, match="has as many clients as it takes"):
+            load_policy(f"ws://{where}")
+        policy.sample([seen()], [1], 1)
+
+
 def test_a_web_page_cannot_connect() -> None:
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
@@ -232,6 +240,7 @@ def test_an_answer_that_is_none_is_an_error_in_one_line() -> None:
     )
     for frame, words in (
         (b"\xc1", "sent"),
+        (protocol.fail("two\nlines"), "two lines$"),
         (bad, "the actions is not an array of numbers"),
         (pack({"do": "sampled", "candidates": [], "seconds": 0.1}), "answered 0 of 1 observations"),
     ):
@@ -286,3 +295,16 @@ def test_an_address_that_is_none_is_refused(text: str, words: str) -> None:
 def test_a_typo_in_the_scheme_is_an_unknown_policy() -> None:
     with pytest.raises(UnknownNameError):
         policy_and_folder("wx://127.0.0.1:8000")
+
+
+def test_connections_are_closed_when_nobody_needs_the_policy() -> None:
+    with served(fakes.policy()) as where:
+        before = set(threading.enumerate())
+        policy = load_policy(f"ws://{where}")
+        policy.sample([seen()], [1], 1)
+        threads = set(threading.enumerate()) - before  # those of the connection
+        assert threads
+        del policy
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 import time
@@ -14,16 +15,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.sync.client import connect
 
 from robotest.errors import RobotestError
+from robotest.loading import load_policy
 from robotest.runtime.wire import WireError, pack
 from robotest.serving import openpi, protocol, vla_eval
+from robotest.serving.client import RemotePolicy
 from robotest.serving.dialect import Frame, Question, Sampled, Session
 from robotest.serving.frames import MAX_ITEMS, unpack
 from robotest.serving.pictures import encode
 from robotest.serving.protocol import SampleRequest
 from robotest.specs import PolicySpec
 from tests.doubles import fakes
+from tests.doubles.servers import served
 from tests.doubles.thorough import THOROUGH
 from tests.serving.test_protocol import seen
 
@@ -90,6 +95,17 @@ SPITEFUL = [
     msgpack.packb(msgpack.Timestamp(1)),
 ]
 
+_array = {"__ndarray__": True, "dtype": "<f4", "shape": [9, 9], "data": bytes(324)}
+TALKATIVE = [
+    msgpack.packb({"two\nlines": 1}),
+    msgpack.packb({"image": {**_array, "shape": [{"x": _array}]}}),
+    msgpack.packb({"do": "sample", "observations": [{}], "noise_seeds": [_array], "n_candidates": [_array]}),
+    msgpack.packb({"protocol": 1, "robotest": "", "policy": {"two\nlines": _array, "cameras": {}}}),
+    vla_eval.pack("hello", {"protocol_version": _array}, 1),
+    vla_eval.pack("two\nlines", {}, 1),
+]
+"""What errors must not quote at length, or in several lines."""
+
 
 def mutated(rng: random.Random, frame: bytes) -> bytes:
     """A frame with a few bytes changed, cut, doubled, or replaced by spite."""
@@ -121,7 +137,7 @@ def require_harmless(frame: Frame) -> None:
             result: object = read(frame)
         except RobotestError as error:
             result = str(error)
-        assert not isinstance(result, str) or (len(result) < 2_000 and "\n" not in result)
+        assert not isinstance(result, str) or (len(result) < 2_000 and "\n" not in result), repr(result)
         if isinstance(result, Question):
             fakes.policy().sample(result.observations, result.noise_seeds, 1)
         assert time.perf_counter() - began < SLOWEST_S, frame[:100]
@@ -130,10 +146,27 @@ def require_harmless(frame: Frame) -> None:
 @pytest.mark.slow
 def test_mutated_frames_of_every_dialect_do_no_harm() -> None:
     rng, valid = random.Random(0), [frame for frames in VALID.values() for frame in frames]
-    for frame in [*valid, *SPITEFUL, "", "text", "\x00"]:
+    for frame in [*valid, *SPITEFUL, *TALKATIVE, "", "text", "\x00"]:
         require_harmless(frame)
     for _ in range(FRAMES):
         require_harmless(mutated(rng, rng.choice(valid)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [protocol.PATH, openpi.PATH, vla_eval.PATH])
+def test_a_server_goes_on_after_any_frames(path: str) -> None:
+    rng, valid = random.Random(1), [frame for frames in VALID.values() for frame in frames]
+    with served(fakes.policy()) as where:
+        with connect(f"ws://{where}{path}", compression=None) as connection:
+            for _ in range(300):
+                connection.send(mutated(rng, rng.choice(valid)))
+            with contextlib.suppress(TimeoutError):
+                while connection.recv(timeout=0.5):
+                    pass
+        policy = load_policy(f"ws://{where}")
+        assert isinstance(policy, RemotePolicy)
+        with contextlib.closing(policy):
+            policy.sample([seen()], [1], 2)
 
 
 NAMES = (

@@ -99,7 +99,7 @@ def test_a_client_that_asks_as_openpis_does_gets_actions() -> None:
         connection.send(pack({IMAGE: request[IMAGE]}))
         refused = connection.recv()
         assert isinstance(refused, str)  # a text frame is an error
-        assert "observation/image, observation/state, prompt are needed; there are observation/image" in refused
+        assert "observation/image, observation/state, prompt are needed; there are ['observation/image']" in refused
         connection.send("text")
         assert "a map of observations is needed" in str(connection.recv())
         ask()  # the connection lives on

@@ -56,7 +56,7 @@ def test_the_real_openpi_client_speaks_to_our_server() -> None:
     assert told["metadata"]["policy"] == "fake"
     assert told["actions"] == [6, 3]
     assert np.shape(told["candidates"]) == (3, 6, 3)
-    assert "are needed; there are prompt" in told["error"]
+    assert "are needed; there are ['prompt']" in told["error"]
 
 
 def test_our_client_understands_what_openpi_packs() -> None:
