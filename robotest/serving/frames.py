@@ -40,7 +40,7 @@ def unpack(frame: bytes) -> dict[str, Any]:
             if key in part:
                 return _read_array(part, key)
         if "__image__" in part:
-            return _read_array(part, "__image__") if part.get("format") == "raw" else _read_file(part)
+            return _read_array(part, "__image__") if equal(part.get("format"), "raw") else _read_file(part)
         if b"__npgeneric__" in part and isinstance(part.get(b"data"), bool | int | float):
             return part[b"data"]
         if not all(type(key) is str for key in part):
@@ -64,6 +64,11 @@ def unpack(frame: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise WireError(f"a frame with a {type(message).__name__}; a map is needed")
     return message
+
+
+def equal(value: Any, wanted: int | str) -> bool:
+    """Return whether what a peer sent is this number or text; `==` of an array is neither true nor false."""
+    return type(value) is type(wanted) and bool(value == wanted)
 
 
 def _read_file(part: dict[Any, Any]) -> bytes:

@@ -40,7 +40,7 @@ from robotest.serving.dialect import (
     read_numbers,
     read_observation,
 )
-from robotest.serving.frames import unpack
+from robotest.serving.frames import equal, unpack
 from robotest.specs import EnvSpec, PolicySpec
 from robotest.types import Candidates, Observation, Policy
 
@@ -135,7 +135,7 @@ class OpenpiPolicy:
         self._conversations = Conversations(remote, introduction)
         self._conversations.keep(self._conversations.open())
         metadata = introduction.said or {}
-        self._extended = metadata.get(EXTENSION) == 1
+        self._extended = equal(metadata.get(EXTENSION), 1)
         self._keys = image_keys(env.cameras)
         cameras = {**foreign.cameras(env, IMAGE_SIZE), **self._told(metadata.get("images"))}
         horizon = len(self._chunks(foreign.neutral(env, cameras), None, 1, env.action.size)[0])
@@ -179,7 +179,7 @@ class OpenpiPolicy:
         }
         if self._extended and seed is not None:
             reply = self._ask({**request, "n_candidates": n, "noise_seed": int(seed)})
-            if reply.get("noise_seed") != seed:
+            if not equal(reply.get("noise_seed"), int(seed)):
                 raise RobotestError(f"{self._remote.name} announces {EXTENSION} and does not return the noise_seed")
             return self._read(reply.get("candidates"), (n, None, size), "candidates")
         frames = [self._read(self._ask(request).get("actions"), (None, size), "actions") for _ in range(n)]

@@ -110,7 +110,7 @@ def read_request(frame: Frame, policy: PolicySpec) -> SampleRequest:
         WireError: the frame is no message.
     """
     match _unpack(frame):
-        case {"do": "sample", "observations": list(observations), "noise_seeds": list(seeds), "n_candidates": n}:
+        case {"do": str("sample"), "observations": list(observations), "noise_seeds": list(seeds), "n_candidates": n}:
             read_count(len(observations), 1, MAX_OBSERVATIONS, "the number of observations")
             if len(observations) != len(seeds):
                 raise RequestError(f"{len(seeds)} noise seeds for {len(observations)} observations")
@@ -136,9 +136,9 @@ def fail(text: str) -> bytes:
 def read_answer(frame: Frame) -> Sampled | Failure:
     """Return an answer; `WireError` if the frame is none."""
     match _unpack(frame):
-        case {"do": "failed", "text": str() as text}:
+        case {"do": str("failed"), "text": str() as text}:
             return Failure(text)
-        case {"do": "sampled", "candidates": list(candidates), "seconds": float() as seconds}:
+        case {"do": str("sampled"), "candidates": list(candidates), "seconds": float() as seconds}:
             try:
                 return Sampled(tuple(_candidates_from_wire(each) for each in candidates), seconds)
             except RequestError as error:

@@ -32,7 +32,7 @@ from robotest.runtime.wire import WireError, brief
 from robotest.serving import foreign
 from robotest.serving.client import CONNECT_S, Conversation, Conversations, Remote
 from robotest.serving.dialect import Frame, Question, RequestError, Sampled, read_numbers, read_observation
-from robotest.serving.frames import unpack
+from robotest.serving.frames import equal, unpack
 from robotest.specs import Component, EnvSpec, PolicySpec, VectorSpec
 from robotest.types import Candidates, Observation, Policy
 
@@ -94,7 +94,7 @@ class VlaEvalSession:
         kind, payload, self._seq = read(frame)
         match kind:
             case "hello":
-                if payload.get("protocol_version") != PROTOCOL:
+                if not equal(payload.get("protocol_version"), PROTOCOL):
                     raise RequestError(f"protocol {brief(payload.get('protocol_version'))}; this server has {PROTOCOL}")
                 return pack("hello", self._hello(), self._seq)
             case "episode_start" | "episode_end":
@@ -247,7 +247,7 @@ def _hello(remote: Remote, conversation: Conversation) -> dict[str, Any]:
         kind, payload, _ = read(conversation.receive(CONNECT_S))
     except WireError as error:
         raise RobotestError(f"what listens at {remote.name} does not speak vla-eval's protocol") from error
-    if kind != "hello" or payload.get("protocol_version") != PROTOCOL:
+    if kind != "hello" or not equal(payload.get("protocol_version"), PROTOCOL):
         theirs = payload.get("protocol_version")
         raise RobotestError(f"{remote.name} has protocol {brief(theirs)} of vla-eval; {PROTOCOL} is needed")
     return payload
@@ -264,24 +264,29 @@ def _chunk_size(remote: Remote) -> int | None:
 
 def _require_fits(name: str, hello: Mapping[str, Any], env: EnvSpec) -> None:
     """Refuse a server whose action or state is another than the environment's; one that does not say is believed."""
-    told = hello.get("action_spec")
-    wanted = formats(env.action)
-    for part, spec in (told if isinstance(told, dict) else {}).items():
-        theirs = (spec.get("dims"), spec.get("format")) if isinstance(spec, dict) else None
-        if theirs is not None and theirs[1] == "raw":  # it does not say
-            continue
-        ours = (wanted[part]["dims"], wanted[part]["format"]) if part in wanted else None
-        if theirs != ours:
+    told, wanted = hello.get("action_spec"), formats(env.action)
+    for part, theirs in (told if isinstance(told, dict) else {}).items():
+        ours = wanted.get(part)
+        if not isinstance(theirs, dict) or not _agree(theirs, ours):
             raise SpecMismatchError(f"{name} gives {brief(part)} as {_brief(theirs)}; {env.name} takes {_brief(ours)}")
-    seen = hello.get("observation_spec")
+    seen, ours = hello.get("observation_spec"), _observation_spec(env.state)["state"]
     state = seen.get("state") if isinstance(seen, dict) else None
-    known = _observation_spec(env.state)["state"]
-    if isinstance(state, dict) and state.get("format") not in (known["format"], "raw"):
-        raise SpecMismatchError(f"{name} reads state {brief(state.get('format'))}; {env.name} has {known['format']!r}")
+    if isinstance(state, dict) and not _agree(state, ours):
+        raise SpecMismatchError(f"{name} reads the state as {_brief(state)}; {env.name} has {_brief(ours)}")
 
 
-def _brief(spec: tuple[Any, Any] | None) -> str:
-    return "nothing" if spec is None else f"{brief(spec[0])} numbers in format {brief(spec[1])}"
+def _agree(theirs: Mapping[str, Any], ours: Mapping[str, Any] | None) -> bool:
+    """Return whether a spec of vla-eval is ours; ``raw`` does not say, and 0 numbers is any number."""
+    if ours is None or equal(theirs.get("format"), "raw"):
+        return equal(theirs.get("format"), "raw")
+    fits = equal(theirs.get("dims"), 0) or equal(theirs.get("dims"), ours["dims"])
+    return fits and equal(theirs.get("format"), ours["format"])
+
+
+def _brief(spec: object) -> str:
+    if not isinstance(spec, dict):
+        return "nothing"
+    return f"{brief(spec.get('dims'))} numbers in format {brief(spec.get('format'))}"
 
 
 def _observation_spec(state: VectorSpec) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ from robotest.serving.frames import MAX_ITEMS, unpack
 from robotest.serving.pictures import encode
 from robotest.serving.protocol import SampleRequest
 from robotest.specs import PolicySpec
+from robotest.types import EnvOptions
 from tests.doubles import fakes
 from tests.doubles.servers import served
 from tests.doubles.thorough import THOROUGH
@@ -72,6 +73,7 @@ READERS: list[Callable[[Frame], object]] = [
     protocol.read_greeting,
     protocol.read_answer,
     vla_eval.read,
+    lambda frame: vla_eval._require_fits("", vla_eval.read(frame)[1], fakes.suite.make("near", EnvOptions()).spec),
     *(session(SPEC).receive for session in SESSIONS),
 ]
 SPITEFUL = [
@@ -100,6 +102,10 @@ TALKATIVE = [
     msgpack.packb({"two\nlines": 1}),
     msgpack.packb({"image": {**_array, "shape": [{"x": _array}]}}),
     msgpack.packb({"do": "sample", "observations": [{}], "noise_seeds": [_array], "n_candidates": [_array]}),
+    msgpack.packb({"do": _array, "text": "", "candidates": [], "seconds": 0.1}),
+    msgpack.packb({"__image__": True, "format": _array, "data": b""}),
+    vla_eval.pack("hello", {"action_spec": {"tip": {"dims": _array, "format": _array}}}, 1),
+    vla_eval.pack("hello", {"observation_spec": {"state": {"dims": _array, "format": _array}}}, 1),
     msgpack.packb({"protocol": 1, "robotest": "", "policy": {"two\nlines": _array, "cameras": {}}}),
     vla_eval.pack("hello", {"protocol_version": _array}, 1),
     vla_eval.pack("two\nlines", {}, 1),

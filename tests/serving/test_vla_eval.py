@@ -153,10 +153,10 @@ def test_conventions_that_differ_are_refused_where_they_only_warn() -> None:
         ),
     ):
         load(where)
-    state: dict[str, Any] = {"observation_spec": {"state": {"name": "state", "dims": 8, "format": "joint_positions"}}}
+    state: dict[str, Any] = {"observation_spec": {"state": {"name": "state", "dims": 4, "format": "joint_positions"}}}
     with (
         foreign(lambda: chunk, **state) as where,
-        pytest.raises(SpecMismatchError, match="reads state 'joint_positions'"),
+        pytest.raises(SpecMismatchError, match="reads the state as 4 numbers in format 'joint_positions'"),
     ):
         load(where)
 
