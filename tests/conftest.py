@@ -15,6 +15,7 @@ from beartype import BeartypeConf, beartype
 
 from robotest.gl import use_headless_gl
 from robotest.threads import VARIABLES
+from tests.doubles.thorough import THOROUGH
 
 # Beside each other, workers whose sums are shared out over all processors mostly wait; before anything loads a BLAS.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -44,8 +45,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return (yield)
 
 
-# How long an example takes says more about this machine than about the code.
-hypothesis.settings.register_profile("robotest", deadline=None)
+# How long an example takes says more about this machine than about the code. Every change draws examples of its own.
+hypothesis.settings.register_profile("robotest", deadline=None, max_examples=200 if THOROUGH else 50)
 hypothesis.settings.load_profile("robotest")
 
 # MuJoCo chooses its renderer when it is first imported, and some tests import it before any of this package.
