@@ -36,6 +36,7 @@ def deferred() -> Iterator[None]:
         yield
         check()
     finally:
+        _pending = _pressed = False  # threads that go on have nothing to do with it
         if installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -122,6 +122,7 @@ def test_what_waits_in_another_thread_hears_of_it_too_and_the_main_thread_is_int
             interrupt.check_anywhere()
         wait_elsewhere()
     assert heard == ["interrupted"] * 2
+    wait_elsewhere()
     with interrupt.deferred():
         wait_elsewhere()  # the one before is forgotten
     assert len(heard) == 2

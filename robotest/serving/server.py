@@ -102,9 +102,7 @@ class PolicyServer:
                     where.host,
                     where.port,
                     process_request=self._admit,
-                    origins=[
-                        None
-                    ],  # a web page in somebody's browser reaches this machine's ports, and says its origin
+                    origins=[None],  # a web page in a browser here reaches this port too, and says its origin
                     compression=None,  # pictures do not get smaller
                     max_size=where.max_frame_bytes,
                     max_queue=1,

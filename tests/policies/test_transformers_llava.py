@@ -309,7 +309,7 @@ def test_it_comes_without_weights() -> None:
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "5.5.0")
-    with pytest.raises(RobotestError, match=r"llava needs transformers 5\.23, 5\.5\.0 is installed: pip install"):
+    with pytest.raises(RobotestError, match=r"^transformers 5\.23 is needed, 5\.5\.0 is installed: pip install"):
         transformers_llava.load(checkpoint())
 
 
