@@ -184,6 +184,7 @@ class PolicyServer:
         """Stop at SIGINT and SIGTERM, where this is the main thread."""
         loop, installed = asyncio.get_running_loop(), list[signal.Signals]()
         for number in (signal.SIGINT, signal.SIGTERM):
+            # NotImplementedError is what the event loops of Windows raise, the others what any does in another thread.
             with suppress(ValueError, RuntimeError, NotImplementedError):
                 loop.add_signal_handler(number, self.stop)
                 installed.append(number)

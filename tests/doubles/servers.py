@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from websockets.sync.server import ServerConnection, serve
 
 import robotest
 from robotest.serving.batching import PolicyThread
@@ -47,6 +49,19 @@ def served(policy: Policy, address: Address | None = None, window_s: float = 0.0
             loops[0].call_soon_threadsafe(server.stop)
             serving.join(30)
     assert not serving.is_alive()
+
+
+@contextlib.contextmanager
+def imitated(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
+    """``HOST:PORT`` of a server of somebody else's making, which talks like this to each client."""
+    with serve(talk, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @dataclasses.dataclass(frozen=True)

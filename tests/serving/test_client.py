@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from robotest.errors import PolicyUnavailableError, RobotestError, UnknownNameError
 from robotest.loading import load_condition, load_policy, policy_and_folder
@@ -22,7 +22,7 @@ from robotest.serving.server import Address
 from robotest.testing import check_policy
 from robotest.types import Candidates, EnvOptions, Observation
 from tests.doubles import fakes
-from tests.doubles.servers import served
+from tests.doubles.servers import imitated, served
 from tests.serving.test_protocol import seen
 
 SECRET = "known to the test"  # noqa: S105 - nobody's
@@ -180,8 +180,7 @@ def test_nobody_listens() -> None:
         load_policy(f"ws://127.0.0.1:{port}")
 
 
-@contextlib.contextmanager
-def impostor(*frames: bytes | str, then: Any = None) -> Iterator[str]:
+def impostor(*frames: bytes | str, then: Any = None) -> contextlib.AbstractContextManager[str]:
     """A server that says these frames, whatever it is asked, and then does as told."""
 
     def talk(connection: ServerConnection) -> None:
@@ -192,14 +191,7 @@ def impostor(*frames: bytes | str, then: Any = None) -> Iterator[str]:
         if then is not None:
             then(connection)
 
-    with serve(talk, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return imitated(talk)
 
 
 def test_a_server_of_another_version_is_refused() -> None:

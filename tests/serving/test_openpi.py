@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from websockets.sync.client import connect
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from robotest.config import EvalConfig
 from robotest.errors import RobotestError
@@ -21,7 +20,7 @@ from robotest.serving.openpi import EXTENSION, IMAGE, PROMPT, STATE, WRIST_IMAGE
 from robotest.testing import check_policy
 from robotest.types import EnvOptions
 from tests.doubles import fakes
-from tests.doubles.servers import served
+from tests.doubles.servers import imitated, served
 from tests.serving.test_protocol import seen
 
 ENV = fakes.suite.make("near", EnvOptions(image_size=16))
@@ -34,8 +33,7 @@ def load(where: str) -> contextlib.closing[OpenpiPolicy]:
     return contextlib.closing(policy)
 
 
-@contextlib.contextmanager
-def foreign(answer: Answer, metadata: Any = None) -> Iterator[str]:
+def foreign(answer: Answer, metadata: Any = None) -> contextlib.AbstractContextManager[str]:
     """An imitation of openpi's server."""
 
     def talk(connection: ServerConnection) -> None:
@@ -45,14 +43,7 @@ def foreign(answer: Answer, metadata: Any = None) -> Iterator[str]:
             reply = answer(unpack(frame))
             connection.send(reply if isinstance(reply, str) else pack(reply))
 
-    with serve(talk, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return imitated(talk)
 
 
 def test_the_keys_are_those_of_openpis_libero_policies() -> None:

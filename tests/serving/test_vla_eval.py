@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from robotest.errors import RobotestError, SpecMismatchError
 from robotest.loading import load_policy
@@ -20,7 +19,7 @@ from robotest.specs import Component, VectorSpec
 from robotest.testing import check_policy
 from robotest.types import EnvOptions
 from tests.doubles import fakes
-from tests.doubles.servers import served
+from tests.doubles.servers import imitated, served
 from tests.serving.test_protocol import seen
 
 ENV = fakes.suite.make("near", EnvOptions(image_size=256))
@@ -39,8 +38,9 @@ def ask(connection: ClientConnection, kind: str, payload: Any, seq: int) -> tupl
     return read(connection.recv())
 
 
-@contextlib.contextmanager
-def foreign(predict: Callable[[], Any], chunk_size: int | None = None, **hello: Any) -> Iterator[str]:
+def foreign(
+    predict: Callable[[], Any], chunk_size: int | None = None, **hello: Any
+) -> contextlib.AbstractContextManager[str]:
     """An imitation of a model server, with its buffer of what is left of a chunk."""
 
     def talk(connection: ServerConnection) -> None:
@@ -58,14 +58,7 @@ def foreign(predict: Callable[[], Any], chunk_size: int | None = None, **hello: 
                 error = isinstance(actions, str)
                 connection.send(pack("error" if error else "action", {"error" if error else "actions": actions}, seq))
 
-    with serve(talk, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return imitated(talk)
 
 
 def test_a_client_that_asks_as_theirs_does_gets_an_action_for_each_observation() -> None:
