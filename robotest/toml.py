@@ -59,7 +59,7 @@ def from_table(kind: type[T], table: Mapping[str, Any], name: str, file: str) ->
     required = [f.name for f in dataclasses.fields(kind) if _is_required(f)]  # type: ignore[arg-type]
     for key in required:
         if key not in table:
-            raise RobotestError(f"[{name}] in {file} lacks {key}" if name else f"{file} lacks {key}")
+            raise RobotestError(f"{f'[{name}] in ' if name else ''}{file} lacks {key}; add it")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     for key, value in values.items():
         if not _fits(value, hints[key]):

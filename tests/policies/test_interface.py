@@ -146,7 +146,7 @@ def statistic(part: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     ("spoil", "message"),
     [
         (change(camera=[]), r"unknown table in FILE 'camera'\. Did you mean 'cameras'\? Known: action, cameras, "),
-        (lambda t: t.pop("prompt"), r"FILE lacks prompt$"),
+        (lambda t: t.pop("prompt"), r"FILE lacks prompt; add it$"),
         (change(horizon=2.5), r"horizon = 2\.5 in FILE; an integer is needed"),
         (change(horizon=0), r"FILE: horizon = 0; a number above 0"),
         (change(control_hz=float("nan")), r"FILE: control_hz = nan; a number above 0"),
@@ -160,7 +160,7 @@ def statistic(part: str, **values: Any) -> Callable[[dict[str, Any]], None]:
         (lambda t: t["cameras"].append(t["cameras"][0]), r"FILE: camera 'top' given 2 times"),
         (change(action=[]), r"action = \[\] in FILE; a table is needed"),
         (lambda t: t["action"].update(layout=1), r"unknown key of \[action\] in FILE 'layout'"),
-        (lambda t: t["action"]["components"][0].pop("unit"), r"\[action\.components\.0\] in FILE lacks unit"),
+        (lambda t: t["action"]["components"][0].pop("unit"), r"\[action\.components\.0\] in FILE lacks unit; add it$"),
         (lambda t: t["action"]["components"][0].update(low=9), r"FILE: action: 'tip' lies between 9\.0 and 0\.5; low"),
         (lambda t: t["action"]["components"][0].update(size=0), r"FILE: action: size of 'tip' is 0"),
         (
